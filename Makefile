@@ -1,0 +1,70 @@
+# reef - build, test, install. `make help` lists the targets.
+
+CC      ?= gcc
+BUILD   ?= build
+PREFIX  ?= /usr/local
+VERSION := 0.1.0
+
+# MODE: release (default), asan (address + undefined), tsan. Each has its own object folder.
+MODE     ?= release
+O        := $(BUILD)/$(MODE)
+ARCH     := $(shell uname -m)
+
+WARN     := -Wall -Wextra -Werror -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
+            -Wwrite-strings -Wno-missing-field-initializers
+CPPFLAGS += -Iinclude -Isrc -D_GNU_SOURCE
+CFLAGS   ?= -O2 -g
+ALL_CFLAGS = -std=c17 -fPIC -fvisibility=default -pthread $(WARN) $(CFLAGS) $(SAN)
+LDLIBS   := -ljansson -lm -lpthread
+ifeq ($(MODE),asan)
+SAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+endif
+ifeq ($(MODE),tsan)
+SAN := -fsanitize=thread -fno-omit-frame-pointer
+endif
+
+# Tile sources are compiled once per instruction set (src/device/cpu/kernels/isa.h).
+ISAS := generic
+ISA_generic :=
+ifeq ($(ARCH),x86_64)
+ISAS += avx2 avx512
+ISA_avx2   := -mavx2 -mfma -mf16c
+ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512
+endif
+KERNEL_CFLAGS := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast -Wno-psabi
+
+LIB_DIRS   := base model device device/cpu queue task sched api
+LIB_SRC    := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
+KERNEL_SRC := $(wildcard src/device/cpu/kernels/*.c)
+CLI_SRC    := $(wildcard src/bench/*.c src/cli/*.c)
+LIB_OBJ    := $(LIB_SRC:%.c=$(O)/%.o) $(foreach i,$(ISAS),$(KERNEL_SRC:%.c=$(O)/%.$(i).o))
+CLI_OBJ    := $(CLI_SRC:%.c=$(O)/%.o)
+
+.PHONY: all lib clean help
+all: $(O)/libreef.a $(O)/libreef.so $(O)/reef
+
+$(O)/libreef.a: $(LIB_OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+
+$(O)/libreef.so: $(LIB_OBJ)
+	$(CC) -shared -Wl,-soname,libreef.so.0 $(SAN) -o $@ $^ $(LDLIBS)
+
+$(O)/reef: $(CLI_OBJ) $(O)/libreef.a
+	$(CC) $(SAN) -o $@ $^ $(LDLIBS)
+
+$(O)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+
+define isa_rule
+$(O)/%.$(1).o: %.c
+	@mkdir -p $$(@D)
+	$(CC) $(ALL_CFLAGS) $(KERNEL_CFLAGS) $(ISA_$(1)) -DREEF_ISA=$(1) $(CPPFLAGS) -MMD -MP -c -o $$@ $$<
+endef
+$(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
+
+clean:
+	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan
+
+-include $(LIB_OBJ:.o=.d) $(CLI_OBJ:.o=.d)
