@@ -268,7 +268,7 @@ static inline vf v_act(reef_act act, float a, float b, vf x)
  */
 #define V_ACT_CASE_(name, ...)                                                                                         \
     case name: {                                                                                                       \
-        enum { ACT = name };                                                                                           \
+        const reef_act ACT = name;                                                                                     \
         __VA_ARGS__;                                                                                                   \
         break;                                                                                                         \
     }
