@@ -64,7 +64,29 @@ $(O)/%.$(1).o: %.c
 endef
 $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
 
+# --- tests -------------------------------------------------------------------------------------------------------
+# One program per file in tests/unit; the fakes and references in tests/support are a library of their own.
+TEST_SRC    := $(wildcard tests/unit/*.c)
+SUPPORT_SRC := $(wildcard tests/support/*.c)
+TEST_OBJ    := $(TEST_SRC:%.c=$(O)/%.o)
+SUPPORT_OBJ := $(SUPPORT_SRC:%.c=$(O)/%.o)
+TEST_BIN    := $(TEST_SRC:tests/unit/%.c=$(O)/tests/%)
+
+$(O)/tests/%.o $(TEST_OBJ) $(SUPPORT_OBJ): CPPFLAGS += -Itests/support
+$(O)/libsupport.a: $(SUPPORT_OBJ)
+	@rm -f $@
+	ar rcs $@ $^
+$(TEST_BIN): $(O)/tests/%: $(O)/tests/unit/%.o $(O)/libsupport.a $(O)/libreef.a
+	@mkdir -p $(@D)
+	$(CC) $(SAN) -o $@ $< $(O)/libsupport.a $(O)/libreef.a -lcmocka $(LDLIBS)
+
+.PHONY: test-programs unit
+test-programs: $(TEST_BIN)
+# make unit [MODE=asan|tsan]: the unit tests alone.
+unit: test-programs
+	@for t in $(TEST_BIN); do echo "== $$t"; $$t || exit 1; done
+
 clean:
 	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan
 
--include $(LIB_OBJ:.o=.d) $(CLI_OBJ:.o=.d)
+-include $(LIB_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d)

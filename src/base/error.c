@@ -39,7 +39,7 @@ static void make_printable(char *text)
     }
 }
 
-reef_status reef_fail(reef_error *error, reef_status status, const char *format, ...)
+void reef_error_set(reef_error *error, reef_status status, const char *format, ...)
 {
     if (error) {
         va_list arguments;
@@ -49,7 +49,6 @@ reef_status reef_fail(reef_error *error, reef_status status, const char *format,
         make_printable(error->message);
         error->status = status;
     }
-    return status;
 }
 
 void reef_error_prefix(reef_error *error, const char *format, ...)

@@ -22,20 +22,10 @@
 #include <stdatomic.h>
 
 #include "base/arena.h"
+#include "device/device.h"
 #include "model/plan.h"
 
 typedef enum reef_tile_result { REEF_TILE_DONE, REEF_TILE_ABANDONED } reef_tile_result;
-
-/* The lease: compute units [first, end) may run BE work. One word, so that it changes at once. */
-typedef uint64_t reef_lease;
-static inline reef_lease reef_lease_make(unsigned first, unsigned end)
-{
-    return ((uint64_t)end << 32) | first;
-}
-static inline bool reef_lease_has(reef_lease lease, unsigned unit)
-{
-    return unit >= (uint32_t)lease && unit < (uint32_t)(lease >> 32);
-}
 
 typedef struct reef_tile_ctx {
     const _Atomic(reef_lease) *lease; /* NULL: this tile is not preemptible (RT work) */

@@ -1,0 +1,150 @@
+/*
+ * device.c - opening a device and its scheduler; policies; statistics.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/api.h"
+#include "base/error.h"
+#include "reef/reef.h"
+
+#define TEXT_(x) #x
+#define TEXT(x)  TEXT_(x)
+
+const char *reef_version(void)
+{
+    return TEXT(REEF_VERSION_MAJOR) "." TEXT(REEF_VERSION_MINOR) "." TEXT(REEF_VERSION_PATCH);
+}
+
+const char *reef_dtype_name(reef_dtype dtype)
+{
+    switch (dtype) {
+    case REEF_F32: return "float32";
+    case REEF_U8: return "uint8";
+    case REEF_I8: return "int8";
+    case REEF_I32: return "int32";
+    case REEF_I64: return "int64";
+    case REEF_BOOL: return "bool";
+    case REEF_F16: return "float16";
+    case REEF_F64: return "float64";
+    }
+    return "unknown";
+}
+
+bool reef_device_list(size_t i, const char **name, const char **description)
+{
+    const reef_device_ops *ops = reef_device_ops_at(i);
+    if (ops) {
+        *name = ops->name;
+        *description = ops->description;
+    }
+    return ops != NULL;
+}
+
+static const reef_policy *find_policy(const char *name, reef_error *error)
+{
+    const reef_policy *policy = reef_policy_find(name);
+    if (!policy) {
+        char names[160] = "";
+        for (size_t i = 0; reef_policy_at(i); i++) {
+            strncat(names, i ? ", " : "", sizeof names - strlen(names) - 1);
+            strncat(names, reef_policy_at(i)->name, sizeof names - strlen(names) - 1);
+        }
+        reef_fail(error, REEF_NOT_FOUND, "no policy '%s'; there are %s", name, names);
+    }
+    return policy;
+}
+
+static void on_event(void *context, const reef_event *event)
+{
+    reef_device *device = context;
+    if (event->tag && event->tag == device->profiler) {
+        reef_profiler_event(device->profiler, event);
+    } else {
+        reef_sched_event(&device->sched, event);
+    }
+}
+
+reef_status reef_device_open(const char *name, const reef_device_options *options, reef_device **out, reef_error *error)
+{
+    static const reef_device_options defaults;
+    options = options ? options : &defaults;
+    const reef_device_ops *ops = NULL;
+    for (size_t i = 0; (ops = reef_device_ops_at(i)) && strcmp(ops->name, name) != 0; i++) {
+    }
+    if (!ops) {
+        return reef_fail(error, REEF_NOT_FOUND, "no device '%s'; `reef devices` lists what is there", name);
+    }
+    const reef_policy *policy = find_policy(options->policy ? options->policy : "reset", error);
+    if (!policy) {
+        return REEF_NOT_FOUND;
+    }
+    reef_device *device = calloc(1, sizeof *device);
+    if (!device) {
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
+    device->queue_capacity = options->queue_capacity ? options->queue_capacity : 4;
+    pthread_mutex_init(&device->profile_lock, NULL);
+    reef_dev_config config = {.units = options->units, .on_event = on_event, .context = device};
+    reef_status status = ops->open(&config, &device->dev, error);
+    if (!status) {
+        status = reef_sched_init(&device->sched, device->dev, policy,
+                                 options->rt_queue_limit ? options->rt_queue_limit : 1024, NULL);
+        if (status) {
+            reef_fail(error, status, "cannot create the real-time queue");
+            ops->close(device->dev);
+        }
+    }
+    if (status) {
+        pthread_mutex_destroy(&device->profile_lock);
+        free(device);
+        return status;
+    }
+    *out = device;
+    return REEF_OK;
+}
+
+void reef_device_close(reef_device *device)
+{
+    if (!device) {
+        return;
+    }
+    const reef_device_ops *ops = device->dev->ops;
+    reef_sched_destroy(&device->sched);
+    ops->close(device->dev);
+    pthread_mutex_destroy(&device->profile_lock);
+    free(device);
+}
+
+reef_status reef_device_set_policy(reef_device *device, const char *name, reef_error *error)
+{
+    const reef_policy *policy = find_policy(name, error);
+    if (!policy) {
+        return REEF_NOT_FOUND;
+    }
+    reef_status status = reef_sched_set_policy(&device->sched, policy);
+    return status ? reef_fail(error, status, "the policy can only change while no request waits or runs") : REEF_OK;
+}
+
+void reef_device_stats_get(const reef_device *device, reef_device_stats *out)
+{
+    reef_sched *sched = (reef_sched *)(uintptr_t)&device->sched; /* for its lock */
+    reef_sched_stats sched_stats;
+    reef_dev_stats dev_stats;
+    reef_sched_stats_get(sched, &sched_stats);
+    device->dev->ops->stats(device->dev, &dev_stats);
+    *out = (reef_device_stats){
+        .units = device->dev->units,
+        .policy = reef_sched_policy(sched)->name,
+        .rt_completed = sched_stats.rt_completed,
+        .be_completed = sched_stats.be_completed,
+        .preemptions = sched_stats.preemptions,
+        .kernels_evicted = sched_stats.kernels_evicted,
+        .tiles_run = dev_stats.tiles_run,
+        .tiles_abandoned = dev_stats.tiles_abandoned,
+        .padded_tiles = dev_stats.padded_tiles,
+        .busy_ns_rt = dev_stats.busy_ns_rt,
+        .busy_ns_be = dev_stats.busy_ns_be,
+        .lost_ns_be = dev_stats.lost_ns_be,
+    };
+}

@@ -1,0 +1,234 @@
+/*
+ * profile.c - measuring kernels alone on the device, and keeping the result.
+ *
+ * Each kernel is launched by itself on a private instance and queue, so the numbers are those of the launch path that
+ * requests take. What padding and leases need from it: the time of one tile, and how many units a kernel fills.
+ */
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "api/api.h"
+#include "base/error.h"
+#include "base/futex.h"
+#include "reef/reef.h"
+
+typedef struct reef_profiler {
+    reef_event event;
+    _Atomic uint32_t arrived; /* futex: 1 when event is filled */
+} reef_profiler;
+
+void reef_profiler_event(struct reef_profiler *profiler, const reef_event *event)
+{
+    profiler->event = *event;
+    /* Release: pairs with the acquire in launch_and_wait. */
+    atomic_store_explicit(&profiler->arrived, 1, memory_order_release);
+    reef_futex_wake(&profiler->arrived, 1);
+}
+
+static reef_status launch_and_wait(reef_device *device, reef_dqueue *queue, reef_instance *instance, uint32_t kernel,
+                                   uint64_t *took_ns)
+{
+    reef_profiler *profiler = device->profiler;
+    const reef_device_ops *ops = device->dev->ops;
+    atomic_store(&profiler->arrived, 0);
+    ops->begin(instance, kernel, NULL, NULL);
+    reef_launch launch = {
+        .instance = instance, .first = kernel, .count = 1, .mode = REEF_LAUNCH_PLAIN, .tag = profiler};
+    reef_status status = ops->launch(queue, &launch);
+    while (!status && !atomic_load_explicit(&profiler->arrived, memory_order_acquire)) {
+        reef_futex_wait(&profiler->arrived, 0, UINT64_MAX);
+    }
+    *took_ns = profiler->event.end_ns - profiler->event.start_ns;
+    return status;
+}
+
+static int compare_ns(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static reef_status profile_kernel(reef_model *model, reef_dqueue *queue, reef_instance *instance, uint32_t kernel,
+                                  unsigned runs, uint64_t *samples)
+{
+    reef_device *device = model->device;
+    reef_dev_stats before, after;
+    uint64_t took;
+    reef_status status = launch_and_wait(device, queue, instance, kernel, &took); /* warm up */
+    device->dev->ops->stats(device->dev, &before);
+    for (unsigned i = 0; !status && i < runs; i++) {
+        status = launch_and_wait(device, queue, instance, kernel, &samples[i]);
+    }
+    device->dev->ops->stats(device->dev, &after);
+    if (status) {
+        return status;
+    }
+    qsort(samples, runs, sizeof *samples, compare_ns);
+    uint64_t busy = after.busy_ns_rt + after.busy_ns_be - before.busy_ns_rt - before.busy_ns_be;
+    uint64_t tiles = after.tiles_run - before.tiles_run;
+    model->profile[kernel].p50_ns = samples[(runs - 1) / 2] ? samples[(runs - 1) / 2] : 1;
+    model->profile[kernel].p99_ns = samples[(runs * 99 + 99) / 100 - 1];
+    if (tiles) {
+        model->costs[kernel].tile_ns = busy / tiles;
+    }
+    return REEF_OK;
+}
+
+static reef_status profile_kernels(reef_model *model, unsigned runs, reef_progress progress, void *context)
+{
+    reef_device *device = model->device;
+    const reef_device_ops *ops = device->dev->ops;
+    reef_profiler profiler = {0};
+    reef_instance *instance = NULL;
+    reef_dqueue *queue = NULL;
+    uint64_t *samples = calloc(runs, sizeof *samples);
+    reef_status status = samples ? REEF_OK : REEF_NO_MEMORY;
+    if (!status) {
+        status = ops->instance_create(model->program, &instance);
+    }
+    if (!status) {
+        status = ops->queue_create(device->dev, true, 1, 1, &queue);
+    }
+    device->profiler = &profiler;
+    for (uint32_t k = 0; !status && k < model->plan->n_kernels; k++) {
+        if (progress) {
+            progress(context, "profiling", k, model->plan->n_kernels);
+        }
+        status = profile_kernel(model, queue, instance, k, runs, samples);
+    }
+    if (queue) {
+        ops->queue_destroy(queue);
+    }
+    if (instance) {
+        ops->instance_destroy(instance);
+    }
+    device->profiler = NULL;
+    free(samples);
+    return status;
+}
+
+reef_status reef_model_profile(reef_model *model, unsigned runs, reef_progress progress, void *context,
+                               reef_error *error)
+{
+    reef_device *device = model->device;
+    if (runs < 1 || runs > 1000000) {
+        return reef_fail(error, REEF_INVALID_ARGUMENT, "%u runs: give 1 to 1000000", runs);
+    }
+    pthread_mutex_lock(&device->profile_lock);
+    /* Setting the policy that is set already asks whether the device is idle. */
+    reef_status status = reef_sched_set_policy(&device->sched, reef_sched_policy(&device->sched));
+    if (status) {
+        pthread_mutex_unlock(&device->profile_lock);
+        return reef_fail(error, status, "a model can only be profiled while no request waits or runs");
+    }
+    status = profile_kernels(model, runs, progress, context);
+    pthread_mutex_unlock(&device->profile_lock);
+    if (status) {
+        return reef_fail(error, status, "profiling failed: %s", reef_status_text(status));
+    }
+    model->profiled = true;
+    if (progress) {
+        progress(context, "profiling", model->plan->n_kernels, model->plan->n_kernels);
+    }
+    /* A folder that cannot be written costs the next start a profile, not this one its result. */
+    reef_profile_save(model, NULL);
+    return REEF_OK;
+}
+
+/* ------------------------------------------------------------- on disk -- */
+
+enum { PROFILE_FORMAT = 1 };
+
+static const char *variant_of(const reef_model *model, uint32_t kernel)
+{
+    reef_dev_kernel info;
+    model->device->dev->ops->kernel_info(model->program, kernel, &info);
+    return info.variant ? info.variant : "";
+}
+
+reef_status reef_profile_save(const reef_model *model, reef_error *error)
+{
+    if (!model->cache_path) {
+        return REEF_OK;
+    }
+    json_t *kernels = json_array();
+    for (uint32_t k = 0; k < model->plan->n_kernels; k++) {
+        json_array_append_new(
+            kernels, json_pack("{s:s, s:i, s:I, s:I, s:I}", "variant", variant_of(model, k), "tiles",
+                               (int)model->costs[k].tiles, "tile_ns", (json_int_t)model->costs[k].tile_ns, "p50_ns",
+                               (json_int_t)model->profile[k].p50_ns, "p99_ns", (json_int_t)model->profile[k].p99_ns));
+    }
+    char hash[24], *temporary = NULL;
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)model->plan->hash);
+    json_t *root =
+        json_pack("{s:i, s:s, s:s, s:s, s:i, s:o}", "format", PROFILE_FORMAT, "reef", reef_version(), "hash", hash,
+                  "device", model->device->dev->ops->name, "units", (int)model->device->dev->units, "kernels", kernels);
+    /* Written beside and renamed, so that no reader ever sees half a file. */
+    int length = asprintf(&temporary, "%s.%ld.tmp", model->cache_path, (long)getpid());
+    reef_status status = REEF_OK;
+    if (!root || length < 0 || json_dump_file(root, temporary, JSON_INDENT(1)) != 0 ||
+        rename(temporary, model->cache_path) != 0) {
+        status = reef_fail(error, REEF_IO, "%s: cannot write the profile: %s", model->cache_path, strerror(errno));
+        if (length >= 0) {
+            unlink(temporary);
+        }
+    }
+    json_decref(root);
+    if (length >= 0) {
+        free(temporary);
+    }
+    return status;
+}
+
+static bool kernel_from_json(const reef_model *model, uint32_t k, json_t *entry, reef_kernel_cost *cost,
+                             reef_kernel_profile *profile)
+{
+    const char *variant = NULL;
+    json_int_t tiles = 0, tile_ns = 0, p50 = 0, p99 = 0;
+    if (json_unpack(entry, "{s:s, s:I, s:I, s:I, s:I}", "variant", &variant, "tiles", &tiles, "tile_ns", &tile_ns,
+                    "p50_ns", &p50, "p99_ns", &p99) != 0) {
+        return false;
+    }
+    if (strcmp(variant, variant_of(model, k)) != 0 || tiles != (json_int_t)model->costs[k].tiles || tile_ns < 0 ||
+        p50 < 1 || p99 < p50) {
+        return false;
+    }
+    *cost = (reef_kernel_cost){.tiles = (uint32_t)tiles, .tile_ns = (uint64_t)tile_ns};
+    *profile = (reef_kernel_profile){.p50_ns = (uint64_t)p50, .p99_ns = (uint64_t)p99};
+    return true;
+}
+
+bool reef_profile_load(reef_model *model)
+{
+    json_t *root = model->cache_path ? json_load_file(model->cache_path, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    size_t n = model->plan->n_kernels;
+    reef_kernel_cost *costs = calloc(n + 1, sizeof *costs);
+    reef_kernel_profile *profile = calloc(n + 1, sizeof *profile);
+    json_t *kernels = NULL;
+    const char *hash = NULL, *version = NULL;
+    int format = 0;
+    char expected[24];
+    snprintf(expected, sizeof expected, "%016llx", (unsigned long long)model->plan->hash);
+    bool good = root && costs && profile &&
+                json_unpack(root, "{s:i, s:s, s:s, s:o}", "format", &format, "hash", &hash, "reef", &version, "kernels",
+                            &kernels) == 0 &&
+                format == PROFILE_FORMAT && strcmp(hash, expected) == 0 && strcmp(version, reef_version()) == 0 &&
+                json_array_size(kernels) == n;
+    for (uint32_t k = 0; good && k < n; k++) {
+        good = kernel_from_json(model, k, json_array_get(kernels, k), &costs[k], &profile[k]);
+    }
+    if (good) {
+        memcpy(model->costs, costs, n * sizeof *costs);
+        memcpy(model->profile, profile, n * sizeof *profile);
+        model->profiled = true;
+        reef_model_update_units(model);
+    }
+    json_decref(root);
+    free(costs);
+    free(profile);
+    return good;
+}

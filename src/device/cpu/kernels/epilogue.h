@@ -1,0 +1,54 @@
+/*
+ * epilogue.h - how sums leave a tile: y = act(alpha * sum + bias + residual), one run of channels at a time.
+ */
+#ifndef REEF_DEVICE_CPU_KERNELS_EPILOGUE_H
+#define REEF_DEVICE_CPU_KERNELS_EPILOGUE_H
+
+#include "device/cpu/kernels/vmath.h"
+
+typedef struct epilogue {
+    const float *bias; /* padded with zeros to whole vectors; never NULL */
+    float alpha;
+    reef_act act;
+    float a, b;
+} epilogue;
+
+/* cols results from acc (padded to whole vectors) to y. residual may be NULL, or y itself. */
+static inline void epilogue_run(const epilogue *e, const float *acc, int64_t col, int64_t cols, const float *residual,
+                                float *y)
+{
+    const float *bias = e->bias + col;
+    float alpha = e->alpha, act_a = e->a, act_b = e->b;
+    int64_t whole = cols / VL * VL, rest = cols - whole;
+    V_ACT_SWITCH(e->act, {
+        if (residual) {
+            for (int64_t j = 0; j < whole; j += VL) {
+                vf v = v_load(acc + j) * alpha + v_load(bias + j) + v_load(residual + j);
+                v_store(y + j, v_act(ACT, act_a, act_b, v));
+            }
+        } else {
+            for (int64_t j = 0; j < whole; j += VL) {
+                v_store(y + j, v_act(ACT, act_a, act_b, v_load(acc + j) * alpha + v_load(bias + j)));
+            }
+        }
+        if (rest) {
+            vf v = v_load(acc + whole) * alpha + v_load(bias + whole);
+            if (residual) {
+                v += v_load_n(residual + whole, rest);
+            }
+            v_store_n(y + whole, v_act(ACT, act_a, act_b, v), rest);
+        }
+    });
+}
+
+/* bias (n floats or NULL) padded for whole vectors anywhere in it, in memory of the program. NULL: out of memory. */
+static inline const float *epilogue_bias(reef_cpu_prepare *prepare, const float *bias, int64_t n)
+{
+    float *padded = prepare->alloc(prepare->owner, (size_t)(n + VL) * sizeof(float));
+    if (padded && bias) {
+        memcpy(padded, bias, (size_t)n * sizeof(float));
+    }
+    return padded;
+}
+
+#endif

@@ -1,0 +1,158 @@
+/*
+ * device.h - the device interface: what the queues need from anything that can run a plan.
+ *
+ * Where it sits: below the virtual host queues, above cpu/ and (later) cuda/. The vocabulary is the hardware's: a
+ * program is a plan compiled for the device, an instance is a program's buffers and its progress, a device queue is a
+ * bounded ring of launches, a launch is a run of consecutive kernels of one instance.
+ *
+ *     launch ->[ L3 | L2 | L1 ]-> compute units -> event (done | evicted)
+ *               device queue        tiles, lease
+ *
+ * Progress is exact and lives on the device: an instance knows its first unfinished kernel and, inside that, which
+ * tiles are missing. Launching kernels that are done costs nothing; launching what was abandoned runs what is missing.
+ * So after an eviction "launch again from reef_device_ops.progress" is the whole of resuming.
+ *
+ * Locks: ops may be called with the scheduler's lock held and take the device's own; events are delivered on a device
+ * thread with no lock held.
+ */
+#ifndef REEF_DEVICE_DEVICE_H
+#define REEF_DEVICE_DEVICE_H
+
+#include "model/plan.h"
+
+/* The lease: compute units [first, end) may run leased launches (BE work). One word, so that it changes at once. */
+typedef uint64_t reef_lease;
+static inline reef_lease reef_lease_make(unsigned first, unsigned end)
+{
+    return ((uint64_t)end << 32) | first;
+}
+static inline bool reef_lease_has(reef_lease lease, unsigned unit)
+{
+    return unit >= (uint32_t)lease && unit < (uint32_t)(lease >> 32);
+}
+
+typedef struct reef_device_ops reef_device_ops;
+
+/* First member of every backend's own structures. */
+typedef struct reef_dev {
+    const reef_device_ops *ops;
+    unsigned units;
+} reef_dev;
+typedef struct reef_program {
+    reef_dev *dev;
+    const reef_plan *plan;
+} reef_program;
+typedef struct reef_instance {
+    reef_program *program;
+} reef_instance;
+typedef struct reef_dqueue {
+    reef_dev *dev;
+} reef_dqueue;
+
+typedef enum reef_launch_mode {
+    /* Tiles are dispatched one by one, the highest queue priority first, equals in turn, on any unit, and run to their
+     * end: what a device does by itself. */
+    REEF_LAUNCH_PLAIN,
+    /* Persistent workers: only on units inside the lease, which they keep as long as there is work; a tile whose unit
+     * leaves the lease is abandoned. */
+    REEF_LAUNCH_LEASED,
+} reef_launch_mode;
+
+/* Tiles of another instance's current kernel that ride along in a launch (kernel padding, REEF section 5). */
+typedef struct reef_pad {
+    reef_instance *instance;
+    uint32_t kernel, tiles; /* at most this many tiles, of this kernel */
+} reef_pad;
+enum { REEF_LAUNCH_MAX_PADS = 4 };
+
+typedef struct reef_launch {
+    reef_instance *instance;
+    uint32_t first, count; /* kernels; those that are finished already are skipped */
+    reef_launch_mode mode;
+    reef_pad pads[REEF_LAUNCH_MAX_PADS];
+    unsigned n_pads;
+    void *tag; /* comes back in the event */
+} reef_launch;
+
+typedef enum reef_event_kind {
+    REEF_EVENT_DONE,    /* every kernel of the launch is finished */
+    REEF_EVENT_EVICTED, /* it stopped early; progress says where. None of its tiles is running any more. */
+} reef_event_kind;
+
+typedef struct reef_event {
+    reef_event_kind kind;
+    void *tag;
+    uint64_t start_ns, end_ns; /* of the first tile (0 if none ran), of the last */
+    uint32_t padded_tiles;     /* BE tiles that rode along */
+} reef_event;
+
+typedef enum reef_evict {
+    REEF_EVICT_QUEUED, /* what has not started is dropped; a kernel that runs goes on to its end */
+    REEF_EVICT_NOW,    /* a kernel that runs stops as well, at the next tile (at once where the lease is taken away) */
+} reef_evict;
+
+typedef struct reef_evicted {
+    unsigned launches; /* dropped before they had started: no event will come for them */
+    unsigned kernels;  /* kernels that had not started, of dropped and of shortened launches */
+    bool running;      /* one launch had started: its event will come */
+} reef_evicted;
+
+typedef struct reef_dev_config {
+    unsigned units; /* 0: the device's own choice */
+    void (*on_event)(void *context, const reef_event *event);
+    void *context;
+} reef_dev_config;
+
+typedef struct reef_dev_stats {
+    uint64_t tiles_run, tiles_abandoned, padded_tiles;
+    uint64_t busy_ns_rt, busy_ns_be, lost_ns_be;
+} reef_dev_stats;
+
+typedef struct reef_dev_kernel {
+    uint32_t tiles;
+    bool preemptible;
+    const char *why_not, *variant; /* static, or the program's */
+    uint64_t tile_ns;              /* estimate for one tile */
+} reef_dev_kernel;
+
+struct reef_device_ops {
+    const char *name, *description;
+    /* ---- required ---- */
+    reef_status (*open)(const reef_dev_config *config, reef_dev **out, reef_error *error);
+    void (*close)(reef_dev *dev); /* no programs, no queues left */
+
+    /* plan is borrowed for the program's life. */
+    reef_status (*program_create)(reef_dev *dev, const reef_plan *plan, reef_program **out, reef_error *error);
+    void (*program_destroy)(reef_program *program);
+    void (*kernel_info)(const reef_program *program, uint32_t kernel, reef_dev_kernel *out);
+
+    reef_status (*instance_create)(reef_program *program, reef_instance **out);
+    void (*instance_destroy)(reef_instance *instance);
+    /* Starts a new run at kernel `first` (0; profiling starts elsewhere): clears progress, binds a request's buffers,
+     * which are borrowed until the next begin. A NULL input reads zeros, a NULL output is thrown away. The instance
+     * must not be in any launch. */
+    void (*begin)(reef_instance *instance, uint32_t first, const void *const *inputs, void *const *outputs);
+    /* The first unfinished kernel; the number of kernels when all are done. */
+    uint32_t (*progress)(const reef_instance *instance);
+    /* Tiles of kernel `progress` not yet claimed or abandoned: what padding can still take. */
+    uint32_t (*tiles_left)(const reef_instance *instance);
+
+    /* priority: larger first; weight: share against queues of the same priority. */
+    reef_status (*queue_create)(reef_dev *dev, bool realtime, unsigned capacity, unsigned weight, reef_dqueue **out);
+    void (*queue_destroy)(reef_dqueue *queue);
+    void (*queue_priority)(reef_dqueue *queue, int priority);
+    /* QUEUE_FULL when the ring has no room. An event with launch->tag follows, unless the launch is dropped by evict. */
+    reef_status (*launch)(reef_dqueue *queue, const reef_launch *launch);
+    void (*evict)(reef_dqueue *queue, reef_evict how, reef_evicted *out);
+
+    void (*lease)(reef_dev *dev, reef_lease lease);
+    void (*stats)(const reef_dev *dev, reef_dev_stats *out);
+    /* ---- optional ---- */
+    /* Kernels that one BE launch should carry; 0: 1. */
+    unsigned segment_kernels;
+};
+
+/* The i-th device of this build; NULL past the end. */
+const reef_device_ops *reef_device_ops_at(size_t i);
+
+#endif

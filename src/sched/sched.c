@@ -1,0 +1,430 @@
+/*
+ * sched.c - the state machine.
+ *
+ * Everything named with a verb here runs under the lock. settle() is the heart: it brings the device's queues in line
+ * with the tasks that wait and run, and is called after every change.
+ */
+#include "sched/sched.h"
+
+#include "sched/pad.h"
+
+static const reef_device_ops *ops_of(const reef_sched *sched)
+{
+    return sched->dev->ops;
+}
+
+static void end_task(reef_sched *sched, reef_task *task, reef_status status)
+{
+    task->status = status;
+    task->state = REEF_TASK_ENDED;
+    task->end_ns = sched->clock.now_ns(sched->clock.context);
+    reef_list_insert(&sched->ended, &task->link);
+}
+
+/* Drops the lock, then delivers. A task may be gone the moment its on_end was called. */
+static void unlock_and_deliver(reef_sched *sched)
+{
+    reef_list ended;
+    reef_list_init(&ended);
+    while (!reef_list_empty(&sched->ended)) {
+        reef_list *link = sched->ended.next;
+        reef_list_remove(link);
+        reef_list_insert(&ended, link);
+    }
+    pthread_mutex_unlock(&sched->lock);
+    while (!reef_list_empty(&ended)) {
+        reef_task *task = reef_task_first(&ended);
+        reef_list_remove(&task->link);
+        task->on_end(task);
+    }
+}
+
+/* --------------------------------------------------------- real-time side -- */
+
+/* The first RT task that may still run; ends those that are too late. */
+static reef_task *next_rt(reef_sched *sched)
+{
+    for (reef_task *task; (task = reef_task_first(&sched->rt_waiting));) {
+        if (!task->deadline_ns || sched->clock.now_ns(sched->clock.context) <= task->deadline_ns) {
+            return task;
+        }
+        reef_list_remove(&task->link);
+        sched->rt_waiting_count--;
+        end_task(sched, task, REEF_DEADLINE);
+    }
+    return NULL;
+}
+
+static void set_lease_for(reef_sched *sched, const reef_task *task)
+{
+    unsigned units = sched->dev->units, first = 0;
+    switch (sched->policy->lease) {
+    case REEF_LEASE_ALL: break;
+    case REEF_LEASE_LEFTOVER: first = task->units_needed < units ? task->units_needed : units; break;
+    case REEF_LEASE_NOTHING: first = units; break;
+    }
+    sched->be_beside_rt = sched->policy->be_fill && first < units;
+    if (sched->policy->lease != REEF_LEASE_ALL) {
+        ops_of(sched)->lease(sched->dev, reef_lease_make(first, units));
+    }
+}
+
+/* Takes BE work off the device as the policy says and counts what that did to whom. */
+static void evict_be(reef_sched *sched)
+{
+    const reef_policy *policy = sched->policy;
+    /* Where BE work keeps some units its launches stay: only the workers outside the lease leave. */
+    bool stays = policy->evict == REEF_KEEP || (policy->lease == REEF_LEASE_LEFTOVER && sched->be_beside_rt);
+    bool takes = policy->evict != REEF_KEEP, any = false;
+    for (reef_list *link = sched->queues.next; takes && link != &sched->queues; link = link->next) {
+        reef_vhq *vhq = REEF_CONTAINER(link, reef_vhq, link);
+        bool touched = vhq->on_device > 0;
+        if (!stays) {
+            reef_evict how = policy->evict == REEF_TAKE_QUEUED ? REEF_EVICT_QUEUED : REEF_EVICT_NOW;
+            sched->stats.kernels_evicted += reef_vhq_evict(vhq, how, &touched);
+        }
+        if (touched && vhq->running) {
+            vhq->running->preemptions++;
+        }
+        any |= touched;
+    }
+    sched->stats.preemptions += any;
+}
+
+static bool be_quiet(const reef_sched *sched, bool tasks)
+{
+    for (reef_list *link = sched->queues.next; link != &sched->queues; link = link->next) {
+        const reef_vhq *vhq = REEF_CONTAINER(link, reef_vhq, link);
+        if (vhq->on_device || (tasks && vhq->running)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool may_start_rt(const reef_sched *sched)
+{
+    switch (sched->policy->start) {
+    case REEF_AT_ONCE: return true;
+    case REEF_AFTER_KERNEL: return be_quiet(sched, false);
+    case REEF_AFTER_TASK: return be_quiet(sched, true);
+    }
+    return true;
+}
+
+/* Hands the running RT task's next launch to the device: all that is left, or one padded kernel. */
+static void launch_rt(reef_sched *sched)
+{
+    reef_task *task = sched->rt_running;
+    uint32_t first = ops_of(sched)->progress(task->instance);
+    reef_launch launch = {
+        .instance = task->instance,
+        .first = first,
+        .count = task->kernels - first,
+        .mode = REEF_LAUNCH_PLAIN,
+        .tag = NULL, /* BE launches carry their queue */
+    };
+    if (sched->policy->pad && first < task->kernels) {
+        launch.count = 1;
+        reef_pad_select(&task->costs[first], sched->dev->units, &sched->queues, &launch, sched->padding);
+        sched->n_padding = launch.n_pads;
+        for (unsigned i = 0; i < sched->n_padding; i++) {
+            sched->padding[i]->padding++;
+        }
+    }
+    /* Never full: the RT queue holds one launch, of the one running task. */
+    ops_of(sched)->launch(sched->rt_queue, &launch);
+}
+
+static void start_rt(reef_sched *sched, reef_task *task)
+{
+    reef_list_remove(&task->link);
+    sched->rt_waiting_count--;
+    task->instance = task->pool->free[--task->pool->n_free];
+    task->state = REEF_TASK_RUNNING;
+    sched->rt_running = task;
+    ops_of(sched)->begin(task->instance, 0, task->inputs, task->outputs);
+    launch_rt(sched);
+}
+
+static void settle_rt(reef_sched *sched)
+{
+    if (sched->rt_running) {
+        return;
+    }
+    reef_task *task = next_rt(sched);
+    if (!task) {
+        if (sched->rt_mode) {
+            sched->rt_mode = false;
+            ops_of(sched)->lease(sched->dev, reef_lease_make(0, sched->dev->units));
+        }
+        return;
+    }
+    bool entering = !sched->rt_mode;
+    sched->rt_mode = true;
+    /* The order is the point: units leave BE work while the RT launch is being written, and the bookkeeping of what
+     * they left comes last. */
+    set_lease_for(sched, task);
+    bool started = sched->policy->start == REEF_AT_ONCE;
+    if (started) {
+        start_rt(sched, task);
+    }
+    if (entering || (sched->policy->lease == REEF_LEASE_LEFTOVER && !sched->be_beside_rt)) {
+        evict_be(sched);
+    }
+    if (!started && may_start_rt(sched)) {
+        start_rt(sched, task);
+    }
+}
+
+/* ------------------------------------------------------- best-effort side -- */
+
+static void settle_be_task(reef_sched *sched, reef_vhq *vhq, reef_status status)
+{
+    reef_task *task = vhq->running;
+    reef_vhq_finish(vhq);
+    sched->stats.be_completed += status == REEF_OK;
+    end_task(sched, task, status);
+}
+
+static void start_be(reef_sched *sched, reef_vhq *vhq)
+{
+    while (!vhq->running) {
+        reef_task *task = reef_task_first(&vhq->waiting);
+        if (!task) {
+            return;
+        }
+        if (task->deadline_ns && sched->clock.now_ns(sched->clock.context) > task->deadline_ns) {
+            reef_list_remove(&task->link);
+            vhq->waiting_count--;
+            end_task(sched, task, REEF_DEADLINE);
+            continue;
+        }
+        if (!reef_vhq_start(vhq)) {
+            return;
+        }
+        if (vhq->running->kernels == 0) {
+            settle_be_task(sched, vhq, REEF_OK);
+        }
+    }
+}
+
+static void settle_be(reef_sched *sched)
+{
+    const reef_policy *policy = sched->policy;
+    bool start = !sched->rt_mode || (policy->be_start && (sched->be_beside_rt || policy->pad));
+    bool fill = !sched->rt_mode || sched->be_beside_rt;
+    for (reef_list *link = sched->queues.next; link != &sched->queues; link = link->next) {
+        reef_vhq *vhq = REEF_CONTAINER(link, reef_vhq, link);
+        if (vhq->running && vhq->running->cancel && reef_vhq_quiet(vhq)) {
+            settle_be_task(sched, vhq, REEF_CANCELLED);
+        }
+        if (start) {
+            start_be(sched, vhq);
+        }
+        if (fill && vhq->padding == 0) {
+            reef_vhq_fill(vhq, policy->be_mode);
+        }
+    }
+}
+
+static void settle(reef_sched *sched)
+{
+    settle_rt(sched);
+    settle_be(sched);
+    /* A BE task that ended just now may have been what an RT task waits for (seq). */
+    if (!sched->rt_running && !reef_list_empty(&sched->rt_waiting)) {
+        settle_rt(sched);
+    }
+}
+
+/* ----------------------------------------------------------------- events -- */
+
+static void end_padding(reef_sched *sched, const reef_event *event)
+{
+    for (unsigned i = 0; i < sched->n_padding; i++) {
+        reef_vhq *vhq = sched->padding[i];
+        vhq->padding--;
+        if (event->padded_tiles && vhq->running && !vhq->running->start_ns) {
+            vhq->running->start_ns = event->start_ns;
+        }
+        if (reef_vhq_event(vhq, NULL)) {
+            settle_be_task(sched, vhq, REEF_OK);
+        }
+        /* Whoever rode along goes to the end of the line. */
+        reef_list_remove(&vhq->link);
+        reef_list_insert(&sched->queues, &vhq->link);
+    }
+    sched->n_padding = 0;
+}
+
+static void rt_event(reef_sched *sched, const reef_event *event)
+{
+    reef_task *task = sched->rt_running;
+    end_padding(sched, event);
+    if (!task->start_ns) {
+        task->start_ns = event->start_ns;
+    }
+    bool done = ops_of(sched)->progress(task->instance) >= task->kernels;
+    if (!done && !task->cancel) {
+        launch_rt(sched);
+        return;
+    }
+    sched->rt_running = NULL;
+    task->pool->free[task->pool->n_free++] = task->instance;
+    task->instance = NULL;
+    sched->stats.rt_completed += done;
+    end_task(sched, task, done ? REEF_OK : REEF_CANCELLED);
+}
+
+void reef_sched_event(void *context, const reef_event *event)
+{
+    reef_sched *sched = context;
+    pthread_mutex_lock(&sched->lock);
+    if (!event->tag) {
+        rt_event(sched, event);
+    } else {
+        reef_vhq *vhq = event->tag;
+        if (reef_vhq_event(vhq, event)) {
+            settle_be_task(sched, vhq, REEF_OK);
+        }
+    }
+    settle(sched);
+    unlock_and_deliver(sched);
+}
+
+/* ---------------------------------------------------------------- callers -- */
+
+reef_status reef_sched_submit(reef_sched *sched, reef_task *task)
+{
+    reef_status status = REEF_OK;
+    pthread_mutex_lock(&sched->lock);
+    task->submit_ns = sched->clock.now_ns(sched->clock.context);
+    task->state = REEF_TASK_QUEUED;
+    if (!task->vhq) {
+        if (sched->rt_waiting_count >= sched->rt_waiting_limit) {
+            status = REEF_QUEUE_FULL;
+        } else {
+            reef_task_enqueue(&sched->rt_waiting, task);
+            sched->rt_waiting_count++;
+        }
+    } else if (!sched->policy->serve_be) {
+        status = REEF_REFUSED;
+    } else if (task->vhq->waiting_count >= task->vhq->waiting_limit) {
+        status = REEF_QUEUE_FULL;
+    } else {
+        reef_task_enqueue(&task->vhq->waiting, task);
+        task->vhq->waiting_count++;
+    }
+    if (!status) {
+        settle(sched);
+    }
+    unlock_and_deliver(sched);
+    return status;
+}
+
+void reef_sched_cancel(reef_sched *sched, reef_task *task)
+{
+    pthread_mutex_lock(&sched->lock);
+    if (task->state == REEF_TASK_QUEUED) {
+        reef_list_remove(&task->link);
+        if (task->vhq) {
+            task->vhq->waiting_count--;
+        } else {
+            sched->rt_waiting_count--;
+        }
+        end_task(sched, task, REEF_CANCELLED);
+    } else if (task->state == REEF_TASK_RUNNING && !task->cancel) {
+        task->cancel = true;
+        if (task->vhq) {
+            bool touched;
+            reef_vhq_evict(task->vhq, REEF_EVICT_NOW, &touched);
+        } else {
+            reef_evicted evicted;
+            ops_of(sched)->evict(sched->rt_queue, REEF_EVICT_NOW, &evicted);
+            if (evicted.launches) { /* it had not started: no event will come */
+                rt_event(sched, &(reef_event){.kind = REEF_EVENT_EVICTED});
+            }
+        }
+    }
+    settle(sched);
+    unlock_and_deliver(sched);
+}
+
+static uint64_t real_now(void *context)
+{
+    (void)context;
+    return reef_now_ns();
+}
+
+reef_status reef_sched_init(reef_sched *sched, reef_dev *dev, const reef_policy *policy, unsigned rt_waiting_limit,
+                            const reef_clock *clock)
+{
+    *sched = (reef_sched){
+        .dev = dev,
+        .policy = policy,
+        .rt_waiting_limit = rt_waiting_limit,
+        .clock = clock ? *clock : (reef_clock){.now_ns = real_now},
+    };
+    pthread_mutex_init(&sched->lock, NULL);
+    reef_list_init(&sched->rt_waiting);
+    reef_list_init(&sched->queues);
+    reef_list_init(&sched->ended);
+    reef_status status = dev->ops->queue_create(dev, true, 2, 1, &sched->rt_queue);
+    if (!status) {
+        dev->ops->queue_priority(sched->rt_queue, policy->rt_first ? 1 : 0);
+    }
+    return status;
+}
+
+void reef_sched_destroy(reef_sched *sched)
+{
+    if (sched->rt_queue) {
+        ops_of(sched)->queue_destroy(sched->rt_queue);
+    }
+    pthread_mutex_destroy(&sched->lock);
+}
+
+void reef_sched_add_queue(reef_sched *sched, reef_vhq *vhq)
+{
+    pthread_mutex_lock(&sched->lock);
+    reef_list_insert(&sched->queues, &vhq->link);
+    pthread_mutex_unlock(&sched->lock);
+}
+
+void reef_sched_remove_queue(reef_sched *sched, reef_vhq *vhq)
+{
+    pthread_mutex_lock(&sched->lock);
+    reef_list_remove(&vhq->link);
+    pthread_mutex_unlock(&sched->lock);
+}
+
+reef_status reef_sched_set_policy(reef_sched *sched, const reef_policy *policy)
+{
+    pthread_mutex_lock(&sched->lock);
+    bool busy = sched->rt_running || !reef_list_empty(&sched->rt_waiting) || !be_quiet(sched, true);
+    for (reef_list *link = sched->queues.next; link != &sched->queues; link = link->next) {
+        busy |= REEF_CONTAINER(link, reef_vhq, link)->waiting_count > 0;
+    }
+    if (!busy) {
+        sched->policy = policy;
+        ops_of(sched)->queue_priority(sched->rt_queue, policy->rt_first ? 1 : 0);
+    }
+    pthread_mutex_unlock(&sched->lock);
+    return busy ? REEF_BUSY : REEF_OK;
+}
+
+void reef_sched_stats_get(reef_sched *sched, reef_sched_stats *out)
+{
+    pthread_mutex_lock(&sched->lock);
+    *out = sched->stats;
+    pthread_mutex_unlock(&sched->lock);
+}
+
+const reef_policy *reef_sched_policy(reef_sched *sched)
+{
+    pthread_mutex_lock(&sched->lock);
+    const reef_policy *policy = sched->policy;
+    pthread_mutex_unlock(&sched->lock);
+    return policy;
+}

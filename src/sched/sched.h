@@ -1,0 +1,71 @@
+/*
+ * sched.h - the scheduler: who runs, when to preempt, what to leave leased.
+ *
+ * Where it sits: task queues -> [scheduler] -> virtual host queues. It is a state machine without a thread of its own:
+ * whoever brings news (a caller submitting, a compute unit finishing a launch) takes the lock, lets the machine settle,
+ * and delivers the tasks that ended after dropping the lock. So an idle scheduler costs nothing, an RT arrival reaches
+ * the device without a thread switch, and tests drive every step by hand.
+ *
+ *            RT task arrives: lease, launch, evict
+ *   normal ------------------------------------------> real-time
+ *      ^                                                   |
+ *      '---------------------------------------------------'
+ *            last RT task done: lease everything, fill BE queues, then answer
+ *
+ * RT tasks run one at a time, in the order of their queue.
+ */
+#ifndef REEF_SCHED_SCHED_H
+#define REEF_SCHED_SCHED_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/clock.h"
+#include "sched/policy.h"
+
+typedef struct reef_sched_stats {
+    uint64_t rt_completed, be_completed, preemptions, kernels_evicted;
+} reef_sched_stats;
+
+typedef struct reef_sched {
+    pthread_mutex_t lock; /* guards everything below */
+    reef_dev *dev;
+    reef_clock clock;
+    const reef_policy *policy;
+
+    reef_dqueue *rt_queue;
+    reef_list rt_waiting;
+    unsigned rt_waiting_count, rt_waiting_limit;
+    reef_task *rt_running;
+    bool rt_mode;      /* RT work waits or runs: the lease and the queues are in the policy's RT state */
+    bool be_beside_rt; /* in RT mode: BE launches go on (the lease left them something) */
+    reef_vhq *padding[REEF_LAUNCH_MAX_PADS]; /* queues whose tiles ride in the current RT launch */
+    unsigned n_padding;
+
+    reef_list queues; /* of reef_vhq; rotated so that padding takes turns */
+    reef_list ended;  /* tasks to deliver once the lock is dropped */
+    reef_sched_stats stats;
+} reef_sched;
+
+/* dev's events must be routed to reef_sched_event with this scheduler. clock: NULL for the real one. */
+reef_status reef_sched_init(reef_sched *sched, reef_dev *dev, const reef_policy *policy, unsigned rt_waiting_limit,
+                            const reef_clock *clock);
+/* No task may be left. */
+void reef_sched_destroy(reef_sched *sched);
+
+void reef_sched_add_queue(reef_sched *sched, reef_vhq *vhq);
+/* The queue must be empty. */
+void reef_sched_remove_queue(reef_sched *sched, reef_vhq *vhq);
+
+/* Takes the task (its vhq says which queue; NULL: real-time). QUEUE_FULL or REFUSED: the task is the caller's again. */
+reef_status reef_sched_submit(reef_sched *sched, reef_task *task);
+/* No effect on an ended task. */
+void reef_sched_cancel(reef_sched *sched, reef_task *task);
+void reef_sched_event(void *sched, const reef_event *event);
+
+/* BUSY unless nothing waits or runs. */
+reef_status reef_sched_set_policy(reef_sched *sched, const reef_policy *policy);
+void reef_sched_stats_get(reef_sched *sched, reef_sched_stats *out);
+const reef_policy *reef_sched_policy(reef_sched *sched);
+
+#endif

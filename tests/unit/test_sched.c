@@ -1,0 +1,554 @@
+/*
+ * test_sched.c - the scheduler on a fake device: every decision, step by step, under an injected clock.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "fake_device.h"
+#include "sched/sched.h"
+
+enum { UNITS = 4, MAX_TASKS = 8 };
+
+typedef struct world {
+    fake_device device;
+    fake_program rt_program, be_program;
+    reef_instances rt_instances, be_instances;
+    reef_sched sched;
+    reef_vhq queues[2];
+    reef_kernel_cost rt_costs[16], be_costs[16];
+    reef_task tasks[MAX_TASKS];
+    int ended[MAX_TASKS];
+    int n_ended, order[MAX_TASKS];
+    uint64_t now;
+} world;
+
+static world *current;
+
+static uint64_t now_ns(void *context)
+{
+    return ((world *)context)->now;
+}
+
+static void on_end(reef_task *task)
+{
+    long i = task - current->tasks;
+    current->ended[i]++;
+    current->order[current->n_ended++] = (int)i;
+}
+
+static world *world_make(const char *policy, uint32_t rt_kernels, uint32_t rt_tiles, uint32_t be_kernels,
+                         uint32_t be_tiles)
+{
+    world *w = calloc(1, sizeof *w);
+    current = w;
+    fake_device_init(&w->device, UNITS);
+    fake_program_init(&w->rt_program, &w->device, rt_kernels, rt_tiles);
+    fake_program_init(&w->be_program, &w->device, be_kernels, be_tiles);
+    for (int i = 0; i < 16; i++) {
+        w->rt_costs[i] = (reef_kernel_cost){.tiles = rt_tiles, .tile_ns = 100000};
+        w->be_costs[i] = (reef_kernel_cost){.tiles = be_tiles, .tile_ns = 50000};
+    }
+    reef_clock clock = {.now_ns = now_ns, .context = w};
+    assert_int_equal(reef_sched_init(&w->sched, &w->device.base, reef_policy_find(policy), 4, &clock), REEF_OK);
+    w->device.config = (reef_dev_config){.on_event = reef_sched_event, .context = &w->sched};
+    assert_int_equal(reef_instances_create(&w->rt_program.base, 1, &w->rt_instances), REEF_OK);
+    assert_int_equal(reef_instances_create(&w->be_program.base, 4, &w->be_instances), REEF_OK);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(reef_vhq_create(&w->device.base, 2, 1, 3, &w->queues[i]), REEF_OK);
+        reef_sched_add_queue(&w->sched, &w->queues[i]);
+    }
+    return w;
+}
+
+/* Every instance must be back where it came from. */
+static void world_free(world *w)
+{
+    assert_int_equal(w->rt_instances.n_free, w->rt_instances.n);
+    assert_int_equal(w->be_instances.n_free, w->be_instances.n);
+    reef_instances_destroy(&w->rt_instances);
+    reef_instances_destroy(&w->be_instances);
+    for (int i = 0; i < 2; i++) {
+        reef_sched_remove_queue(&w->sched, &w->queues[i]);
+        reef_vhq_destroy(&w->queues[i]);
+    }
+    reef_sched_destroy(&w->sched);
+    fake_device_free(&w->device);
+    free(w);
+}
+
+static reef_status submit_rt(world *w, int i, uint64_t deadline)
+{
+    w->tasks[i] = (reef_task){
+        .deadline_ns = deadline,
+        .pool = &w->rt_instances,
+        .kernels = (uint32_t)w->rt_program.plan.n_kernels,
+        .costs = w->rt_costs,
+        .units_needed = w->rt_program.tiles < UNITS ? w->rt_program.tiles : UNITS,
+        .on_end = on_end,
+    };
+    reef_list_init(&w->tasks[i].link);
+    return reef_sched_submit(&w->sched, &w->tasks[i]);
+}
+
+static reef_status submit_be(world *w, int i, int queue, uint64_t deadline)
+{
+    w->tasks[i] = (reef_task){
+        .deadline_ns = deadline,
+        .pool = &w->be_instances,
+        .vhq = &w->queues[queue],
+        .kernels = (uint32_t)w->be_program.plan.n_kernels,
+        .costs = w->be_costs,
+        .on_end = on_end,
+    };
+    reef_list_init(&w->tasks[i].link);
+    return reef_sched_submit(&w->sched, &w->tasks[i]);
+}
+
+static void drain(world *w)
+{
+    static const char *const names[] = {"rt", "be0", "be1"};
+    for (bool any = true; any;) {
+        any = false;
+        for (int i = 0; i < 3; i++) {
+            any |= fake_leave(&w->device, names[i]) || fake_finish(&w->device, names[i]);
+        }
+    }
+}
+
+#define assert_log(w, text) assert_string_equal(fake_log(&(w)->device), text)
+
+/* ------------------------------------------------------------------ tests -- */
+
+static void a_queue_hands_over_no_more_than_the_device_queue_holds(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 3, 8, 12, 8);
+    assert_int_equal(submit_be(w, 0, 0, 0), REEF_OK);
+    assert_log(w, "launch be0 0+4 leased\nlaunch be0 4+4 leased\n");
+    for (int k = 0; k < 4; k++) {
+        fake_finish(&w->device, "be0");
+    }
+    assert_log(w, "launch be0 8+4 leased\n");
+    drain(w);
+    assert_int_equal(w->ended[0], 1);
+    assert_int_equal(w->tasks[0].status, REEF_OK);
+    assert_int_equal(w->tasks[0].preemptions, 0);
+    world_free(w);
+}
+
+static void reset_takes_the_lease_before_it_launches_and_evicts_last(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 3, 8, 12, 8);
+    submit_be(w, 0, 0, 0);
+    fake_finish_tiles(&w->device, "be0", 2);
+    fake_log(&w->device);
+    submit_rt(w, 1, 0);
+    assert_log(w, "lease 4..4\nlaunch rt 0+3\nevict be0 now\n");
+    assert_int_equal(w->sched.stats.preemptions, 1);
+    assert_int_equal(w->sched.stats.kernels_evicted, 3 + 4);
+    assert_int_equal(w->tasks[0].preemptions, 1);
+    drain(w);
+    world_free(w);
+}
+
+static void best_effort_work_resumes_at_the_first_unfinished_kernel(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 1, 8, 12, 8);
+    submit_be(w, 0, 0, 0);
+    fake_finish(&w->device, "be0");
+    fake_finish_tiles(&w->device, "be0", 2); /* kernel 1 is part done */
+    submit_rt(w, 1, 0);
+    fake_leave(&w->device, "be0");
+    fake_log(&w->device);
+    fake_finish(&w->device, "rt");
+    assert_log(w, "lease 0..4\nlaunch be0 1+4 leased\nlaunch be0 5+4 leased\n");
+    assert_int_equal(w->ended[1], 1);
+    drain(w);
+    assert_int_equal(w->ended[0], 1);
+    world_free(w);
+}
+
+static void resuming_waits_until_the_evicted_launch_has_left(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 1, 8, 4, 8);
+    submit_be(w, 0, 0, 0);
+    fake_finish_tiles(&w->device, "be0", 2);
+    submit_rt(w, 1, 0);
+    fake_log(&w->device);
+    fake_finish(&w->device, "rt");
+    assert_log(w, "lease 0..4\n");
+    fake_leave(&w->device, "be0");
+    assert_log(w, "launch be0 0+4 leased\n");
+    drain(w);
+    world_free(w);
+}
+
+static void a_second_request_right_behind_the_first_keeps_the_lease_shrunk(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 1, 8, 4, 8);
+    submit_be(w, 0, 0, 0);
+    submit_rt(w, 1, 0);
+    submit_rt(w, 2, 0);
+    fake_log(&w->device);
+    fake_finish(&w->device, "rt");
+    assert_log(w, "lease 4..4\nlaunch rt 0+1\n");
+    fake_finish(&w->device, "rt");
+    assert_log(w, "lease 0..4\nlaunch be0 0+4 leased\n");
+    assert_int_equal(w->sched.stats.preemptions, 1);
+    drain(w);
+    world_free(w);
+}
+
+static void wait_evicts_queued_kernels_and_starts_behind_the_running_one(void **state)
+{
+    (void)state;
+    world *w = world_make("wait", 1, 8, 12, 8);
+    submit_be(w, 0, 0, 0);
+    fake_finish_tiles(&w->device, "be0", 3);
+    fake_log(&w->device);
+    submit_rt(w, 1, 0);
+    assert_log(w, "evict be0 queued\n");
+    fake_finish(&w->device, "be0"); /* the running kernel ends */
+    assert_log(w, "launch rt 0+1\n");
+    fake_finish(&w->device, "rt");
+    assert_log(w, "lease 0..4\nlaunch be0 1+4\nlaunch be0 5+4\n");
+    drain(w);
+    world_free(w);
+}
+
+static void seq_finishes_the_running_request_and_starts_no_other(void **state)
+{
+    (void)state;
+    world *w = world_make("seq", 1, 8, 4, 8);
+    submit_be(w, 0, 0, 0);
+    submit_be(w, 1, 0, 0);
+    fake_finish(&w->device, "be0");
+    submit_rt(w, 2, 0);
+    fake_log(&w->device);
+    for (int k = 0; k < 3; k++) {
+        fake_finish(&w->device, "be0");
+    }
+    assert_log(w, "launch rt 0+1\n");
+    assert_int_equal(w->ended[0], 1);
+    fake_finish(&w->device, "rt");
+    drain(w);
+    assert_int_equal(w->order[0], 0);
+    assert_int_equal(w->order[1], 2);
+    assert_int_equal(w->order[2], 1);
+    world_free(w);
+}
+
+static void streams_gives_both_classes_the_same_priority_and_stops_nothing(void **state)
+{
+    (void)state;
+    world *w = world_make("streams", 1, 8, 12, 8);
+    assert_int_equal(((fake_queue *)w->sched.rt_queue)->priority, 0);
+    submit_be(w, 0, 0, 0);
+    submit_rt(w, 1, 0);
+    assert_log(w, "launch be0 0+4\nlaunch be0 4+4\nlaunch rt 0+1\n");
+    for (int k = 0; k < 4; k++) {
+        fake_finish(&w->device, "be0");
+    }
+    assert_log(w, "launch be0 8+4\n");
+    assert_int_equal(w->sched.stats.preemptions, 0);
+    drain(w);
+    world_free(w);
+}
+
+static void priority_differs_from_streams_in_the_device_priority_alone(void **state)
+{
+    (void)state;
+    world *w = world_make("priority", 1, 8, 4, 8);
+    assert_int_equal(((fake_queue *)w->sched.rt_queue)->priority, 1);
+    submit_be(w, 0, 0, 0);
+    submit_rt(w, 1, 0);
+    assert_log(w, "launch be0 0+4\nlaunch rt 0+1\n");
+    drain(w);
+    world_free(w);
+}
+
+static void lease_leaves_the_units_that_the_plan_cannot_fill(void **state)
+{
+    (void)state;
+    world *w = world_make("lease", 2, 3, 12, 8); /* RT kernels of 3 tiles on 4 units */
+    submit_be(w, 0, 0, 0);
+    fake_finish_tiles(&w->device, "be0", 1);
+    fake_log(&w->device);
+    submit_rt(w, 1, 0);
+    assert_log(w, "lease 3..4\nlaunch rt 0+2\n");
+    for (int k = 0; k < 4; k++) {
+        fake_finish(&w->device, "be0"); /* the leftover unit goes on */
+    }
+    assert_log(w, "launch be0 8+4 leased\n");
+    assert_int_equal(w->tasks[0].preemptions, 1);
+    drain(w);
+    world_free(w);
+}
+
+static void lease_is_reset_when_nothing_is_left_over(void **state)
+{
+    (void)state;
+    world *w = world_make("lease", 2, 8, 4, 8);
+    submit_be(w, 0, 0, 0);
+    fake_finish_tiles(&w->device, "be0", 1);
+    fake_log(&w->device);
+    submit_rt(w, 1, 0);
+    assert_log(w, "lease 4..4\nlaunch rt 0+2\nevict be0 now\n");
+    drain(w);
+    world_free(w);
+}
+
+static void pad_fills_spare_slots_with_tiles_that_fit(void **state)
+{
+    (void)state;
+    world *w = world_make("pad", 3, 3, 4, 8); /* one spare slot of 100 us: two BE tiles of 50 us */
+    submit_be(w, 0, 0, 0);
+    fake_finish_tiles(&w->device, "be0", 2);
+    fake_log(&w->device);
+    submit_rt(w, 1, 0);
+    assert_log(w, "lease 4..4\nlaunch rt 0+1\nevict be0 now\n"); /* BE is still on the device: nothing to pad */
+    fake_leave(&w->device, "be0");
+    fake_finish(&w->device, "rt");
+    assert_log(w, "launch rt 1+1 pad 0:2\n");
+    fake_run_pad(&w->device, "rt", 2);
+    fake_finish(&w->device, "rt");
+    assert_log(w, "launch rt 2+1 pad 0:2\n");
+    fake_run_pad(&w->device, "rt", 2);
+    fake_finish(&w->device, "rt");
+    assert_log(w, "lease 0..4\nlaunch be0 0+4 leased\n");
+    assert_int_equal(((fake_instance *)w->tasks[0].instance)->tiles_done, 6);
+    drain(w);
+    assert_int_equal(w->ended[0], 1);
+    world_free(w);
+}
+
+static void pad_leaves_out_tiles_that_take_longer_than_the_kernel(void **state)
+{
+    (void)state;
+    world *w = world_make("pad", 2, 3, 4, 8);
+    for (int i = 0; i < 16; i++) {
+        w->be_costs[i].tile_ns = 100001;
+    }
+    submit_rt(w, 1, 0);
+    submit_be(w, 0, 0, 0);
+    fake_finish(&w->device, "rt");
+    assert_log(w, "lease 4..4\nlaunch rt 0+1\nlaunch rt 1+1\n");
+    drain(w);
+    world_free(w);
+}
+
+static void padding_can_finish_a_best_effort_request(void **state)
+{
+    (void)state;
+    world *w = world_make("pad", 3, 3, 1, 2);
+    submit_rt(w, 1, 0);
+    submit_be(w, 0, 0, 0);
+    fake_finish(&w->device, "rt");
+    fake_run_pad(&w->device, "rt", 2);
+    assert_int_equal(w->ended[0], 0);
+    fake_finish(&w->device, "rt");
+    assert_int_equal(w->ended[0], 1);
+    assert_int_equal(w->tasks[0].status, REEF_OK);
+    drain(w);
+    world_free(w);
+}
+
+static void rt_only_refuses_best_effort_requests(void **state)
+{
+    (void)state;
+    world *w = world_make("rt-only", 1, 8, 4, 8);
+    assert_int_equal(submit_be(w, 0, 0, 0), REEF_REFUSED);
+    assert_int_equal(submit_rt(w, 1, 0), REEF_OK);
+    drain(w);
+    assert_int_equal(w->ended[0], 0);
+    assert_int_equal(w->ended[1], 1);
+    world_free(w);
+}
+
+static void requests_with_deadlines_run_earliest_first(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 1, 8, 4, 8);
+    submit_rt(w, 0, 0);
+    submit_rt(w, 1, 0);
+    submit_rt(w, 2, 900);
+    submit_rt(w, 3, 500);
+    drain(w);
+    assert_int_equal(w->order[0], 0); /* was running */
+    assert_int_equal(w->order[1], 3);
+    assert_int_equal(w->order[2], 2);
+    assert_int_equal(w->order[3], 1);
+    world_free(w);
+}
+
+static void a_request_past_its_deadline_is_answered_and_not_run(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 1, 8, 4, 8);
+    submit_rt(w, 0, 0);
+    submit_rt(w, 1, 500);
+    submit_be(w, 2, 0, 600);
+    w->now = 1000;
+    fake_log(&w->device);
+    fake_finish(&w->device, "rt");
+    assert_log(w, "lease 0..4\n");
+    assert_int_equal(w->tasks[1].status, REEF_DEADLINE);
+    assert_int_equal(w->tasks[2].status, REEF_DEADLINE);
+    assert_int_equal(w->ended[1] + w->ended[2], 2);
+    world_free(w);
+}
+
+static void full_queues_refuse_and_lose_nothing(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 1, 8, 4, 8);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(submit_be(w, i, 0, 0), REEF_OK); /* one runs, three wait */
+    }
+    assert_int_equal(submit_be(w, 4, 0, 0), REEF_QUEUE_FULL);
+    assert_int_equal(submit_be(w, 5, 1, 0), REEF_OK); /* another queue is not full */
+    drain(w);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(w->ended[i], 1);
+    }
+    assert_int_equal(w->ended[4], 0);
+    world_free(w);
+}
+
+static void cancelling_a_queued_request_ends_it_at_once(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 1, 8, 4, 8);
+    submit_be(w, 0, 0, 0);
+    submit_be(w, 1, 0, 0);
+    submit_rt(w, 2, 0);
+    submit_rt(w, 3, 0);
+    reef_sched_cancel(&w->sched, &w->tasks[1]);
+    reef_sched_cancel(&w->sched, &w->tasks[3]);
+    assert_int_equal(w->tasks[1].status, REEF_CANCELLED);
+    assert_int_equal(w->tasks[3].status, REEF_CANCELLED);
+    reef_sched_cancel(&w->sched, &w->tasks[3]); /* no effect */
+    drain(w);
+    assert_int_equal(w->ended[3], 1);
+    assert_int_equal(w->ended[0] + w->ended[2], 2);
+    world_free(w);
+}
+
+static void cancelling_a_running_request_frees_its_instance_when_it_has_left(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 2, 8, 8, 8);
+    submit_be(w, 0, 0, 0);
+    fake_finish_tiles(&w->device, "be0", 1);
+    reef_sched_cancel(&w->sched, &w->tasks[0]);
+    assert_int_equal(w->ended[0], 0);
+    assert_int_equal(w->be_instances.n_free, 3);
+    fake_leave(&w->device, "be0");
+    assert_int_equal(w->tasks[0].status, REEF_CANCELLED);
+    assert_int_equal(w->be_instances.n_free, 4);
+
+    submit_rt(w, 1, 0);
+    fake_finish_tiles(&w->device, "rt", 1);
+    reef_sched_cancel(&w->sched, &w->tasks[1]);
+    fake_leave(&w->device, "rt");
+    assert_int_equal(w->tasks[1].status, REEF_CANCELLED);
+    submit_rt(w, 2, 0); /* never started on the device */
+    reef_sched_cancel(&w->sched, &w->tasks[2]);
+    assert_int_equal(w->tasks[2].status, REEF_CANCELLED);
+    world_free(w);
+}
+
+static void the_policy_changes_only_when_idle(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 1, 8, 4, 8);
+    submit_be(w, 0, 0, 0);
+    assert_int_equal(reef_sched_set_policy(&w->sched, reef_policy_find("wait")), REEF_BUSY);
+    drain(w);
+    assert_int_equal(reef_sched_set_policy(&w->sched, reef_policy_find("wait")), REEF_OK);
+    world_free(w);
+}
+
+static void random_traffic_under_every_policy_ends_every_request_once(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"rt", "be0", "be1"};
+    for (size_t p = 0; reef_policy_at(p); p++) {
+        world *w = world_make(reef_policy_at(p)->name, 5, 3, 9, 5);
+        uint32_t seed = 12345;
+        bool busy[MAX_TASKS] = {false};
+        int submitted = 0, ended = 0;
+        for (int step = 0; step < 20000 || ended < submitted; step++) {
+            seed = seed * 1664525u + 1013904223u;
+            int i = (int)(seed >> 8) % MAX_TASKS;
+            const char *queue = names[(seed >> 16) % 3];
+            w->n_ended = 0;
+            switch ((seed >> 24) % 8) {
+            case 0:
+                if (!busy[i] && step < 20000) {
+                    reef_status status = i < 3 ? submit_rt(w, i, 0) : submit_be(w, i, i % 2, 0);
+                    busy[i] = status == REEF_OK;
+                    submitted += busy[i];
+                }
+                break;
+            case 1:
+                if (busy[i] && (seed >> 12) % 4 == 0) {
+                    reef_sched_cancel(&w->sched, &w->tasks[i]);
+                }
+                break;
+            case 2: fake_leave(&w->device, queue); break;
+            default: fake_finish_tiles(&w->device, queue, 1); break;
+            }
+            for (int n = 0; n < w->n_ended; n++) {
+                int which = w->order[n];
+                assert_true(busy[which]);
+                assert_int_equal(w->ended[which], 1);
+                w->ended[which] = 0;
+                busy[which] = false;
+                ended++;
+            }
+            fake_log(&w->device);
+        }
+        assert_true(submitted > 100);
+        assert_int_equal(w->device.lease, reef_lease_make(0, UNITS));
+        world_free(w);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_queue_hands_over_no_more_than_the_device_queue_holds),
+        cmocka_unit_test(reset_takes_the_lease_before_it_launches_and_evicts_last),
+        cmocka_unit_test(best_effort_work_resumes_at_the_first_unfinished_kernel),
+        cmocka_unit_test(resuming_waits_until_the_evicted_launch_has_left),
+        cmocka_unit_test(a_second_request_right_behind_the_first_keeps_the_lease_shrunk),
+        cmocka_unit_test(wait_evicts_queued_kernels_and_starts_behind_the_running_one),
+        cmocka_unit_test(seq_finishes_the_running_request_and_starts_no_other),
+        cmocka_unit_test(streams_gives_both_classes_the_same_priority_and_stops_nothing),
+        cmocka_unit_test(priority_differs_from_streams_in_the_device_priority_alone),
+        cmocka_unit_test(lease_leaves_the_units_that_the_plan_cannot_fill),
+        cmocka_unit_test(lease_is_reset_when_nothing_is_left_over),
+        cmocka_unit_test(pad_fills_spare_slots_with_tiles_that_fit),
+        cmocka_unit_test(pad_leaves_out_tiles_that_take_longer_than_the_kernel),
+        cmocka_unit_test(padding_can_finish_a_best_effort_request),
+        cmocka_unit_test(rt_only_refuses_best_effort_requests),
+        cmocka_unit_test(requests_with_deadlines_run_earliest_first),
+        cmocka_unit_test(a_request_past_its_deadline_is_answered_and_not_run),
+        cmocka_unit_test(full_queues_refuse_and_lose_nothing),
+        cmocka_unit_test(cancelling_a_queued_request_ends_it_at_once),
+        cmocka_unit_test(cancelling_a_running_request_frees_its_instance_when_it_has_left),
+        cmocka_unit_test(the_policy_changes_only_when_idle),
+        cmocka_unit_test(random_traffic_under_every_policy_ends_every_request_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
