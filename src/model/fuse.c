@@ -278,9 +278,9 @@ static void drop_casts(reef_fuse *f)
 
 reef_status reef_graph_fuse(reef_graph *graph, reef_error *error)
 {
-    static void (*const passes[])(reef_fuse *) = {drop_casts,          reef_fuse_attentions, reef_fuse_norms,
-                                                  reef_fuse_activations, reef_fuse_linear,   reef_fuse_affine,
-                                                  reef_fuse_norm_sums, reef_fuse_siblings};
+    static void (*const passes[])(reef_fuse *) = {
+        drop_casts,       reef_fuse_attentions, reef_fuse_norms,     reef_fuse_activations,
+        reef_fuse_linear, reef_fuse_affine,     reef_fuse_norm_sums, reef_fuse_siblings};
     for (size_t i = 0; i < sizeof passes / sizeof *passes; i++) {
         reef_fuse f = {.graph = graph, .n_users = graph->n_values};
         f.users = calloc(f.n_users + 1, sizeof *f.users);

@@ -100,8 +100,8 @@ static bool affine(const reef_node *node, const reef_value *in, int axis, double
 
 typedef struct linear {
     reef_node *node;
-    int axis;   /* of output channels in y */
-    int64_t n;  /* channels */
+    int axis;  /* of output channels in y */
+    int64_t n; /* channels */
     bool conv, transposed;
     double *scale, *shift; /* of what was absorbed */
     double *one, *two;     /* scratch */
@@ -343,8 +343,12 @@ static void affine_one(reef_fuse *f, reef_node *node)
     const reef_value *x = node->in[0];
     const int64_t n = x->rank >= 2 ? x->dims[1] : 0;
     double *scale = n > 0 ? malloc(sizeof *scale * (size_t)n * 4) : NULL;
+    if (!scale) {
+        f->out_of_memory |= n > 0;
+        return;
+    }
     double *shift = scale + n, *one = shift + n, *two = one + n;
-    if (scale && x->dtype == REEF_F32 && batch_norm(node, n, scale, shift)) {
+    if (x->dtype == REEF_F32 && batch_norm(node, n, scale, shift)) {
         bool multiplies;
         reef_node *next;
         while ((next = reef_fuse_user(f, node->out[0])) != NULL &&
@@ -403,8 +407,8 @@ static void merge(reef_fuse *f, reef_node **group, size_t n)
     }
     void *weights, *sizes;
     const int64_t parts = (int64_t)n;
-    reef_value *w = reef_graph_const_new(g, first->in[1]->name, REEF_F32, 2,
-                                         (int64_t[]){first->in[1]->dims[0], width}, &weights);
+    reef_value *w =
+        reef_graph_const_new(g, first->in[1]->name, REEF_F32, 2, (int64_t[]){first->in[1]->dims[0], width}, &weights);
     reef_value *split = reef_graph_const_new(g, first->name, REEF_I64, 1, &parts, &sizes);
     memcpy(dims, y->dims, sizeof dims);
     dims[y->rank - 1] = width;
@@ -464,7 +468,8 @@ void reef_fuse_siblings(reef_fuse *f)
         }
         for (size_t j = i; j < g->n_nodes && n < MOST; j++) {
             reef_node *node = g->nodes[j];
-            if (plain_product(node) && node->in[0] == g->nodes[i]->in[0] && node->out[0]->rank == g->nodes[i]->out[0]->rank) {
+            if (plain_product(node) && node->in[0] == g->nodes[i]->in[0] &&
+                node->out[0]->rank == g->nodes[i]->out[0]->rank) {
                 group[n++] = node;
             }
         }

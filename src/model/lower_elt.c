@@ -502,8 +502,8 @@ static bool joins(reef_lower *l, const reef_node *node)
     const reef_value *y = node->out[0];
     reef_place *place = reef_lower_place(l, y);
     const reef_node *root = place->reader;
-    if (!is_element(node) || reef_node_is(node, "BatchNormalization") || y->is_output || place->many_readers || !root || !is_element(root) ||
-        y->rank > root->out[0]->rank || reef_value_elems(y) != reef_value_elems(root->out[0])) {
+    if (!is_element(node) || reef_node_is(node, "BatchNormalization") || y->is_output || place->many_readers || !root ||
+        !is_element(root) || y->rank > root->out[0]->rank || reef_value_elems(y) != reef_value_elems(root->out[0])) {
         return false;
     }
     program p;
