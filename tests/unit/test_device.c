@@ -1,6 +1,7 @@
 /*
  * test_device.c - the device suite: every device of this build must behave like this, below the scheduler and above it.
  */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
