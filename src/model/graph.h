@@ -91,6 +91,7 @@ struct reef_node {
     reef_attr *attrs;
     size_t n_attrs;
     reef_epilogue epilogue; /* set by fusion; all zero otherwise */
+    const char *fused;      /* what fusion put together ("Conv+BatchNormalization+Relu"); NULL: op alone */
     bool dead;              /* removed by a pass; skipped by everyone */
 };
 
