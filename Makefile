@@ -83,7 +83,7 @@ TEST_OBJ    := $(TEST_SRC:%.c=$(O)/%.o)
 SUPPORT_OBJ := $(SUPPORT_SRC:%.c=$(O)/%.o)
 TEST_BIN    := $(TEST_SRC:tests/unit/%.c=$(O)/tests/%)
 
-$(O)/tests/%.o $(TEST_OBJ) $(SUPPORT_OBJ): CPPFLAGS += -Itests/support
+$(O)/tests/%.o $(TEST_OBJ) $(SUPPORT_OBJ): CPPFLAGS += -Itests
 $(O)/libsupport.a: $(SUPPORT_OBJ)
 	@rm -f $@
 	$(call say,AR,$@)
