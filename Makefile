@@ -93,6 +93,13 @@ $(TEST_BIN): $(O)/tests/%: $(O)/tests/unit/%.o $(O)/libsupport.a $(O)/libreef.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) -o $@ $< $(O)/libsupport.a $(O)/libreef.a -lcmocka $(LDLIBS)
 
+# A model through the interpreter instead of a device: tests/oracle/plan_check.c.
+$(O)/tests/oracle/plan_check.o: CPPFLAGS += -Itests
+$(O)/tests/plan_check: $(O)/tests/oracle/plan_check.o $(O)/libsupport.a $(O)/libreef.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $< $(O)/libsupport.a $(O)/libreef.a $(LDLIBS)
+
 .PHONY: test-programs unit
 test-programs: $(TEST_BIN)
 # make unit [MODE=asan|tsan]: the unit tests alone.

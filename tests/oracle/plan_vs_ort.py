@@ -2,7 +2,7 @@
 """Compares plans, run by the interpreter (plan_check), with ONNX Runtime or with the onnx package's own test data.
 
   plan_vs_ort.py CHECK MODEL.onnx [--shape NAME=1x3x32x32]...   one model, random inputs
-  plan_vs_ort.py CHECK --nodes [PREFIX]                         single-operator tests of the onnx package
+  plan_vs_ort.py --nodes CHECK [PREFIX]                         single-operator tests of the onnx package
 
 CHECK is the plan_check program. Errors are relative to the largest element of the expected output.
 """
