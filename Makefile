@@ -1,9 +1,15 @@
 # reef - build, test, install. `make help` lists the targets.
 
-CC      ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 BUILD   ?= build
 PREFIX  ?= /usr/local
 VERSION := 0.1.0
+
+# V=1 prints commands.
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
 
 # MODE: release (default), asan (address + undefined), tsan. Each has its own object folder.
 MODE     ?= release
@@ -48,33 +54,41 @@ all: $(O)/libreef.a $(O)/libreef.so $(O)/reef
 
 $(O)/libreef.a: $(LIB_OBJ)
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $^
 
 $(O)/libreef.so: $(LIB_OBJ)
-	$(CC) -shared -Wl,-soname,libreef.so.0 $(SAN) -o $@ $^ $(LDLIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared -Wl,-soname,libreef.so.0 $(SAN) -o $@ $^ $(LDLIBS)
 
 $(O)/reef: $(CLI_OBJ) $(O)/libbench.a $(O)/libreef.a
-	$(CC) $(SAN) -o $@ $^ $(LDLIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS)
 
 # What the command is made of besides the library: benchmarks, and the built-in workloads as C arrays.
 $(O)/libbench.a: $(BENCH_OBJ)
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $^
 $(O)/gen/builtin.c: $(WORKLOADS) tools/embed.sh
 	@mkdir -p $(@D)
-	sh tools/embed.sh $(WORKLOADS) > $@.tmp
+	$(call say,EMBED,$@)
+	$(Q)sh tools/embed.sh $(WORKLOADS) > $@.tmp
 	@mv $@.tmp $@
 $(O)/gen/builtin.o: $(O)/gen/builtin.c
-	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
 
 $(O)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
 
 define isa_rule
 $(O)/%.$(1).o: %.c
 	@mkdir -p $$(@D)
-	$(CC) $(ALL_CFLAGS) $(KERNEL_CFLAGS) $(ISA_$(1)) -DREEF_ISA=$(1) $(CPPFLAGS) -MMD -MP -c -o $$@ $$<
+	$$(call say,CC,$$@)
+	$$(Q)$(CC) $(ALL_CFLAGS) $(KERNEL_CFLAGS) $(ISA_$(1)) -DREEF_ISA=$(1) $(CPPFLAGS) -MMD -MP -c -o $$@ $$<
 endef
 $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
 
@@ -86,24 +100,29 @@ TEST_OBJ    := $(TEST_SRC:%.c=$(O)/%.o)
 SUPPORT_OBJ := $(SUPPORT_SRC:%.c=$(O)/%.o)
 TEST_BIN    := $(TEST_SRC:tests/unit/%.c=$(O)/tests/%)
 
-$(O)/tests/%.o $(TEST_OBJ) $(SUPPORT_OBJ): CPPFLAGS += -Itests/support
+$(O)/tests/%.o $(TEST_OBJ) $(SUPPORT_OBJ): CPPFLAGS += -Itests
 $(O)/libsupport.a: $(SUPPORT_OBJ)
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $^
+
 # The command line and the benchmarks are tested with a fake engine, which can be told to answer wrongly.
 FAKE_OBJ := $(O)/tests/fake/fake_reef.o $(O)/src/base/error.o $(O)/src/base/arena.o
 $(O)/libfake.a: $(FAKE_OBJ)
 	@rm -f $@
-	ar rcs $@ $^
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $^
 $(O)/reef-fake: $(CLI_OBJ) $(O)/libbench.a $(O)/libfake.a
-	$(CC) $(SAN) -o $@ $^ $(LDLIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS)
 
 $(TEST_BIN): ENGINE := $(O)/libreef.a
 $(O)/tests/test_bench: ENGINE := $(O)/libbench.a $(O)/libfake.a
 $(O)/tests/test_bench: $(O)/libbench.a $(O)/libfake.a
 $(TEST_BIN): $(O)/tests/%: $(O)/tests/unit/%.o $(O)/libsupport.a $(O)/libreef.a
 	@mkdir -p $(@D)
-	$(CC) $(SAN) -o $@ $< $(O)/libsupport.a $(ENGINE) -lcmocka $(LDLIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $< $(O)/libsupport.a $(ENGINE) -lcmocka $(LDLIBS)
 
 .PHONY: test-programs unit
 test-programs: $(TEST_BIN)

@@ -24,7 +24,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 try:
     import onnx
     import onnxruntime
-    from reeflib import ROOT, Arrays, Reef, Shapes, ToolError, fail, fixed_shapes, is_dynamic, onnxruntime_session, output_names, random_feeds
+    from reeflib import (
+        ROOT,
+        Arrays,
+        Reef,
+        Shapes,
+        ToolError,
+        fail,
+        fixed_shapes,
+        is_dynamic,
+        onnxruntime_session,
+        output_names,
+        random_feeds,
+    )
 except ImportError as missing:
     sys.exit(f"bench_cpu.py: {missing.name} is missing: run tools/venv.sh, then use .venv/bin/python")
 
@@ -34,8 +46,8 @@ DEFAULT = (*FIVE, "ocr_rec")
 
 class Subject(NamedTuple):
     path: Path
-    shapes: Shapes     # of every input
-    given: Shapes      # those that reef has to be told: the dynamic ones
+    shapes: Shapes  # of every input
+    given: Shapes  # those that reef has to be told: the dynamic ones
     feeds: Arrays
     outputs: List[str]
 
@@ -49,7 +61,9 @@ def subject(name: str, models: Path, ocr: Path) -> Subject:
         raise ToolError(f"no {path}: run {'tools/demo/fetch_ocr.py' if wanted else 'tools/models/make_models.py'}")
     proto = onnx.load(path)
     shapes = fixed_shapes(proto, wanted)
-    return Subject(path, shapes, shapes if is_dynamic(proto) else {}, random_feeds(proto, shapes, 1), output_names(proto))
+    return Subject(
+        path, shapes, shapes if is_dynamic(proto) else {}, random_feeds(proto, shapes, 1), output_names(proto)
+    )
 
 
 def onnxruntime_us(session, target: Subject, repeat: int) -> float:
@@ -72,17 +86,35 @@ def measure(reef: Reef, target: Subject, threads: int, rounds: int, budget_s: fl
         ours.append(reef.latency(target.path, target.given, repeat)["p50"])
         theirs.append(onnxruntime_us(session, target, repeat))
     reef_us, ort_us = statistics.median(ours), statistics.median(theirs)
-    return {"reef_us": reef_us, "onnxruntime_us": ort_us, "ratio": reef_us / ort_us, "reef_min_us": min(ours), "onnxruntime_min_us": min(theirs),
-            "rounds": rounds, "repeat": repeat}
+    return {
+        "reef_us": reef_us,
+        "onnxruntime_us": ort_us,
+        "ratio": reef_us / ort_us,
+        "reef_min_us": min(ours),
+        "onnxruntime_min_us": min(theirs),
+        "rounds": rounds,
+        "repeat": repeat,
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"models (default: {' '.join(DEFAULT)})")
-    parser.add_argument("--reef", type=Path, default=ROOT / "build/release/reef", help="the program to measure (default: build/release/reef)")
-    parser.add_argument("--models", type=Path, default=ROOT / "build/models", help="folder of generated models (default: build/models)")
-    parser.add_argument("--ocr", type=Path, default=ROOT / "build/demo/models", help="folder of OCR models (default: build/demo/models)")
-    parser.add_argument("--threads", type=int, default=2, help="threads, and compute units of reef (default: %(default)s)")
+    parser.add_argument(
+        "--reef",
+        type=Path,
+        default=ROOT / "build/release/reef",
+        help="the program to measure (default: build/release/reef)",
+    )
+    parser.add_argument(
+        "--models", type=Path, default=ROOT / "build/models", help="folder of generated models (default: build/models)"
+    )
+    parser.add_argument(
+        "--ocr", type=Path, default=ROOT / "build/demo/models", help="folder of OCR models (default: build/demo/models)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=2, help="threads, and compute units of reef (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=2, help="about this long per turn (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write the results here")
@@ -94,11 +126,19 @@ def main() -> int:
         fail(str(error))
 
     rows, failed = [], 0
-    print(f"{'model':24} {'reef ms':>10} {'onnxruntime ms':>15} {'ratio':>7}   ({arguments.threads} threads, median of {arguments.rounds} rounds)")
+    print(
+        f"{'model':24} {'reef ms':>10} {'onnxruntime ms':>15} {'ratio':>7}   ({arguments.threads} threads, median of {arguments.rounds} rounds)"
+    )
     for name in arguments.names or DEFAULT:
         print(f"{name:24} ", end="", flush=True)
         try:
-            row = measure(reef, subject(name, arguments.models, arguments.ocr), arguments.threads, arguments.rounds, arguments.seconds)
+            row = measure(
+                reef,
+                subject(name, arguments.models, arguments.ocr),
+                arguments.threads,
+                arguments.rounds,
+                arguments.seconds,
+            )
         except ToolError as error:
             failed += 1
             print(f"FAILED {error}", flush=True)
@@ -106,10 +146,24 @@ def main() -> int:
         late = arguments.limit is not None and row["ratio"] > arguments.limit
         failed += late
         rows.append({"model": name, **row})
-        print(f"{row['reef_us'] / 1e3:10.2f} {row['onnxruntime_us'] / 1e3:15.2f} {row['ratio']:7.2f}{'   above the limit' if late else ''}", flush=True)
+        print(
+            f"{row['reef_us'] / 1e3:10.2f} {row['onnxruntime_us'] / 1e3:15.2f} {row['ratio']:7.2f}{'   above the limit' if late else ''}",
+            flush=True,
+        )
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps({"threads": arguments.threads, "machine": platform.machine(), "onnxruntime": onnxruntime.__version__, "rows": rows}, indent=1) + "\n")
+        arguments.json.write_text(
+            json.dumps(
+                {
+                    "threads": arguments.threads,
+                    "machine": platform.machine(),
+                    "onnxruntime": onnxruntime.__version__,
+                    "rows": rows,
+                },
+                indent=1,
+            )
+            + "\n"
+        )
     return 1 if failed else 0
 
 

@@ -45,6 +45,7 @@ class Progress:
 
 # ---- models and feeds ------------------------------------------------------------------------------------------------
 
+
 def real_inputs(model: onnx.ModelProto) -> List[onnx.ValueInfoProto]:
     """Inputs a caller must give: old files also list every initializer among the inputs."""
     given = {tensor.name for tensor in model.graph.initializer}
@@ -61,7 +62,8 @@ def fixed_shapes(model: onnx.ModelProto, wanted: Optional[Mapping[str, Sequence[
         else:
             shapes[value.name] = tuple(
                 dim.dim_value if dim.dim_value > 0 else DEFAULT_BATCH if axis == 0 else DEFAULT_SEQUENCE
-                for axis, dim in enumerate(dims))
+                for axis, dim in enumerate(dims)
+            )
     return shapes
 
 
@@ -94,6 +96,7 @@ def output_names(model: onnx.ModelProto) -> List[str]:
 
 def onnxruntime_session(model: "str | bytes", threads: int = 2, optimise: bool = True):
     import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -104,6 +107,7 @@ def onnxruntime_session(model: "str | bytes", threads: int = 2, optimise: bool =
 
 
 # ---- the reef command ------------------------------------------------------------------------------------------------
+
 
 def output_file(folder: Path, name: str) -> Path:
     """Where `reef run --output` puts an output: what is unusual in a name becomes an underscore."""
@@ -126,8 +130,14 @@ class Reef:
         """Runs reef and returns its stdout. With quiet=False its progress goes straight to our stderr."""
         command = [str(self.binary), *arguments]
         try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE if quiet else None, text=True,
-                                  timeout=self.timeout_s, errors="replace")
+            done = subprocess.run(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE if quiet else None,
+                text=True,
+                timeout=self.timeout_s,
+                errors="replace",
+            )
         except subprocess.TimeoutExpired:
             raise ToolError(f"reef {arguments[0]} took longer than {self.timeout_s:.0f} s") from None
         except OSError as error:
@@ -137,7 +147,9 @@ class Reef:
             raise ToolError(f"reef {arguments[0]} ended with {done.returncode}: {said[-1] if said else 'no message'}")
         return done.stdout
 
-    def run(self, model: Path, feeds: Arrays, names: Sequence[str], folder: Path, shapes: bool = False) -> List[np.ndarray]:
+    def run(
+        self, model: Path, feeds: Arrays, names: Sequence[str], folder: Path, shapes: bool = False
+    ) -> List[np.ndarray]:
         """One inference: writes the feeds into `folder`, returns the outputs in the order of `names`."""
         folder.mkdir(parents=True, exist_ok=True)
         arguments = ["run", str(model), "--output", str(folder), *self.extra]
@@ -209,6 +221,8 @@ def difference(expected: np.ndarray, got: np.ndarray, tolerance: float = TOLERAN
     worst = float(error.max()) / scale
     if worst > tolerance:
         where = np.unravel_index(int(error.argmax()), error.shape)
-        return worst, (f"error {worst:.2e} of scale {scale:.3g} at {[int(i) for i in where]}: "
-                       f"{got[where]:.6g}, expected {expected[where]:.6g}")
+        return worst, (
+            f"error {worst:.2e} of scale {scale:.3g} at {[int(i) for i in where]}: "
+            f"{got[where]:.6g}, expected {expected[where]:.6g}"
+        )
     return worst, ""

@@ -91,6 +91,7 @@ struct reef_node {
     reef_attr *attrs;
     size_t n_attrs;
     reef_epilogue epilogue; /* set by fusion; all zero otherwise */
+    const char *fused;      /* what fusion put together ("Conv+BatchNormalization+Relu"); NULL: op alone */
     bool dead;              /* removed by a pass; skipped by everyone */
 };
 
@@ -107,7 +108,8 @@ typedef struct reef_graph {
     int64_t ir_version, opset;
     const char *producer;
     struct reef_mapping *mappings; /* files that hold weights; unmapped with the graph */
-    uint64_t content_hash;         /* xxh3 of the model file and its external data files' names and sizes */
+    uint64_t content_hash;         /* of the model file and its external data files' names and sizes */
+    size_t fold_limit_bytes;       /* constants that inference may compute, in all (1 GiB); lower it for small hosts */
 } reef_graph;
 
 /*

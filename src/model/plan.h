@@ -68,7 +68,7 @@ typedef struct reef_conv {
     const float *w, *bias;
     int64_t channels, filters, groups;
     int64_t kernel[2], stride[2], pad[2] /* before; the rest follows from y's size */, dilation[2];
-    bool has_residual; /* then in[1] is the residual */
+    bool has_residual; /* then in[1] is the residual; it may be the same view as y (in place) */
     reef_act act;
     float act_a, act_b;
 } reef_conv;
@@ -79,7 +79,7 @@ typedef struct reef_matmul {
     bool b_const; /* in[1] is CONST storage with batch 1 (or all batch strides 0): pack it at load */
     float alpha;
     const float *bias; /* f32 (N) or NULL */
-    bool has_residual; /* then in[2] is the residual, as y */
+    bool has_residual; /* then in[2] is the residual, as y; it may be the same view as y (in place) */
     reef_act act;
     float act_a, act_b;
 } reef_matmul;
@@ -105,9 +105,10 @@ typedef struct reef_pool {
     X(CONST) /* dst = imm (double, converted to type) */                                                               \
     X(CAST)  /* dst(type) = a(from) */                                                                                 \
     X(ADD)                                                                                                             \
-    X(SUB) X(MUL) X(DIV) X(MOD) X(FMOD) X(POW) X(MIN) X(MAX) X(EQ) X(LT) X(LE) X(GT)                                   \
-        X(GE)                               /* type is the operands'; dst is bool */                                   \
-        X(AND) X(OR) X(XOR) X(NOT) X(WHERE) /* a (bool) ? b : c */                                                     \
+    X(SUB)                                                                                                             \
+    X(MUL)                                                                                                             \
+    X(DIV) X(MOD) X(FMOD) X(POW) X(MIN) X(MAX) X(EQ) X(LT) X(LE) X(GT) X(GE) /* type is the operands'; dst is bool */  \
+        X(AND) X(OR) X(XOR) X(NOT) X(WHERE)                                  /* a (bool) ? b : c */                    \
         X(NEG) X(ABS) X(SIGN) X(SQRT) X(RECIPROCAL) X(EXP) X(LOG) X(ERF) X(SIN) X(COS) X(TANH) X(FLOOR) X(CEIL)        \
             X(ROUND) X(SIGMOID) X(SOFTPLUS)                                                                            \
                 X(ACT) /* dst = act(a) with imm, imm2 as the activation's a and b; act code in b */                    \
@@ -130,7 +131,7 @@ typedef struct reef_elt_insn {
 
 enum { REEF_ELT_MAX_INSNS = 32, REEF_ELT_MAX_INPUTS = 8, REEF_ELT_REGS = 16 };
 
-/* in[i] broadcast to y's dims (stride 0). y = register `result`. An input may be the same view as y (in place). */
+/* in[i] has y's dims (stride 0 where it is broadcast). y = register `result`. An input may be the same view as y (in place). */
 typedef struct reef_eltwise {
     int n_insns;
     uint8_t result;
@@ -175,8 +176,9 @@ typedef struct reef_layer_norm {
     bool has_residual; /* then in[1], as x, is added to x first */
 } reef_layer_norm;
 
-/* in: data, indices (i64 or i32, any rank). y dims = data[:axis] + indices + data[axis+1:]. Out of range: clamped, and
- * counted as the model's fault by nobody; the answer is then unspecified but memory safe. */
+/* in: data, indices (i64 or i32, any rank). y dims = data[:axis] + indices + data[axis+1:]. Negative indices count from
+ * the end. Out of range: clamped, and counted as the model's fault by nobody; the answer is then unspecified but memory
+ * safe. */
 typedef struct reef_gather {
     int axis;
 } reef_gather;
@@ -287,6 +289,9 @@ void reef_plan_destroy(reef_plan *plan);
 
 /* Assigns activation offsets by liveness (memory.c). Called by reef_plan_create. */
 reef_status reef_plan_memory(reef_plan *plan, reef_error *error);
+/* Whether no two storages that are live at once share bytes, but for in-place pairs; otherwise *a and *b are such two.
+ * For tests and debug builds. */
+bool reef_plan_memory_check(const reef_plan *plan, uint32_t *a, uint32_t *b);
 /* Sets transaction and why_not of every kernel (validate.c). Called by reef_plan_create. */
 void reef_plan_validate(reef_plan *plan);
 

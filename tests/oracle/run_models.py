@@ -24,7 +24,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 try:
     import onnx
     import onnx.backend.test
-    from reeflib import (ROOT, Reef, Shapes, ToolError, difference, fail, fixed_shapes, is_dynamic, onnxruntime_session, output_names, random_feeds)
+    from reeflib import (
+        ROOT,
+        Reef,
+        Shapes,
+        ToolError,
+        difference,
+        fail,
+        fixed_shapes,
+        is_dynamic,
+        onnxruntime_session,
+        output_names,
+        random_feeds,
+    )
 except ImportError as missing:
     sys.exit(f"run_models.py: {missing.name} is missing: run tools/venv.sh, then use .venv/bin/python")
 
@@ -37,14 +49,24 @@ class Model(NamedTuple):
     shapes: Optional[Shapes]  # for dynamic inputs; None: batch 1, sequence 128
 
 
-OCR_SHAPES: Dict[str, Shapes] = {"det": {"x": (1, 3, 320, 480)}, "rec": {"x": (1, 3, 48, 320)}, "cls": {"x": (1, 3, 48, 192)}}
+OCR_SHAPES: Dict[str, Shapes] = {
+    "det": {"x": (1, 3, 320, 480)},
+    "rec": {"x": (1, 3, 48, 320)},
+    "cls": {"x": (1, 3, 48, 192)},
+}
 
 
 def known_models(generated: Path, ocr: Path) -> Dict[str, Model]:
     models = {path.stem: Model(path, "generated", None) for path in sorted(generated.glob("*.onnx"))}
     light = Path(onnx.backend.test.__file__).parent / "data/light"
     models.update({path.stem: Model(path, "light", None) for path in sorted(light.glob("light_*.onnx"))})
-    models.update({f"ocr_{name}": Model(ocr / f"{name}.onnx", "ocr", shapes) for name, shapes in OCR_SHAPES.items() if (ocr / f"{name}.onnx").exists()})
+    models.update(
+        {
+            f"ocr_{name}": Model(ocr / f"{name}.onnx", "ocr", shapes)
+            for name, shapes in OCR_SHAPES.items()
+            if (ocr / f"{name}.onnx").exists()
+        }
+    )
     return models
 
 
@@ -73,14 +95,27 @@ def compare(reef: Reef, name: str, model: Model, seeds: int, batch: int, threads
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="models to run (default: all there are)")
-    parser.add_argument("--reef", type=Path, default=ROOT / "build/release/reef", help="the program to test (default: build/release/reef)")
+    parser.add_argument(
+        "--reef",
+        type=Path,
+        default=ROOT / "build/release/reef",
+        help="the program to test (default: build/release/reef)",
+    )
     parser.add_argument("--group", action="append", choices=GROUPS, help="only this group; may be repeated")
-    parser.add_argument("--models", type=Path, default=ROOT / "build/models", help="folder of generated models (default: build/models)")
-    parser.add_argument("--ocr", type=Path, default=ROOT / "build/demo/models", help="folder of OCR models (default: build/demo/models)")
+    parser.add_argument(
+        "--models", type=Path, default=ROOT / "build/models", help="folder of generated models (default: build/models)"
+    )
+    parser.add_argument(
+        "--ocr", type=Path, default=ROOT / "build/demo/models", help="folder of OCR models (default: build/demo/models)"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="inputs per model (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=1, help="batch of models with a dynamic one (default: %(default)s)")
+    parser.add_argument(
+        "--batch", type=int, default=1, help="batch of models with a dynamic one (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=2, help="threads for ONNX Runtime (default: %(default)s)")
-    parser.add_argument("--args", default="", metavar="TEXT", help='more arguments for reef run, such as "--device cpu"')
+    parser.add_argument(
+        "--args", default="", metavar="TEXT", help='more arguments for reef run, such as "--device cpu"'
+    )
     arguments = parser.parse_args()
 
     models = known_models(arguments.models, arguments.ocr)

@@ -48,17 +48,33 @@ def run_case(reef: Reef, case: Path, scratch: Path) -> Tuple[float, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("only", nargs="*", metavar="PART", help="only cases whose name contains PART")
-    parser.add_argument("--reef", type=Path, default=ROOT / "build/release/reef", help="the program to test (default: build/release/reef)")
-    parser.add_argument("--cases", type=Path, default=ROOT / "build/oracle/ops", help="folder of cases, made if missing (default: build/oracle/ops)")
+    parser.add_argument(
+        "--reef",
+        type=Path,
+        default=ROOT / "build/release/reef",
+        help="the program to test (default: build/release/reef)",
+    )
+    parser.add_argument(
+        "--cases",
+        type=Path,
+        default=ROOT / "build/oracle/ops",
+        help="folder of cases, made if missing (default: build/oracle/ops)",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="cases at a time (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, default=60, metavar="S", help="seconds per case (default: %(default)s)")
-    parser.add_argument("--args", default="", metavar="TEXT", help='more arguments for reef run, such as "--device cpu --units 1"')
+    parser.add_argument(
+        "--timeout", type=float, default=60, metavar="S", help="seconds per case (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--args", default="", metavar="TEXT", help='more arguments for reef run, such as "--device cpu --units 1"'
+    )
     parser.add_argument("--keep", action="store_true", help="keep reef's outputs and say where")
     parser.add_argument("--all-errors", action="store_true", help="print the error of cases that pass, too")
     arguments = parser.parse_args()
 
     if not list(arguments.cases.glob("*/case.json")):
-        if subprocess.run([sys.executable, str(Path(__file__).with_name("ops.py")), "--out", str(arguments.cases)]).returncode:
+        if subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("ops.py")), "--out", str(arguments.cases)]
+        ).returncode:
             fail("ops.py could not write the cases")
     cases = sorted(path.parent for path in arguments.cases.glob("*/case.json"))
     cases = [case for case in cases if not arguments.only or any(part in case.name for part in arguments.only)]

@@ -1,6 +1,7 @@
 /*
  * test_device.c - the device suite: every device of this build must behave like this, below the scheduler and above it.
  */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,7 +12,7 @@
 
 #include "base/clock.h"
 #include "base/futex.h"
-#include "chain_plan.h"
+#include "support/chain_plan.h"
 #include "device/device.h"
 
 enum { KERNELS = 9, ELEMS = 1 << 18, MAX_EVENTS = 256 };

@@ -4,8 +4,12 @@
 Needs torch, torchvision, transformers and onnxscript, which is why it is run once by hand and its output is committed
 (models/graphs/). Both exporters of PyTorch are covered, because they write different patterns for the same network:
 
-  resnet152       TorchScript, batch norm kept (TrainingMode.PRESERVE)    densenet201, vgg19, inception_v3   TorchScript defaults
-  *_dynamo        the dynamo exporter, the default since PyTorch 2.9      distilbert_eager                   attention spelled out
+  resnet152            TorchScript, batch norm kept (TrainingMode.PRESERVE)
+  resnet152_fused, densenet201, vgg19, inception_v3, distilbert
+                       TorchScript, its defaults, opset 17
+  distilbert_eager     attention spelled out instead of scaled_dot_product_attention
+  distilbert_opset14   LayerNorm spelled out
+  *_dynamo             the dynamo exporter, the default since PyTorch 2.9, opset 18
 
 Examples:
   python3 tools/models/export_torch.py --out models/graphs
@@ -24,13 +28,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-
 import stripped
 
 
 @dataclass(frozen=True)
 class Variant:
     """One file: which network, written by which exporter."""
+
     network: str
     dynamo: bool = False
     keep_batch_norm: bool = False
@@ -60,13 +64,20 @@ SEQUENCE = 128
 def network(variant: Variant):
     """The module in eval mode, every parameter different, so that no exporter merges equal ones."""
     import torch
+
     torch.manual_seed(0)
     if variant.network == "distilbert":
         from transformers import DistilBertConfig, DistilBertModel
+
         module = DistilBertModel(DistilBertConfig(attn_implementation=variant.attention))
     else:
         import torchvision
-        options = {"aux_logits": False, "init_weights": False, "transform_input": False} if variant.network == "inception_v3" else {}
+
+        options = (
+            {"aux_logits": False, "init_weights": False, "transform_input": False}
+            if variant.network == "inception_v3"
+            else {}
+        )
         module = getattr(torchvision.models, variant.network)(weights=None, **options)
     with torch.no_grad():
         for tensor in [*module.parameters(), *module.buffers()]:
@@ -77,6 +88,7 @@ def network(variant: Variant):
 
 def export(name: str, out: Path) -> str:
     import torch
+
     variant = VARIANTS[name]
     module = network(variant)
     if variant.network == "distilbert":
@@ -94,14 +106,34 @@ def export(name: str, out: Path) -> str:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        common = {"input_names": list(inputs) if variant.network == "distilbert" else ["input"], "output_names": outputs}
+        common = {
+            "input_names": list(inputs) if variant.network == "distilbert" else ["input"],
+            "output_names": outputs,
+        }
         if variant.dynamo:
-            torch.onnx.export(module, (), path, kwargs=inputs, dynamo=True, opset_version=18, external_data=False,
-                              dynamic_shapes={key: {axis: torch.export.Dim.DYNAMIC for axis in axes} for key in inputs}, **common)
+            torch.onnx.export(
+                module,
+                (),
+                path,
+                kwargs=inputs,
+                dynamo=True,
+                opset_version=18,
+                external_data=False,
+                dynamic_shapes={key: {axis: torch.export.Dim.DYNAMIC for axis in axes} for key in inputs},
+                **common,
+            )
         else:
             training = torch.onnx.TrainingMode.PRESERVE if variant.keep_batch_norm else torch.onnx.TrainingMode.EVAL
-            torch.onnx.export(module, tuple(inputs.values()), path, dynamo=False, opset_version=variant.opset, training=training,
-                              dynamic_axes={key: axes for key in [*common["input_names"], *outputs]}, **common)
+            torch.onnx.export(
+                module,
+                tuple(inputs.values()),
+                path,
+                dynamo=False,
+                opset_version=variant.opset,
+                training=training,
+                dynamic_axes={key: axes for key in [*common["input_names"], *outputs]},
+                **common,
+            )
         model = onnx.load(path)
     stripped_bytes = stripped.strip(model)
     target = out / f"{name}.onnx"
@@ -112,9 +144,14 @@ def export(name: str, out: Path) -> str:
 
 def export_in_child(name: str, out: Path) -> bool:
     start = time.monotonic()
-    child = subprocess.run([sys.executable, __file__, "--out", str(out), "--here", name], capture_output=True, text=True)
+    child = subprocess.run(
+        [sys.executable, __file__, "--out", str(out), "--here", name], capture_output=True, text=True
+    )
     line = (child.stdout if child.returncode == 0 else child.stderr).strip().splitlines()[-1:] or ["no output"]
-    print(f"{name:26} {'ok' if child.returncode == 0 else 'FAILED':6} {time.monotonic() - start:5.0f} s  {line[0]}", flush=True)
+    print(
+        f"{name:26} {'ok' if child.returncode == 0 else 'FAILED':6} {time.monotonic() - start:5.0f} s  {line[0]}",
+        flush=True,
+    )
     if child.returncode != 0:
         (out / f"{name}.log").write_text(child.stdout + child.stderr)
     return child.returncode == 0
@@ -123,7 +160,9 @@ def export_in_child(name: str, out: Path) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="files to write (default: all)")
-    parser.add_argument("--out", type=Path, default=Path("models/graphs"), help="folder to write to (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("models/graphs"), help="folder to write to (default: %(default)s)"
+    )
     parser.add_argument("--jobs", type=int, default=4, help="exports at a time (default: %(default)s)")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # export in this process
     arguments = parser.parse_args()

@@ -36,11 +36,12 @@ FIVE = ("resnet152", "densenet201", "vgg19", "inception_v3", "distilbert")
 Consumers = Dict[str, List[Tuple[onnx.NodeProto, int]]]
 
 RESIDUAL = 0.2  # a residual branch adds this much of its input's size, so that 50 blocks do not add up
-SMALL = 0.02    # standard deviation of biases, running means and transformer weights
+SMALL = 0.02  # standard deviation of biases, running means and transformer weights
 NEAR_ONE = 0.1  # half the width of the interval around 1 for scales and variances
 
 
 # ---- which weight plays which part -----------------------------------------------------------------------------------
+
 
 def consumers_of(graph: onnx.GraphProto) -> Consumers:
     consumers: Consumers = defaultdict(list)
@@ -67,8 +68,9 @@ def integer_attribute(node: onnx.NodeProto, name: str, default: int) -> int:
     return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
 
 
-def weight(tensor: onnx.TensorProto, rng: np.random.Generator, consumers: Consumers,
-           producers: Dict[str, onnx.NodeProto]) -> np.ndarray:
+def weight(
+    tensor: onnx.TensorProto, rng: np.random.Generator, consumers: Consumers, producers: Dict[str, onnx.NodeProto]
+) -> np.ndarray:
     """Draws one tensor, by what its first consumer does with it."""
     dims = tuple(tensor.dims)
 
@@ -110,6 +112,7 @@ def fill(model: onnx.ModelProto, name: str, seed: int) -> None:
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
+
 
 def stamp_of(graph_file: Path, seed: int) -> str:
     """Changes when the graph, the seed or this program changes."""
@@ -159,8 +162,12 @@ def check(path: Path) -> str:
     outputs = output_names(model)
     shapes = fixed_shapes(model)
     feeds = [random_feeds(model, shapes, seed) for seed in (1, 2)]
-    activations = [name for node in model.graph.node for name in node.output
-                   if name not in outputs and node.op_type in ("Conv", "Gemm", "MatMul", "Add", "Relu", "BatchNormalization")]
+    activations = [
+        name
+        for node in model.graph.node
+        for name in node.output
+        if name not in outputs and node.op_type in ("Conv", "Gemm", "MatMul", "Add", "Relu", "BatchNormalization")
+    ]
     for name in activations:
         model.graph.output.add(name=name)
     data = model.SerializeToString()
@@ -185,15 +192,21 @@ def check(path: Path) -> str:
         raise ToolError(f"{path.name}: output deviates by {deviation:.2g} only")
     if change < SMALLEST_DEVIATION * deviation:
         raise ToolError(f"{path.name}: output does not depend on the input")
-    return (f"output std {deviation:.3g}, another input moves it by {change:.3g}, largest of {len(activations)} "
-            f"activations {largest:.3g}")
+    return (
+        f"output std {deviation:.3g}, another input moves it by {change:.3g}, largest of {len(activations)} "
+        f"activations {largest:.3g}"
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="networks to write (default: the five of DISB)")
-    parser.add_argument("--out", type=Path, default=ROOT / "build/models", help="folder to write to (default: build/models)")
-    parser.add_argument("--graphs", type=Path, default=ROOT / "models/graphs", help="folder of stripped graphs (default: models/graphs)")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "build/models", help="folder to write to (default: build/models)"
+    )
+    parser.add_argument(
+        "--graphs", type=Path, default=ROOT / "models/graphs", help="folder of stripped graphs (default: models/graphs)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="seed of the weights (default: %(default)s)")
     parser.add_argument("--all", action="store_true", help="every graph, not only the five")
     parser.add_argument("--check", action="store_true", help="run each network and look at its activations")
@@ -212,7 +225,12 @@ def main() -> int:
         try:
             written = make(name, graphs[name], arguments.out, arguments.seed)
             target = arguments.out / f"{name}.onnx"
-            print(f"{target.stat().st_size / 1e6:.0f} MB in {time.monotonic() - start:.1f} s" if written else "up to date", flush=True)
+            print(
+                f"{target.stat().st_size / 1e6:.0f} MB in {time.monotonic() - start:.1f} s"
+                if written
+                else "up to date",
+                flush=True,
+            )
             if arguments.check:
                 print(f"    {check(target)}", flush=True)
         except ToolError as error:

@@ -17,8 +17,17 @@ MARK_VALUE = "stripped: dims and types only; tools/models/make_models.py draws t
 KEEP_BELOW_ELEMS = 16  # scalars, scales and other constants of the graph are smaller than any real weight
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-DATA_FIELDS = ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data", "string_data",
-               "external_data", "data_location")
+DATA_FIELDS = (
+    "raw_data",
+    "float_data",
+    "double_data",
+    "int32_data",
+    "int64_data",
+    "uint64_data",
+    "string_data",
+    "external_data",
+    "data_location",
+)
 
 
 def element_count(tensor: onnx.TensorProto) -> int:
@@ -27,7 +36,8 @@ def element_count(tensor: onnx.TensorProto) -> int:
 
 def has_data(tensor: onnx.TensorProto) -> bool:
     return element_count(tensor) == 0 or any(
-        len(getattr(tensor, field)) for field in DATA_FIELDS if field != "data_location")
+        len(getattr(tensor, field)) for field in DATA_FIELDS if field != "data_location"
+    )
 
 
 def without_data(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
