@@ -169,6 +169,7 @@ gemm_split REEF_ISA_FN(reef_gemm_split)(int64_t batch, int64_t m, int64_t n, int
 {
     double depth = (double)taps * (double)channels;
     double total_us = 2 * (double)batch * (double)m * (double)gemm_padded(n) * depth / (GEMM_GFLOPS * 1e3);
+    total_us = fmax(total_us, (double)batch * depth * (double)n * sizeof(float) / 14e3); /* a core's share of memory */
     double want = total_us / 100;
     if (total_us > 20) {
         want = fmax(want, fmin(3.0 * units, total_us / 10));
@@ -193,6 +194,9 @@ gemm_split REEF_ISA_FN(reef_gemm_split)(int64_t batch, int64_t m, int64_t n, int
         base = base < least ? least : base;
         for (int64_t m_tiles = base; m_tiles <= m && m_tiles < base + 4; m_tiles++) {
             double tiles = (double)(n_tiles * m_tiles * batch);
+            if (tiles < 0.6 * want && (n_tiles < panels || m_tiles < m)) {
+                continue;
+            }
             double rows = (double)((m + m_tiles - 1) / m_tiles);
             double cost = ceil(tiles / units) * tile_cost(rows, (double)tile_cols, depth, (double)taps);
             if (cost < best_cost) {

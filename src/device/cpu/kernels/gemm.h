@@ -31,7 +31,7 @@ enum { GEMM_MR = 4 }; /* 8 of 16: without fused steps a product needs a register
 #endif
 enum {
     GEMM_NR = 2 * VL,
-    GEMM_KC = 256, /* depth of a chunk: GEMM_KC x GEMM_NR floats of a panel stay in the first-level cache */
+    GEMM_KC = 384, /* depth of a chunk: GEMM_KC x GEMM_NR floats of a panel stay in the first-level cache */
     GEMM_ACC_FLOATS = 48 << 10, /* most results of one tile */
     GEMM_TABLE_ROWS = 8 << 10,  /* most (row, tap) pointers of one tile, unless a single group has more */
 };
