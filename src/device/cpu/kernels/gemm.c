@@ -110,7 +110,7 @@ static const gemm_ukr ukrs[GEMM_MR][2] = {
 static bool run_chunk(const gemm_block *b, int64_t t, int64_t taps, int64_t skip, int64_t kc, reef_tile_ctx *ctx)
 {
     int64_t depth = b->taps * b->channels, groups = gemm_groups(b->rows);
-    bool first = t == 0 && skip == 0 && b->skip == 0;
+    bool first = t == 0 && skip == 0 && b->skip == 0, last = t + taps == b->taps && skip + kc == b->channels;
     for (int64_t j = 0; j < b->cols; j += GEMM_NR) {
         int wide = b->cols - j >= GEMM_NR;
         const float *w = b->panels + j * depth + (t * b->channels + skip) * (wide ? GEMM_NR : VL);
@@ -118,6 +118,13 @@ static bool run_chunk(const gemm_block *b, int64_t t, int64_t taps, int64_t skip
             int64_t r = gemm_group_start(b->rows, groups, g), n = gemm_group_start(b->rows, groups, g + 1) - r;
             if (reef_tile_abandoned(ctx)) {
                 return false;
+            }
+            for (int64_t i = r; last && b->soon && i < r + n; i++) { /* epilogues wait for lines to own otherwise */
+                const float *y = b->soon + i * b->soon_stride + j;
+                __builtin_prefetch(y, 1);
+                if (wide && VL == 16) {
+                    __builtin_prefetch(y + VL, 1);
+                }
             }
             ukrs[n - 1][wide](b->table + r * b->taps + t * n, taps, skip + b->skip, kc, w, b->acc + r * b->ld + j,
                               b->ld, first);

@@ -21,7 +21,7 @@
 
 enum {
     IGEMM_PATCH_CHANNELS = 15,    /* up to here patches are copied */
-    IGEMM_PATCH_FLOATS = 6 << 10, /* about the size of the buffer that they are copied to */
+    IGEMM_PATCH_FLOATS = 3 << 10, /* about the size of the buffer that they are copied to */
 };
 
 typedef struct igemm_phase {
@@ -150,29 +150,51 @@ static inline void igemm_point(const igemm *c, const igemm_phase *p, const igemm
     }
 }
 
-/* The whole patch of one pixel: taps in order, channels of each. Writes up to VL - 1 floats more. */
+/* The whole patch of one pixel: taps in order, channels of each. */
 static inline void igemm_copy_patch(const igemm *c, const igemm_phase *p, const igemm_walk *w, const float *x,
-                                    const float *x_end, float *out)
+                                    float *out)
 {
     const float *at = igemm_origin(c, w, x);
-    int64_t ch = c->channels, run = c->kernel_w * ch;
-    if (c->x.w == ch && c->dilation_w == 1 && igemm_inside(c, p, w, 1) &&
-        at + p->offset[p->taps - 1] + ch + VL <= x_end) {
-        for (int64_t t = 0; t < p->taps; t += c->kernel_w, out += run) { /* kernel rows are runs in memory */
-            const float *from = at + p->offset[t];
-            for (int64_t k = 0; k < run; k += VL) {
-                v_store(out + k, v_load(from + k));
-            }
-        }
-        return;
-    }
-    int64_t y0 = w->r * c->in_step[0], x0 = w->c * c->in_step[1];
+    int64_t ch = c->channels, y0 = w->r * c->in_step[0], x0 = w->c * c->in_step[1];
     for (int64_t t = 0; t < p->taps; t++, out += ch) {
         int64_t iy = y0 + p->shift[2 * t], ix = x0 + p->shift[2 * t + 1];
         bool inside = iy >= 0 && iy < c->in_h && ix >= 0 && ix < c->in_w;
         for (int64_t k = 0; k < ch; k++) {
             out[k] = inside ? at[p->offset[t] + k] : 0;
         }
+    }
+}
+
+/* Patches of n pixels in one row, walking on. Where kernel rows are runs in memory they are copied a vector at a time,
+ * which writes up to VL - 1 floats more and reads as many, but not beyond x_end. */
+static inline void igemm_copy_patches(const igemm *c, const igemm_phase *p, igemm_walk *w, int64_t n, const float *x,
+                                      const float *x_end, float *out)
+{
+    int64_t ch = c->channels, run = c->kernel_w * ch, step = c->in_step[1] * c->x.w, ld = c->patch_ld;
+    bool runs = c->x.w == ch && c->dilation_w == 1;
+    while (n > 0) {
+        int64_t inside = (c->in_w - 1 - p->high[1] - w->c * c->in_step[1]) / c->in_step[1] + 1;
+        const float *at = igemm_origin(c, w, x);
+        inside = inside < n ? inside : n;
+        if (!runs || inside < 1 || !igemm_inside(c, p, w, inside) ||
+            at + (inside - 1) * step + p->offset[p->taps - 1] + ch + VL > x_end) {
+            igemm_copy_patch(c, p, w, x, out);
+            inside = 1;
+        } else {
+            for (int64_t i = 0; i < inside; i++, at += step) {
+                float *to = out + i * ld;
+                for (int64_t t = 0; t < p->taps; t += c->kernel_w, to += run) {
+                    const float *from = at + p->offset[t];
+                    for (int64_t k = 0; k < run; k += VL) {
+                        v_store(to + k, v_load(from + k));
+                    }
+                }
+            }
+        }
+        out += inside * ld;
+        n -= inside;
+        w->c += inside - 1;
+        igemm_walk_next(p, w);
     }
 }
 
@@ -214,6 +236,7 @@ static inline bool igemm_run_patches(const igemm *c, const igemm_tile *t, const 
     const float *x_end = x + (c->images - 1) * c->x.n + (c->in_h - 1) * c->x.h + (c->in_w - 1) * c->x.w + c->channels;
     int64_t blocks = (t->pixels + c->patch_rows - 1) / c->patch_rows;
     float *acc = block->acc;
+    const float *soon = block->soon;
     for (int64_t i = 0; i < c->patch_rows; i++) {
         table[i] = patches + i * c->patch_ld;
     }
@@ -227,8 +250,10 @@ static inline bool igemm_run_patches(const igemm *c, const igemm_tile *t, const 
         int64_t start = gemm_cut(t->pixels, blocks, b);
         block->rows = gemm_cut(t->pixels, blocks, b + 1) - start;
         block->acc = acc + start * block->ld;
-        for (int64_t i = 0; i < block->rows; i++, igemm_walk_next(p, &w)) {
-            igemm_copy_patch(c, p, &w, x, x_end, patches + i * c->patch_ld);
+        block->soon = soon ? soon + start * block->soon_stride : NULL;
+        for (int64_t i = 0, n; i < block->rows; i += n) {
+            n = block->rows - i < p->cols - w.c ? block->rows - i : p->cols - w.c;
+            igemm_copy_patches(c, p, &w, n, x, x_end, patches + i * c->patch_ld);
         }
         if (!REEF_ISA_FN(reef_gemm_run)(block, ctx)) {
             return false;
@@ -280,6 +305,11 @@ static inline reef_tile_result igemm_tile_run(const void *args, char *const *bas
             .acc = ctx->scratch,
             .ld = ld,
         };
+        if (c->dense_y) {
+            block.soon = (const float *)base[c->y.storage] + c->y.offset + t.group * c->filters + t.col +
+                         t.pixel / (p->rows * p->cols) * c->y.n + t.pixel % (p->rows * p->cols) * c->y.w;
+            block.soon_stride = c->y.w;
+        }
         if (c->patches ? !igemm_run_patches(c, &t, x, &block, table, patches, ctx)
                        : !igemm_run_pointers(c, &t, x, &block, table, ctx)) {
             return REEF_TILE_ABANDONED;
