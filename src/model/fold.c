@@ -60,8 +60,8 @@ static reef_status make_out(reef_infer *infer, size_t k, char **out)
     reef_value *value = infer->node->out[k];
     int64_t elems = reef_value_elems(value);
     void *memory = NULL;
-    TRY(charge(infer, elems));
     TRY(reef_fold_storage(infer, (size_t)elems * reef_dtype_bytes(value->dtype), &memory));
+    TRY(charge(infer, elems));
     value->data = memory;
     value->bytes = (size_t)elems * reef_dtype_bytes(value->dtype);
     *out = memory;
