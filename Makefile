@@ -162,6 +162,18 @@ test-cli: $(O)/reef-fake $(O)/reef
 	python3 tests/cli/test_cli.py --reef $(O)/reef-fake --fake
 	python3 tests/cli/test_cli.py --reef $(O)/reef
 
+# Programs that the tests' scripts call: tests/model/NAME.c becomes $(O)/tests/NAME.
+$(O)/tests/%: tests/model/%.c $(O)/libreef.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -o $@ $< $(O)/libreef.a $(LDLIBS)
+
+# make build/fuzz/fuzz_onnx CLANG=clang: a libFuzzer program; tests/fuzz/seeds.py writes it a corpus.
+CLANG ?= clang
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(wildcard src/base/*.c src/model/*.c src/model/*.h)
+	@mkdir -p $(@D)
+	$(CLANG) -std=c17 -O1 -g -fsanitize=fuzzer,address,undefined,float-cast-overflow -fno-sanitize-recover=all \
+	    $(CPPFLAGS) -o $@ $< $(wildcard src/base/*.c src/model/*.c) $(LDLIBS)
+
 clean:
 	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan
 
