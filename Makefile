@@ -92,6 +92,25 @@ $(O)/%.$(1).o: %.c
 endef
 $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
 
+# --- install -------------------------------------------------------------------------------------------------------
+.PHONY: install
+$(O)/reef.pc: Makefile
+	@mkdir -p $(@D)
+	@printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' 'libdir=$${prefix}/lib' '' 'Name: reef' \
+	    'Description: real-time and best-effort neural-network inference on one device' 'Version: $(VERSION)' \
+	    'Libs: -L$${libdir} -lreef' 'Libs.private: $(LDLIBS)' 'Cflags: -I$${includedir}' > $@
+
+# make install PREFIX=/usr/local [DESTDIR=]
+install: all $(O)/reef.pc
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include/reef $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -m 755 $(O)/reef $(DESTDIR)$(PREFIX)/bin/reef
+	install -m 644 include/reef/*.h $(DESTDIR)$(PREFIX)/include/reef/
+	install -m 644 $(O)/libreef.a $(DESTDIR)$(PREFIX)/lib/
+	install -m 755 $(O)/libreef.so $(DESTDIR)$(PREFIX)/lib/libreef.so.$(VERSION)
+	ln -sf libreef.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libreef.so.0
+	ln -sf libreef.so.0 $(DESTDIR)$(PREFIX)/lib/libreef.so
+	install -m 644 $(O)/reef.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/reef.pc
+
 # --- tests -------------------------------------------------------------------------------------------------------
 # One program per file in tests/unit; the fakes and references in tests/support are a library of their own.
 TEST_SRC    := $(wildcard tests/unit/*.c)
