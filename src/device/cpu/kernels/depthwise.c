@@ -140,11 +140,7 @@ static reef_tile_result run(const void *args, char *const *base, uint32_t index,
         w.c += done - 1;
         igemm_walk_next(p, &w);
     }
-    if (reef_tile_abandoned(ctx)) {
-        return REEF_TILE_ABANDONED;
-    }
-    igemm_store(c, &t, base, acc, ld, channel, channels);
-    return REEF_TILE_DONE;
+    return igemm_store(c, &t, base, acc, ld, channel, channels, ctx) ? REEF_TILE_DONE : REEF_TILE_ABANDONED;
 }
 
 REEF_ISA_PREPARE(depthwise)
