@@ -75,7 +75,10 @@ static reef_status load_plan(const char *path, const reef_model_options *options
                              reef_error *error)
 {
     reef_graph *graph = NULL;
-    reef_status status = reef_graph_load(path, &graph, error);
+    reef_status status = reef_graph_load(path, &graph, error); /* its errors name the file */
+    if (status) {
+        return status;
+    }
     for (size_t i = 0; !status && i < options->n_shapes; i++) {
         const reef_shape *shape = &options->shapes[i];
         status = reef_graph_set_shape(graph, shape->input, shape->dims, shape->rank, error);
@@ -92,6 +95,7 @@ static reef_status load_plan(const char *path, const reef_model_options *options
     }
     if (status) {
         reef_graph_destroy(graph);
+        reef_error_prefix(error, "%s: ", path);
     }
     return status;
 }
@@ -107,13 +111,14 @@ reef_status reef_model_load(reef_device *device, const char *path, const reef_mo
         options->progress(options->progress_context, "reading", 0, 2);
     }
     reef_status status = load_plan(path, options, &plan, &nodes, error);
+    if (status) {
+        return status;
+    }
     if (options->progress) {
         options->progress(options->progress_context, "compiling", 1, 2);
     }
     reef_model *model = NULL;
-    if (!status) {
-        status = model_from_plan(device, plan, &model, error);
-    }
+    status = model_from_plan(device, plan, &model, error);
     if (status) {
         reef_error_prefix(error, "%s: ", path);
         return status;
