@@ -12,8 +12,8 @@
 
 #include "base/clock.h"
 #include "base/futex.h"
-#include "support/chain_plan.h"
 #include "device/device.h"
+#include "support/chain_plan.h"
 
 enum { KERNELS = 9, ELEMS = 1 << 18, MAX_EVENTS = 256 };
 

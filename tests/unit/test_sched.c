@@ -9,8 +9,8 @@
 
 #include <cmocka.h>
 
-#include "support/fake_device.h"
 #include "sched/sched.h"
+#include "support/fake_device.h"
 
 enum { UNITS = 4, MAX_TASKS = 8 };
 
