@@ -37,7 +37,7 @@ struct reef_session {
     const void **pointers; /* the requests' input and output tables */
     reef_list live;
     unsigned n_requests, handed_out;
-    unsigned inside; /* threads between taking a request and the scheduler having it, or cancelling one */
+    unsigned inside;      /* threads between taking a request and the scheduler having it, or cancelling one */
     bool closing, orphan; /* orphan: destroyed, memory kept for handles that are still out */
     reef_session_stats stats;
 };

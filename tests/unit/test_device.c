@@ -12,8 +12,8 @@
 
 #include "base/clock.h"
 #include "base/futex.h"
-#include "support/chain_plan.h"
 #include "device/device.h"
+#include "support/chain_plan.h"
 
 enum { KERNELS = 9, ELEMS = 1 << 18, MAX_EVENTS = 256 };
 
@@ -118,6 +118,28 @@ static void a_launch_runs_every_kernel_and_reports_once(void **state)
     assert_true(b->events[0].start_ns > 0 && b->events[0].end_ns >= b->events[0].start_ns);
     assert_int_equal(b->ops->progress(b->instance), KERNELS);
     assert_answer(b);
+}
+
+/* The unit that reports a launch need not be the one that ran its last tile. */
+static void an_event_carries_the_end_of_the_last_tile(void **state)
+{
+    bench *b = *state;
+    reef_plan *plan;
+    reef_program *program;
+    reef_instance *instance;
+    assert_int_equal(reef_plan_create_synthetic(1, 1, 1000, &plan), REEF_OK);
+    assert_int_equal(b->ops->program_create(b->dev, plan, &program, NULL), REEF_OK);
+    assert_int_equal(b->ops->instance_create(program, &instance), REEF_OK);
+    for (int i = 0; i < 5000; i++) {
+        atomic_store(&b->n_events, 0);
+        b->ops->begin(instance, 0, NULL, NULL);
+        assert_int_equal(b->ops->launch(b->rt, &(reef_launch){.instance = instance, .count = 1}), REEF_OK);
+        wait_events(b, 1);
+        assert_true(b->events[0].end_ns >= b->events[0].start_ns + 1000);
+    }
+    b->ops->instance_destroy(instance);
+    b->ops->program_destroy(program);
+    reef_plan_destroy(plan);
 }
 
 static void a_full_queue_refuses_and_keeps_what_it_has(void **state)
@@ -264,6 +286,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(a_launch_runs_every_kernel_and_reports_once),
+        T(an_event_carries_the_end_of_the_last_tile),
         T(a_full_queue_refuses_and_keeps_what_it_has),
         T(leased_launches_run_only_inside_the_lease),
         T(evicting_what_has_not_started_drops_it_silently),

@@ -187,6 +187,8 @@ static bool run_tile(tile_run *run, cpu_instance *instance, uint32_t epoch, uint
         return false;
     }
     add_relaxed(&unit->tiles_run, 1);
+    /* Before the tile counts as finished: whoever sees the last one may report the launch at once. */
+    atomic_store_explicit(&run->launch->end_ns, run->now_ns, memory_order_relaxed);
     if (cpu_finish_tile(instance, epoch, kernel)) {
         cpu_bump(device);
     }
@@ -247,7 +249,6 @@ static void run_launch(cpu_unit *unit, cpu_launch *launch, bool shared, uint32_t
         if (!run_tile(run, instance, launch->epoch, kernel, tile, !launch->realtime, leased)) {
             return;
         }
-        atomic_store_explicit(&launch->end_ns, run->now_ns, memory_order_relaxed);
         bool changed = atomic_load_explicit(&device->changes, memory_order_relaxed) != seen;
         if (leased ? shared && run->now_ns - began > CPU_SHARE_NS : shared || changed) {
             return;
