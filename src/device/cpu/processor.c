@@ -250,7 +250,8 @@ static void run_launch(cpu_unit *unit, cpu_launch *launch, bool shared, uint32_t
             return;
         }
         bool changed = atomic_load_explicit(&device->changes, memory_order_relaxed) != seen;
-        if (leased ? shared && run->now_ns - began > CPU_SHARE_NS : shared || changed) {
+        /* `shared` is as old as the attachment: a worker that stays looks again after its time in any case. */
+        if (leased ? run->now_ns - began > CPU_SHARE_NS : shared || changed) {
             return;
         }
     }
@@ -284,6 +285,7 @@ void *cpu_unit_main(void *argument)
             continue;
         }
         launch->attached++;
+        queue->turn_ns = atomic_load_explicit(&queue->service_ns, memory_order_relaxed);
         pthread_mutex_unlock(&device->lock);
         tile_run run = {.unit = unit, .launch = launch, .now_ns = reef_now_ns()};
         run_launch(unit, launch, shared, seen, &run);
