@@ -234,6 +234,36 @@ static void preempted_anywhere_and_launched_again_the_answer_is_the_same(void **
     assert_true(cut > 20);
 }
 
+static void a_kernel_that_is_no_transaction_is_stopped_between_tiles_only(void **state)
+{
+    bench *b = *state;
+    reef_plan *plan;
+    reef_program *program;
+    reef_instance *instance;
+    assert_int_equal(reef_plan_create_synthetic(1, 300, 100000, &plan), REEF_OK);
+    plan->kernels[0].transaction = false;
+    plan->kernels[0].why_not = "the test says so";
+    assert_int_equal(b->ops->program_create(b->dev, plan, &program, NULL), REEF_OK);
+    assert_int_equal(b->ops->instance_create(program, &instance), REEF_OK);
+    b->ops->begin(instance, 0, NULL, NULL);
+    b->ops->launch(b->be, &(reef_launch){.instance = instance, .count = 1, .mode = REEF_LAUNCH_LEASED});
+    while (b->ops->progress(instance) == 0) {
+        struct timespec moment = {.tv_nsec = 200000};
+        b->ops->lease(b->dev, reef_lease_make(3, 3));
+        nanosleep(&moment, NULL);
+        b->ops->lease(b->dev, reef_lease_make(0, 3));
+        nanosleep(&moment, NULL);
+    }
+    wait_events(b, 1);
+    reef_dev_stats stats;
+    b->ops->stats(b->dev, &stats);
+    assert_int_equal(stats.tiles_abandoned, 0);
+    assert_int_equal(stats.tiles_run, 300);
+    b->ops->instance_destroy(instance);
+    b->ops->program_destroy(program);
+    reef_plan_destroy(plan);
+}
+
 static void real_time_launches_run_while_best_effort_units_are_taken_away(void **state)
 {
     bench *b = *state;
@@ -404,6 +434,7 @@ int main(void)
         T(leased_launches_run_only_inside_the_lease),
         T(evicting_what_has_not_started_drops_it_silently),
         T(preempted_anywhere_and_launched_again_the_answer_is_the_same),
+        T(a_kernel_that_is_no_transaction_is_stopped_between_tiles_only),
         T(real_time_launches_run_while_best_effort_units_are_taken_away),
         T(padded_tiles_advance_the_other_instance_exactly),
         cmocka_unit_test(a_worker_that_stays_makes_room_for_a_queue_that_comes_later),

@@ -167,8 +167,10 @@ static bool run_tile(tile_run *run, cpu_instance *instance, uint32_t epoch, uint
     cpu_unit *unit = run->unit;
     cpu_device *device = unit->device;
     const reef_cpu_kernel *code = &cpu_program_of(instance)->kernels[kernel];
+    /* What is no transaction is only stopped between tiles. */
+    bool may_stop = leased && code->epilogue_only && instance->base.program->plan->kernels[kernel].transaction;
     reef_tile_ctx ctx = {
-        .lease = leased ? &device->lease : NULL,
+        .lease = may_stop ? &device->lease : NULL,
         .unit = unit->index,
         .scratch = unit->scratch,
         .polls_left = UINT64_MAX,
