@@ -252,7 +252,7 @@ reef_status preempt_chart_write(const preempt_report *report, const char *path, 
     double bottom = TOP;
     const char *last = NULL;
     for (size_t i = 0; i < report->n_rows; i++) {
-        bottom += last && strcmp(last, report->rows[i].be) ? 32 : 22;
+        bottom += last && strcmp(last, report->rows[i].be) != 0 ? 32 : 22;
         last = report->rows[i].be;
     }
     bottom += 6;
@@ -275,7 +275,7 @@ reef_status preempt_chart_write(const preempt_report *report, const char *path, 
     }
     for (size_t i = 0; i < report->n_rows; i++) {
         const preempt_row *row = &report->rows[i];
-        bool new_load = !last || strcmp(last, row->be);
+        bool new_load = !last || strcmp(last, row->be) != 0;
         char text[80];
         if (new_load) {
             y += last ? 10 : 0;

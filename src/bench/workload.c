@@ -184,7 +184,7 @@ static reef_status parse_arrival(const place *at, json_t *client, bench_arrival 
     }
     const char *kind = json_string_value(json_object_get(object, "kind"));
     size_t i = 0;
-    while (i < 4 && (!kind || strcmp(kind, arrival_names[i]))) {
+    while (i < 4 && (!kind || strcmp(kind, arrival_names[i]) != 0)) {
         i++;
     }
     if (i == 4) {
@@ -346,7 +346,7 @@ static reef_status parse_client(place *at, json_t *object, size_t index, bench_c
     }
     out->has_seed = json_object_get(object, "seed") != NULL;
     out->weight = (unsigned)weight;
-    if (strcmp(service_class, "rt") && strcmp(service_class, "be")) {
+    if (strcmp(service_class, "rt") != 0 && strcmp(service_class, "be") != 0) {
         return bad(at, "class", "must be rt or be, not '%.40s'", service_class);
     }
     out->service_class = service_class[0] == 'r' ? REEF_RT : REEF_BE;

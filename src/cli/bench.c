@@ -52,7 +52,7 @@ static int bench_workload_command(const bench_args *args, const char *spec)
     bench_form form = BENCH_FORM_DEFAULT;
     if (args->form) {
         bool matched = !strcmp(args->form, "matched");
-        if (!matched && strcmp(args->form, "published")) {
+        if (!matched && strcmp(args->form, "published") != 0) {
             return cli_usage(name_of_command, "--form: '%s' is neither published nor matched", args->form);
         }
         form = matched ? BENCH_FORM_MATCHED : BENCH_FORM_PUBLISHED;

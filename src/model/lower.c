@@ -130,7 +130,7 @@ static reef_status check_operators(reef_lower *l)
         if (seen) {
             continue;
         }
-        const bool other_domain = node->domain[0] && strcmp(node->domain, "ai.onnx");
+        const bool other_domain = node->domain[0] && strcmp(node->domain, "ai.onnx") != 0;
         const int n = snprintf(names + length, sizeof names - length, "%s%s%s%s (node '%.80s')", length ? ", " : "",
                                other_domain ? node->domain : "", other_domain ? "." : "", node->op, node->name);
         if (n < 0 || (size_t)n >= sizeof names - length - 24) {

@@ -610,7 +610,7 @@ reef_status reef_lower_elt(reef_lower *l, const reef_node *node)
     }
     if (!compile(l, node, &p)) {
         const reef_node *at = p.failed ? p.failed : node;
-        const bool dtype = p.why && strcmp(p.why, "operator") && strcmp(p.why, "more than 8 operands");
+        const bool dtype = p.why && strcmp(p.why, "operator") != 0 && strcmp(p.why, "more than 8 operands") != 0;
         return reef_node_fail(at, l->error, dtype ? REEF_DTYPE : REEF_UNSUPPORTED, "%s is not implemented here",
                               p.why ? p.why : "so large an expression");
     }
