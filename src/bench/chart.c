@@ -132,7 +132,8 @@ static void short_text(double us, char *text, size_t size)
 static void draw_log_axis(FILE *out, const axis *a, double top, double bottom, tick_text text_of)
 {
     double decades = log10(a->high / a->low);
-    for (double tick = a->low; tick <= a->high * 1.001; tick = next_tick(tick)) {
+    double tick = a->low;
+    while (tick <= a->high * 1.001) {
         double lead = tick / pow(10, floor(log10(tick) + 1e-9));
         char text[32];
         line(out, "grid", place_on(a, tick), top, place_on(a, tick), bottom, 1);
@@ -140,6 +141,7 @@ static void draw_log_axis(FILE *out, const axis *a, double top, double bottom, t
             text_of(tick, text, sizeof text);
             label(out, place_on(a, tick), bottom + 16, "soft small", "middle", text);
         }
+        tick = next_tick(tick);
     }
 }
 
