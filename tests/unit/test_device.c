@@ -264,6 +264,34 @@ static void a_kernel_that_is_no_transaction_is_stopped_between_tiles_only(void *
     reef_plan_destroy(plan);
 }
 
+/* Narrow kernels are passed on without waking anybody; a unit that leaves between two of them must tell the others. */
+static void units_that_leave_between_kernels_hand_the_work_over(void **state)
+{
+    bench *b = *state;
+    reef_plan *plan;
+    reef_program *program;
+    reef_instance *instance;
+    assert_int_equal(reef_plan_create_synthetic(3000, 1, 5000, &plan), REEF_OK);
+    assert_int_equal(b->ops->program_create(b->dev, plan, &program, NULL), REEF_OK);
+    assert_int_equal(b->ops->instance_create(program, &instance), REEF_OK);
+    struct timespec moment = {.tv_nsec = 4000000}; /* the other units have gone to sleep */
+    for (int round = 0; round < 40; round++) {
+        b->ops->lease(b->dev, reef_lease_make(0, 3));
+        b->ops->begin(instance, 0, NULL, NULL);
+        atomic_store(&b->n_events, 0);
+        b->ops->launch(b->be, &(reef_launch){.instance = instance, .count = 3000, .mode = REEF_LAUNCH_LEASED});
+        for (unsigned first = 1; first < 3; first++) {
+            nanosleep(&moment, NULL);
+            /* From either side in turn: whoever was left last time is quickest to take the work, and loses it. */
+            b->ops->lease(b->dev, round % 2 ? reef_lease_make(0, 3 - first) : reef_lease_make(first, 3));
+        }
+        wait_events(b, 1);
+    }
+    b->ops->instance_destroy(instance);
+    b->ops->program_destroy(program);
+    reef_plan_destroy(plan);
+}
+
 static void real_time_launches_run_while_best_effort_units_are_taken_away(void **state)
 {
     bench *b = *state;
@@ -435,6 +463,7 @@ int main(void)
         T(evicting_what_has_not_started_drops_it_silently),
         T(preempted_anywhere_and_launched_again_the_answer_is_the_same),
         T(a_kernel_that_is_no_transaction_is_stopped_between_tiles_only),
+        T(units_that_leave_between_kernels_hand_the_work_over),
         T(real_time_launches_run_while_best_effort_units_are_taken_away),
         T(padded_tiles_advance_the_other_instance_exactly),
         cmocka_unit_test(a_worker_that_stays_makes_room_for_a_queue_that_comes_later),

@@ -158,7 +158,16 @@ typedef struct tile_run {
     cpu_launch *launch;
     uint64_t now_ns; /* when the last tile ended: one clock reading per tile */
     uint64_t service_ns;
+    bool owes_bump; /* opened a kernel of one tile and told nobody, being about to take that tile itself */
 } tile_run;
+
+/* Is the kernel that the unit has just opened work for others? One tile of it the unit takes itself. */
+static bool opens_for_others(const cpu_launch *launch, const cpu_instance *instance, uint32_t kernel)
+{
+    return launch->instance != instance || launch->n_pads ||
+           kernel + 1 >= atomic_load_explicit(&launch->end, memory_order_relaxed) ||
+           cpu_tiles(instance, kernel + 1) > 1;
+}
 
 /* Runs one claimed tile. Returns false when it was abandoned. */
 static bool run_tile(tile_run *run, cpu_instance *instance, uint32_t epoch, uint32_t kernel, uint32_t tile, bool be,
@@ -197,7 +206,11 @@ static bool run_tile(tile_run *run, cpu_instance *instance, uint32_t epoch, uint
     /* Before the tile counts as finished: whoever sees the last one may report the launch at once. */
     atomic_store_explicit(&run->launch->end_ns, run->now_ns, memory_order_relaxed);
     if (cpu_finish_tile(instance, epoch, kernel)) {
-        cpu_bump(device);
+        if (opens_for_others(run->launch, instance, kernel)) {
+            cpu_bump(device);
+        } else {
+            run->owes_bump = true;
+        }
     }
     return true;
 }
@@ -252,6 +265,7 @@ static void run_launch(cpu_unit *unit, cpu_launch *launch, bool shared, uint32_t
             }
             continue;
         }
+        run->owes_bump = false;
         note_start(launch, run->now_ns);
         if (!run_tile(run, instance, launch->epoch, kernel, tile, !launch->realtime, leased)) {
             return;
@@ -296,6 +310,9 @@ void *cpu_unit_main(void *argument)
         pthread_mutex_unlock(&device->lock);
         tile_run run = {.unit = unit, .launch = launch, .now_ns = reef_now_ns()};
         run_launch(unit, launch, shared, seen, &run);
+        if (run.owes_bump) {
+            cpu_bump(device); /* it left without that tile */
+        }
         pthread_mutex_lock(&device->lock);
         launch->attached--;
         atomic_fetch_add_explicit(&queue->service_ns, run.service_ns / queue->weight, memory_order_relaxed);
