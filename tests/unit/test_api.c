@@ -233,6 +233,12 @@ static void wait_until_running(const reef_session *session)
     } while (!stats.running);
 }
 
+/* Answers are compared to the last bit. */
+static bool same_bits(const void *a, const void *b, size_t bytes)
+{
+    return memcmp(a, b, bytes) == 0;
+}
+
 static uint64_t now_ns(void)
 {
     struct timespec t;
@@ -298,7 +304,7 @@ typedef struct answered {
 static void check_and_release(void *context, reef_request *request, const reef_request_info *info)
 {
     answered *a = context;
-    atomic_fetch_add(&a->r.wrong, info->status != REEF_OK || memcmp(a->y, a->w->y, sizeof a->y) != 0);
+    atomic_fetch_add(&a->r.wrong, info->status != REEF_OK || !same_bits(a->y, a->w->y, sizeof a->y));
     reef_request_release(request);
     atomic_fetch_add(&a->r.fired, 1);
 }
@@ -734,7 +740,7 @@ static void slot_ended(void *context, reef_request *request, const reef_request_
     stress *s = at->s;
     (void)request;
     if (info->status == REEF_OK) {
-        atomic_fetch_add(&s->wrong, at->asks && memcmp(at->y, s->y[at->question], sizeof at->y) != 0);
+        atomic_fetch_add(&s->wrong, at->asks && !same_bits(at->y, s->y[at->question], sizeof at->y));
     } else if (info->status != REEF_CANCELLED && info->status != REEF_DEADLINE) {
         atomic_fetch_add(&s->unexpected, 1);
     }
