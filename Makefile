@@ -147,7 +147,10 @@ $(O)/tests/test_bench: $(O)/libbench.a $(O)/libfake.a
 $(TEST_BIN): $(O)/tests/%: $(O)/tests/unit/%.o $(O)/libsupport.a $(O)/libreef.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(SAN) -o $@ $< $(O)/libsupport.a $(ENGINE) -lcmocka $(LDLIBS)
+	$(Q)$(CC) $(SAN) $(WRAP) -o $@ $< $(O)/libsupport.a $(ENGINE) -lcmocka $(LDLIBS)
+# Its allocations fail when the test wants them to.
+$(O)/tests/test_nomem: WRAP := $(foreach f,malloc calloc realloc aligned_alloc strdup strndup realpath asprintf mmap \
+                                           pthread_create,-Wl,--wrap=$(f))
 
 # A model through the interpreter instead of a device: tests/oracle/plan_check.c.
 $(O)/tests/oracle/plan_check.o: CPPFLAGS += -Itests

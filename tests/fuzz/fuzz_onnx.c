@@ -45,7 +45,7 @@ static void check_inferred(const reef_graph *graph)
 {
     for (size_t i = 0; i < graph->n_nodes; i++) {
         const reef_node *node = graph->nodes[i];
-        for (size_t k = 0; k < node->n_in + node->n_out; k++) {
+        for (size_t k = 0; k < node->n_in + node->n_out && !node->dead; k++) {
             const reef_value *value = k < node->n_in ? node->in[k] : node->out[k - node->n_in];
             int64_t elems;
             if (!value || (k >= node->n_in && !value->uses)) {
