@@ -75,7 +75,10 @@ static reef_status load_plan(const char *path, const reef_model_options *options
                              reef_error *error)
 {
     reef_graph *graph = NULL;
-    reef_status status = reef_graph_load(path, &graph, error);
+    reef_status status = reef_graph_load(path, &graph, error); /* its errors name the file */
+    if (status) {
+        return status;
+    }
     for (size_t i = 0; !status && i < options->n_shapes; i++) {
         const reef_shape *shape = &options->shapes[i];
         status = reef_graph_set_shape(graph, shape->input, shape->dims, shape->rank, error);
@@ -92,6 +95,7 @@ static reef_status load_plan(const char *path, const reef_model_options *options
     }
     if (status) {
         reef_graph_destroy(graph);
+        reef_error_prefix(error, "%s: ", path);
     }
     return status;
 }
@@ -107,13 +111,14 @@ reef_status reef_model_load(reef_device *device, const char *path, const reef_mo
         options->progress(options->progress_context, "reading", 0, 2);
     }
     reef_status status = load_plan(path, options, &plan, &nodes, error);
+    if (status) {
+        return status;
+    }
     if (options->progress) {
         options->progress(options->progress_context, "compiling", 1, 2);
     }
     reef_model *model = NULL;
-    if (!status) {
-        status = model_from_plan(device, plan, &model, error);
-    }
+    status = model_from_plan(device, plan, &model, error);
     if (status) {
         reef_error_prefix(error, "%s: ", path);
         return status;
@@ -200,6 +205,7 @@ static uint64_t kernel_solo_ns(const reef_model *model, size_t k)
 void reef_model_info_get(const reef_model *model, reef_model_info *out)
 {
     const reef_plan *plan = model->plan;
+    pthread_mutex_lock(&model->device->sched.lock); /* a profile may come in */
     *out = (reef_model_info){
         .nodes = model->nodes,
         .kernels = plan->n_kernels,
@@ -213,6 +219,7 @@ void reef_model_info_get(const reef_model *model, reef_model_info *out)
         out->flops += plan->kernels[k].flops;
         out->solo_ns += kernel_solo_ns(model, k);
     }
+    pthread_mutex_unlock(&model->device->sched.lock);
 }
 
 bool reef_model_kernel(const reef_model *model, size_t i, reef_kernel_info *out)
@@ -224,6 +231,7 @@ bool reef_model_kernel(const reef_model *model, size_t i, reef_kernel_info *out)
     reef_dev_kernel info;
     model->device->dev->ops->kernel_info(model->program, (uint32_t)i, &info);
     uint32_t units = model->device->dev->units;
+    pthread_mutex_lock(&model->device->sched.lock);
     *out = (reef_kernel_info){
         .name = kernel->name,
         .ops = kernel->ops,
@@ -240,6 +248,7 @@ bool reef_model_kernel(const reef_model *model, size_t i, reef_kernel_info *out)
         .tile_ns = model->costs[i].tile_ns,
         .units = info.tiles < units ? info.tiles : units,
     };
+    pthread_mutex_unlock(&model->device->sched.lock);
     memcpy(out->out_dims, kernel->y.dims, sizeof out->out_dims);
     return true;
 }

@@ -52,10 +52,17 @@ static int compare_ns(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* What a profile finds out, one entry per kernel; becomes the model's when all is measured. */
+typedef struct measured {
+    uint64_t *samples, *tile_ns;
+    reef_kernel_profile *profile;
+} measured;
+
 static reef_status profile_kernel(reef_model *model, reef_dqueue *queue, reef_instance *instance, uint32_t kernel,
-                                  unsigned runs, uint64_t *samples)
+                                  unsigned runs, measured *out)
 {
     reef_device *device = model->device;
+    uint64_t *samples = out->samples;
     reef_dev_stats before, after;
     uint64_t took;
     reef_status status = launch_and_wait(device, queue, instance, kernel, &took); /* warm up */
@@ -70,26 +77,21 @@ static reef_status profile_kernel(reef_model *model, reef_dqueue *queue, reef_in
     qsort(samples, runs, sizeof *samples, compare_ns);
     uint64_t busy = after.busy_ns_rt + after.busy_ns_be - before.busy_ns_rt - before.busy_ns_be;
     uint64_t tiles = after.tiles_run - before.tiles_run;
-    model->profile[kernel].p50_ns = samples[(runs - 1) / 2] ? samples[(runs - 1) / 2] : 1;
-    model->profile[kernel].p99_ns = samples[(runs * 99 + 99) / 100 - 1];
-    if (tiles) {
-        model->costs[kernel].tile_ns = busy / tiles;
-    }
+    uint64_t p50 = samples[(runs - 1) / 2], p99 = samples[((uint64_t)runs * 99 + 99) / 100 - 1];
+    out->profile[kernel] = (reef_kernel_profile){.p50_ns = p50 ? p50 : 1, .p99_ns = p99 ? p99 : 1};
+    out->tile_ns[kernel] = tiles ? busy / tiles : model->costs[kernel].tile_ns;
     return REEF_OK;
 }
 
-static reef_status profile_kernels(reef_model *model, unsigned runs, reef_progress progress, void *context)
+static reef_status profile_kernels(reef_model *model, unsigned runs, reef_progress progress, void *context,
+                                   measured *out)
 {
     reef_device *device = model->device;
     const reef_device_ops *ops = device->dev->ops;
     reef_profiler profiler = {0};
     reef_instance *instance = NULL;
     reef_dqueue *queue = NULL;
-    uint64_t *samples = calloc(runs, sizeof *samples);
-    reef_status status = samples ? REEF_OK : REEF_NO_MEMORY;
-    if (!status) {
-        status = ops->instance_create(model->program, &instance);
-    }
+    reef_status status = ops->instance_create(model->program, &instance);
     if (!status) {
         status = ops->queue_create(device->dev, true, 1, 1, &queue);
     }
@@ -98,7 +100,7 @@ static reef_status profile_kernels(reef_model *model, unsigned runs, reef_progre
         if (progress) {
             progress(context, "profiling", k, model->plan->n_kernels);
         }
-        status = profile_kernel(model, queue, instance, k, runs, samples);
+        status = profile_kernel(model, queue, instance, k, runs, out);
     }
     if (queue) {
         ops->queue_destroy(queue);
@@ -107,8 +109,47 @@ static reef_status profile_kernels(reef_model *model, unsigned runs, reef_progre
         ops->instance_destroy(instance);
     }
     device->profiler = NULL;
-    free(samples);
     return status;
+}
+
+/* All kernels at once, so that the scheduler and the functions that describe the model see the old numbers or the new. */
+static void install(reef_model *model, const measured *found)
+{
+    pthread_mutex_lock(&model->device->sched.lock);
+    for (size_t k = 0; k < model->plan->n_kernels; k++) {
+        model->profile[k] = found->profile[k];
+        model->costs[k].tile_ns = found->tile_ns[k];
+    }
+    model->profiled = true;
+    pthread_mutex_unlock(&model->device->sched.lock);
+}
+
+/* The device is the profile's alone: requests that arrive meanwhile wait. */
+static reef_status profile_alone(reef_model *model, unsigned runs, reef_progress progress, void *context,
+                                 reef_error *error)
+{
+    reef_device *device = model->device;
+    if (reef_sched_hold(&device->sched)) {
+        return reef_fail(error, REEF_BUSY, "a model can only be profiled while no request waits or runs");
+    }
+    size_t n = model->plan->n_kernels + 1;
+    measured found = {
+        .samples = calloc(runs, sizeof *found.samples),
+        .tile_ns = calloc(n, sizeof *found.tile_ns),
+        .profile = calloc(n, sizeof *found.profile),
+    };
+    reef_status status = REEF_NO_MEMORY;
+    if (found.samples && found.tile_ns && found.profile) {
+        status = profile_kernels(model, runs, progress, context, &found);
+    }
+    if (!status) {
+        install(model, &found);
+    }
+    reef_sched_release(&device->sched);
+    free(found.samples);
+    free(found.tile_ns);
+    free(found.profile);
+    return status ? reef_fail(error, status, "profiling failed: %s", reef_status_text(status)) : REEF_OK;
 }
 
 reef_status reef_model_profile(reef_model *model, unsigned runs, reef_progress progress, void *context,
@@ -119,24 +160,16 @@ reef_status reef_model_profile(reef_model *model, unsigned runs, reef_progress p
         return reef_fail(error, REEF_INVALID_ARGUMENT, "%u runs: give 1 to 1000000", runs);
     }
     pthread_mutex_lock(&device->profile_lock);
-    /* Setting the policy that is set already asks whether the device is idle. */
-    reef_status status = reef_sched_set_policy(&device->sched, reef_sched_policy(&device->sched));
-    if (status) {
-        pthread_mutex_unlock(&device->profile_lock);
-        return reef_fail(error, status, "a model can only be profiled while no request waits or runs");
+    reef_status status = profile_alone(model, runs, progress, context, error);
+    if (!status) {
+        /* A folder that cannot be written costs the next start a profile, not this one its result. */
+        reef_profile_save(model, NULL);
     }
-    status = profile_kernels(model, runs, progress, context);
     pthread_mutex_unlock(&device->profile_lock);
-    if (status) {
-        return reef_fail(error, status, "profiling failed: %s", reef_status_text(status));
-    }
-    model->profiled = true;
-    if (progress) {
+    if (!status && progress) {
         progress(context, "profiling", model->plan->n_kernels, model->plan->n_kernels);
     }
-    /* A folder that cannot be written costs the next start a profile, not this one its result. */
-    reef_profile_save(model, NULL);
-    return REEF_OK;
+    return status;
 }
 
 /* ------------------------------------------------------------- on disk -- */

@@ -163,7 +163,8 @@ def usage(t: Suite) -> None:
     t.bad(2, ["--policy", "fast", "reset"], "run", "relu.onnx", "--random", "1", "--policy", "fast")
     t.bad(2, ["rt-only"], "run", "relu.onnx", "--random", "1", "--policy", "rt-only", "--class", "be")
     t.bad(2, ["--batch"], "run", "relu.onnx", "--batch", "list.txt")
-    t.bad(2, ["--policy"], "bench", "A")
+    t.bad(2, ["--shape"], "bench", "preempt", "--shape", "x=1x", "--be", "relu.onnx")
+    t.bad(2, ["--shape"], "bench", "A", "--shape", "x=1")
     t.bad(2, ["fast", "reset"], "bench", "A", "--policy", "reset,fast")
     t.bad(2, ["''"], "bench", "A", "--policy", "reset,")
     t.bad(2, ["warp"], "bench", "A", "--policy", "reset", "--device", "warp")
@@ -171,6 +172,7 @@ def usage(t: Suite) -> None:
     t.bad(2, ["--seconds"], "bench", "A", "--policy", "reset", "--seconds", "nan")
     t.bad(2, ["--seconds"], "bench", "A", "--policy", "reset", "--seconds", "-1")
     t.bad(2, ["--synthetic", "10x2"], "bench", "preempt", "--policy", "reset", "--synthetic", "10x2")
+    t.bad(2, ["--synthetic", "-1x2x1000"], "bench", "preempt", "--policy", "reset", "--synthetic", "-1x2x1000")
     t.bad(2, ["--be"], "bench", "A", "--policy", "reset", "--be", "relu.onnx")
 
 
