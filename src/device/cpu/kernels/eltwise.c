@@ -583,7 +583,7 @@ static reef_tile_result direct_tile(const void *args, char *const *base, uint32_
     walk_seek(&k->w, (int64_t)tile * k->per_tile, &pos);
     while (left > 0) {
         int64_t n = walk_row(&k->w, &pos, left);
-        const float *at[3] = {0};
+        const float *at[3] = {same[0], same[1], same[2]};
         for (int o = 0; o < n_ops; o++) {
             at[o] = same[o];
             if (!k->is_const[o]) {
