@@ -43,7 +43,8 @@ ISAS += avx2 avx512
 ISA_avx2   := -mavx2 -mfma -mf16c
 ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512
 endif
-KERNEL_CFLAGS := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast -Wno-psabi
+# The sanitizers look for errors, not for speed.
+KERNEL_CFLAGS := $(if $(SAN),-O1,-O3) -fno-math-errno -fno-trapping-math -ffp-contract=fast -Wno-psabi
 
 LIB_DIRS   := base model device device/cpu queue task sched api
 LIB_SRC    := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
