@@ -109,7 +109,7 @@ typedef struct cpu_device {
     cpu_queue *queues;
     bool closing;
     _Alignas(64) _Atomic(reef_lease) lease;
-    /* Counts everything that may give an idle unit work: launches, evictions, leases, opened kernels, abandoned tiles.
+    /* Counts what may give an idle unit work: launches, units gained by the lease, opened kernels, abandoned tiles.
      * A unit reads it before it looks and sleeps on it; see bump() in processor.c. */
     _Alignas(64) _Atomic uint32_t changes;
     _Atomic uint32_t sleepers;

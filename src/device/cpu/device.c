@@ -257,6 +257,7 @@ static void cpu_evict(reef_dqueue *base, reef_evict how, reef_evicted *out)
     cpu_device *device = (cpu_device *)base->dev;
     *out = (reef_evicted){0};
     pthread_mutex_lock(&device->lock);
+    bool nobody = false;
     unsigned keep = queue->count && launch_started(queue->ring[queue->head]) ? 1 : 0;
     for (unsigned i = keep; i < queue->count; i++) {
         cpu_launch *launch = queue->ring[(queue->head + i) % queue->capacity];
@@ -279,9 +280,14 @@ static void cpu_evict(reef_dqueue *base, reef_evict how, reef_evicted *out)
             out->kernels += end - kernel - 1;
         }
         out->running = true;
+        nobody = launch->attached == 0;
     }
     pthread_mutex_unlock(&device->lock);
-    cpu_bump(device);
+    /* Units inside see the new end at their next tile and report the launch as they leave. Without any, a unit has to
+     * come and do it. */
+    if (nobody) {
+        cpu_bump(device);
+    }
 }
 
 /* ------------------------------------------------- progress, lease, stats -- */
@@ -306,8 +312,13 @@ static uint32_t cpu_tiles_left(const reef_instance *base)
 static void cpu_lease(reef_dev *dev, reef_lease lease)
 {
     cpu_device *device = (cpu_device *)dev;
-    atomic_store_explicit(&device->lease, lease, memory_order_relaxed);
-    cpu_bump(device);
+    /* Reads what it replaces: pairs with the read in run_tile, where an abandoned tile asks who could take it. */
+    reef_lease before = atomic_exchange(&device->lease, lease);
+    /* Units that lose the lease poll it. Only a unit that gains it may be asleep and has to be told. */
+    uint32_t first = (uint32_t)lease, end = (uint32_t)(lease >> 32);
+    if (first < end && !(reef_lease_has(before, first) && reef_lease_has(before, end - 1))) {
+        cpu_bump(device);
+    }
 }
 
 static void cpu_stats(const reef_dev *dev, reef_dev_stats *out)
