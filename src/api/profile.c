@@ -166,7 +166,7 @@ reef_status reef_profile_save(const reef_model *model, reef_error *error)
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)model->plan->hash);
     json_t *root =
         json_pack("{s:i, s:s, s:s, s:s, s:i, s:o}", "format", PROFILE_FORMAT, "reef", reef_version(), "hash", hash,
-                  "device", model->device->dev->ops->name, "units", (int)model->device->dev->units, "kernels", kernels);
+                  "device", model->device->dev->model, "units", (int)model->device->dev->units, "kernels", kernels);
     /* Written beside and renamed, so that no reader ever sees half a file. */
     int length = asprintf(&temporary, "%s.%ld.tmp", model->cache_path, (long)getpid());
     reef_status status = REEF_OK;

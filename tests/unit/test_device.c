@@ -58,7 +58,7 @@ static int setup(void **state)
     reef_dev_config config = {.units = 3, .on_event = on_event, .context = b};
     assert_int_equal(b->ops->open(&config, &b->dev, &error), REEF_OK);
     b->plan = chain_plan_create(KERNELS, ELEMS);
-    assert_int_equal(b->ops->program_create(b->dev, b->plan, &b->program, &error), REEF_OK);
+    assert_int_equal(b->ops->program_create(b->dev, b->plan, NULL, &b->program, &error), REEF_OK);
     assert_int_equal(b->ops->instance_create(b->program, &b->instance), REEF_OK);
     assert_int_equal(b->ops->queue_create(b->dev, true, 2, 1, &b->rt), REEF_OK);
     assert_int_equal(b->ops->queue_create(b->dev, false, 4, 1, &b->be), REEF_OK);

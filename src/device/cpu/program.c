@@ -83,8 +83,10 @@ static reef_status copy_constants(cpu_program *program, const reef_plan *plan, r
     return status;
 }
 
-reef_status cpu_program_create(reef_dev *dev, const reef_plan *plan, reef_program **out, reef_error *error)
+reef_status cpu_program_create(reef_dev *dev, const reef_plan *plan, const reef_program_options *options,
+                               reef_program **out, reef_error *error)
 {
+    (void)options; /* always fp32; nothing is measured */
     cpu_device *device = (cpu_device *)dev;
     cpu_program *program = calloc(1, sizeof *program);
     if (!program) {
@@ -92,6 +94,7 @@ reef_status cpu_program_create(reef_dev *dev, const reef_plan *plan, reef_progra
     }
     program->base.dev = dev;
     program->base.plan = plan;
+    program->base.precision = REEF_PRECISION_FP32;
     program->kernels = calloc(plan->n_kernels + 1, sizeof *program->kernels);
     program->const_data = calloc(plan->n_storage + 1, sizeof *program->const_data);
     reef_status status = REEF_OK;
