@@ -55,8 +55,11 @@ endif
 LIB_DIRS   := base model device device/cpu device/cuda device/cuda/kernels queue task sched api
 LIB_SRC    := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
 KERNEL_SRC := $(wildcard src/device/cpu/kernels/*.c)
-CLI_SRC    := $(wildcard src/bench/*.c src/cli/*.c)
+BENCH_SRC  := $(wildcard src/bench/*.c)
+CLI_SRC    := $(wildcard src/cli/*.c)
+WORKLOADS  := $(wildcard workloads/*.json)
 LIB_OBJ    := $(LIB_SRC:%.c=$(O)/%.o) $(foreach i,$(ISAS),$(KERNEL_SRC:%.c=$(O)/%.$(i).o)) $(O)/cuda_images.o
+BENCH_OBJ  := $(BENCH_SRC:%.c=$(O)/%.o) $(O)/gen/builtin.o
 CLI_OBJ    := $(CLI_SRC:%.c=$(O)/%.o)
 
 .PHONY: all lib clean help
@@ -71,9 +74,23 @@ $(O)/libreef.so: $(LIB_OBJ)
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared -Wl,-soname,libreef.so.0 $(SAN) -o $@ $^ $(LDLIBS)
 
-$(O)/reef: $(CLI_OBJ) $(O)/libreef.a
+$(O)/reef: $(CLI_OBJ) $(O)/libbench.a $(O)/libreef.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS)
+
+# What the command is made of besides the library: benchmarks, and the built-in workloads as C arrays.
+$(O)/libbench.a: $(BENCH_OBJ)
+	@rm -f $@
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $^
+$(O)/gen/builtin.c: $(WORKLOADS) tools/embed.sh
+	@mkdir -p $(@D)
+	$(call say,EMBED,$@)
+	$(Q)sh tools/embed.sh $(WORKLOADS) > $@.tmp
+	@mv $@.tmp $@
+$(O)/gen/builtin.o: $(O)/gen/builtin.c
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
 
 $(O)/%.o: %.c
 	@mkdir -p $(@D)
@@ -110,6 +127,25 @@ $(O)/%.$(1).o: %.c
 endef
 $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
 
+# --- install -------------------------------------------------------------------------------------------------------
+.PHONY: install
+$(O)/reef.pc: Makefile
+	@mkdir -p $(@D)
+	@printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' 'libdir=$${prefix}/lib' '' 'Name: reef' \
+	    'Description: real-time and best-effort neural-network inference on one device' 'Version: $(VERSION)' \
+	    'Libs: -L$${libdir} -lreef' 'Libs.private: $(LDLIBS)' 'Cflags: -I$${includedir}' > $@
+
+# make install PREFIX=/usr/local [DESTDIR=]
+install: all $(O)/reef.pc
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include/reef $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -m 755 $(O)/reef $(DESTDIR)$(PREFIX)/bin/reef
+	install -m 644 include/reef/*.h $(DESTDIR)$(PREFIX)/include/reef/
+	install -m 644 $(O)/libreef.a $(DESTDIR)$(PREFIX)/lib/
+	install -m 755 $(O)/libreef.so $(DESTDIR)$(PREFIX)/lib/libreef.so.$(VERSION)
+	ln -sf libreef.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libreef.so.0
+	ln -sf libreef.so.0 $(DESTDIR)$(PREFIX)/lib/libreef.so
+	install -m 644 $(O)/reef.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/reef.pc
+
 # --- tests -------------------------------------------------------------------------------------------------------
 # One program per file in tests/unit; the fakes and references in tests/support are a library of their own.
 TEST_SRC    := $(wildcard tests/unit/*.c)
@@ -118,15 +154,29 @@ TEST_OBJ    := $(TEST_SRC:%.c=$(O)/%.o)
 SUPPORT_OBJ := $(SUPPORT_SRC:%.c=$(O)/%.o)
 TEST_BIN    := $(TEST_SRC:tests/unit/%.c=$(O)/tests/%)
 
-$(O)/tests/%.o $(TEST_OBJ) $(SUPPORT_OBJ): CPPFLAGS += -Itests/support
+$(O)/tests/%.o $(TEST_OBJ) $(SUPPORT_OBJ): CPPFLAGS += -Itests
 $(O)/libsupport.a: $(SUPPORT_OBJ)
 	@rm -f $@
 	$(call say,AR,$@)
 	$(Q)ar rcs $@ $^
+
+# The command line and the benchmarks are tested with a fake engine, which can be told to answer wrongly.
+FAKE_OBJ := $(O)/tests/fake/fake_reef.o $(O)/src/base/error.o $(O)/src/base/arena.o
+$(O)/libfake.a: $(FAKE_OBJ)
+	@rm -f $@
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $^
+$(O)/reef-fake: $(CLI_OBJ) $(O)/libbench.a $(O)/libfake.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS)
+
+$(TEST_BIN): ENGINE := $(O)/libreef.a
+$(O)/tests/test_bench: ENGINE := $(O)/libbench.a $(O)/libfake.a
+$(O)/tests/test_bench: $(O)/libbench.a $(O)/libfake.a
 $(TEST_BIN): $(O)/tests/%: $(O)/tests/unit/%.o $(O)/libsupport.a $(O)/libreef.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(SAN) -o $@ $< $(O)/libsupport.a $(O)/libreef.a -lcmocka $(LDLIBS)
+	$(Q)$(CC) $(SAN) -o $@ $< $(O)/libsupport.a $(ENGINE) -lcmocka $(LDLIBS)
 
 .PHONY: test-programs unit
 test-programs: $(TEST_BIN)
@@ -134,7 +184,13 @@ test-programs: $(TEST_BIN)
 unit: test-programs
 	@for t in $(TEST_BIN); do echo "== $$t"; $$t || exit 1; done
 
+.PHONY: test-cli
+# make test-cli [MODE=asan]: bad input, exit codes and output of the command, on the fake engine and on the real one.
+test-cli: $(O)/reef-fake $(O)/reef
+	python3 tests/cli/test_cli.py --reef $(O)/reef-fake --fake
+	python3 tests/cli/test_cli.py --reef $(O)/reef
+
 clean:
 	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan $(BUILD)/cuda
 
--include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d)
+-include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d)

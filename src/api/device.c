@@ -16,21 +16,6 @@ const char *reef_version(void)
     return TEXT(REEF_VERSION_MAJOR) "." TEXT(REEF_VERSION_MINOR) "." TEXT(REEF_VERSION_PATCH);
 }
 
-const char *reef_dtype_name(reef_dtype dtype)
-{
-    switch (dtype) {
-    case REEF_F32: return "float32";
-    case REEF_U8: return "uint8";
-    case REEF_I8: return "int8";
-    case REEF_I32: return "int32";
-    case REEF_I64: return "int64";
-    case REEF_BOOL: return "bool";
-    case REEF_F16: return "float16";
-    case REEF_F64: return "float64";
-    }
-    return "unknown";
-}
-
 const char *reef_precision_name(reef_precision precision)
 {
     switch (precision) {

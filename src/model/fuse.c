@@ -200,6 +200,15 @@ void reef_fuse_absorb(reef_fuse *f, reef_node *node, reef_node *last)
     f->graph->nodes[b] = node;
 }
 
+void reef_fuse_bypass(reef_fuse *f, reef_node *node, reef_value *in)
+{
+    reef_value *old = node->in[0];
+    in->uses++;
+    node->in[0] = in;
+    note(f, node, in);
+    release(f, old);
+}
+
 void reef_fuse_attrs(reef_fuse *f, reef_node *node, const char *float_name, float value, const char *int_name,
                      int64_t number)
 {
@@ -276,11 +285,87 @@ static void drop_casts(reef_fuse *f)
     }
 }
 
+/* ------------------------------------------------- equal nodes, computed once -- */
+
+static bool equal_values(const reef_value *a, const reef_value *b)
+{
+    return a == b || (a && b && a->data && b->data && reef_fuse_same_shape(a, b) && a->bytes == b->bytes &&
+                      a->bytes <= 64 && !memcmp(a->data, b->data, a->bytes));
+}
+
+static bool equal_attrs(const reef_attr *a, const reef_attr *b)
+{
+    if (strcmp(a->name, b->name) != 0 || a->type != b->type || a->count != b->count) {
+        return false;
+    }
+    switch (a->type) {
+    case REEF_ATTR_FLOAT: return a->f == b->f;
+    case REEF_ATTR_INT: return a->i == b->i;
+    case REEF_ATTR_STRING: return !strcmp(a->s, b->s);
+    case REEF_ATTR_INTS: return a->count == 0 || !memcmp(a->ints, b->ints, sizeof *a->ints * a->count);
+    default: return false;
+    }
+}
+
+static bool equal_nodes(const reef_node *a, const reef_node *b)
+{
+    if (a->n_in != b->n_in || a->n_out != 1 || b->n_out != 1 || a->n_attrs != b->n_attrs || a->opset != b->opset ||
+        !a->out[0] || !b->out[0] || strcmp(a->op, b->op) != 0 || strcmp(a->domain, b->domain) != 0) {
+        return false;
+    }
+    for (size_t i = 0; i < a->n_in; i++) {
+        if (!equal_values(a->in[i], b->in[i])) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < a->n_attrs; i++) {
+        if (!equal_attrs(&a->attrs[i], &b->attrs[i])) {
+            return false;
+        }
+    }
+    return reef_fuse_same_shape(a->out[0], b->out[0]) && !strstr(a->op, "Random");
+}
+
+/* Exporters repeat small things per layer: a mask, a cast. Equal nodes read the same run-time value, so they are found
+ * among the readers of one value: the first is kept. */
+static void merge_equal(reef_fuse *f)
+{
+    reef_graph *g = f->graph;
+    enum { WINDOW = 2048 };
+    for (size_t i = 0; i < g->n_nodes; i++) {
+        reef_node *a = g->nodes[i];
+        const reef_value *input = NULL;
+        for (size_t j = 0; j < a->n_in && !a->dead && !input; j++) {
+            input = a->in[j] && !a->in[j]->data ? a->in[j] : NULL;
+        }
+        for (size_t j = i + 1; input && input->uses > 1 && j < g->n_nodes && j < i + WINDOW; j++) {
+            reef_node *b = g->nodes[j];
+            if (b->dead || b->epilogue.act || !reads(b, input) || !equal_nodes(a, b) || b->out[0]->is_output) {
+                continue;
+            }
+            reef_value *from = a->out[0], *to = b->out[0];
+            for (size_t m = j + 1; m < g->n_nodes && to->uses; m++) {
+                for (size_t n = 0; n < g->nodes[m]->n_in && !g->nodes[m]->dead; n++) {
+                    if (g->nodes[m]->in[n] == to) {
+                        g->nodes[m]->in[n] = from;
+                        from->uses++;
+                        to->uses--;
+                    }
+                }
+            }
+            b->dead = true;
+            for (size_t n = 0; n < b->n_in; n++) {
+                release(f, b->in[n]);
+            }
+        }
+    }
+}
+
 reef_status reef_graph_fuse(reef_graph *graph, reef_error *error)
 {
-    static void (*const passes[])(reef_fuse *) = {
-        drop_casts,       reef_fuse_attentions, reef_fuse_norms,     reef_fuse_activations,
-        reef_fuse_linear, reef_fuse_affine,     reef_fuse_norm_sums, reef_fuse_siblings};
+    static void (*const passes[])(reef_fuse *) = {drop_casts,       merge_equal,           reef_fuse_attentions,
+                                                  reef_fuse_norms,  reef_fuse_activations, reef_fuse_linear,
+                                                  reef_fuse_affine, reef_fuse_norm_sums,   reef_fuse_siblings};
     for (size_t i = 0; i < sizeof passes / sizeof *passes; i++) {
         reef_fuse f = {.graph = graph, .n_users = graph->n_values};
         f.users = calloc(f.n_users + 1, sizeof *f.users);

@@ -33,6 +33,8 @@ void reef_fuse_replace(reef_fuse *f, reef_node *root, const char *op, const char
                        size_t n_in);
 /* `last` reads node's output and is folded into node: node takes over its output, name and place in the order. */
 void reef_fuse_absorb(reef_fuse *f, reef_node *node, reef_node *last);
+/* node reads `in` in place of what it read first; its first input's nodes die if nobody else needs them. */
+void reef_fuse_bypass(reef_fuse *f, reef_node *node, reef_value *in);
 /* A float attribute and an int attribute for a replaced node. */
 void reef_fuse_attrs(reef_fuse *f, reef_node *node, const char *float_name, float value, const char *int_name,
                      int64_t number);

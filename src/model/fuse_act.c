@@ -210,7 +210,7 @@ static bool match(reef_node *root, found *out)
             out->b = reef_node_attr_float(node, "beta", 0.5f);
             return true;
         }
-        if ((node = reef_fuse_made_by(g, "Sigmoid")) && node->in[0] == x && p.c == 1) {
+        if ((node = reef_fuse_made_by(g, "Sigmoid")) && p.c == 1 && (node->in[0] == x || times(node->in[0], 1, x))) {
             *out = (found){.act = REEF_ACT_SILU, .name = "Silu", .x = x};
             return true;
         }

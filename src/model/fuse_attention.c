@@ -92,6 +92,32 @@ static reef_value *unmask(reef_value *value, attention *a)
     return value;
 }
 
+/*
+ * k_t = Reshape(Transpose(Reshape(k))) with batch and heads folded into one axis on the way, as torch's dynamo exporter
+ * transposes the last two axes: k itself. NULL otherwise.
+ */
+static reef_value *folded_transpose(const reef_value *k_t)
+{
+    const reef_node *unfold = reef_fuse_made_by(k_t, "Reshape");
+    const reef_node *swap = unfold ? reef_fuse_made_by(unfold->in[0], "Transpose") : NULL;
+    const reef_node *fold = swap ? reef_fuse_made_by(swap->in[0], "Reshape") : NULL;
+    reef_value *k = fold ? fold->in[0] : NULL;
+    int perm[REEF_MAX_RANK];
+    if (!k || k->rank != k_t->rank || swap->in[0]->rank != 3 || reef_perm_resolve(swap, perm, NULL) || perm[0] != 0 ||
+        perm[1] != 2 || perm[2] != 1) {
+        return NULL;
+    }
+    const int rank = k->rank;
+    for (int d = 0; d < rank - 2; d++) {
+        if (k->dims[d] != k_t->dims[d]) {
+            return NULL;
+        }
+    }
+    const bool last = k->dims[rank - 1] == k_t->dims[rank - 2] && k->dims[rank - 2] == k_t->dims[rank - 1];
+    const int64_t *folded = swap->in[0]->dims;
+    return last && folded[1] == k->dims[rank - 2] && folded[2] == k->dims[rank - 1] ? k : NULL;
+}
+
 static bool match(reef_node *root, attention *a)
 {
     *a = (attention){.scale = 1};
@@ -151,9 +177,23 @@ static bool mask_value(reef_fuse *f, reef_node *root, attention *a)
     return reef_fuse_insert(f, root, "Where", in, 3, a->mask) != NULL;
 }
 
+static void become(reef_fuse *f, reef_node *root, const attention *a, reef_value *k)
+{
+    reef_value *in[4] = {a->q, k, a->v, a->mask};
+    reef_fuse_replace(f, root, "reef.Attention", "Attention", in, a->mask ? 4 : 3);
+    reef_fuse_attrs(f, root, "scale", (float)a->scale, "nan_rows", !a->guarded);
+}
+
 static void fuse_one(reef_fuse *f, reef_node *root, attention *a)
 {
     const int rank = root->out[0]->rank;
+    reef_value *straight = folded_transpose(a->k_t);
+    if (straight) {
+        if (mask_value(f, root, a)) {
+            become(f, root, a, straight);
+        }
+        return;
+    }
     int64_t dims[REEF_MAX_RANK];
     for (int d = 0; d < rank; d++) {
         dims[d] = a->k_t->dims[d == rank - 1 ? rank - 2 : d == rank - 2 ? rank - 1 : d];
@@ -175,9 +215,7 @@ static void fuse_one(reef_fuse *f, reef_node *root, attention *a)
     *attr = (reef_attr){.name = "perm", .type = REEF_ATTR_INTS, .ints = perm, .count = (size_t)rank};
     swap->attrs = attr;
     swap->n_attrs = 1;
-    reef_value *in[4] = {a->q, k, a->v, a->mask};
-    reef_fuse_replace(f, root, "reef.Attention", "Attention", in, a->mask ? 4 : 3);
-    reef_fuse_attrs(f, root, "scale", (float)a->scale, "nan_rows", !a->guarded);
+    become(f, root, a, k);
 }
 
 void reef_fuse_attentions(reef_fuse *f)

@@ -105,7 +105,8 @@ typedef struct linear {
     bool conv, transposed;
     double *scale, *shift; /* of what was absorbed */
     double *one, *two;     /* scratch */
-    bool scaled, shifted;
+    double *before, *plus; /* what was absorbed in front, per input channel: linear(before * x + plus) */
+    bool scaled, shifted, preceded;
 } linear;
 
 /* Weights with each output channel multiplied; false when they are no constant. */
@@ -120,6 +121,69 @@ static bool can_scale(const linear *k)
         return w->rank >= 3;
     }
     return w->rank == 2 && w->dims[reef_node_is(node, "Gemm") && reef_node_attr_int(node, "transB", 0) ? 0 : 1] == k->n;
+}
+
+/* The input channel that element i of a convolution's weights (M, C/groups, ...) multiplies. */
+static int64_t in_channel(const linear *k, int64_t i)
+{
+    const reef_value *w = k->node->in[1];
+    const int64_t per_group = w->dims[1], taps = reef_value_elems(w) / w->dims[0] / per_group;
+    const int64_t filters = k->n / reef_node_attr_int(k->node, "group", 1);
+    return i / taps % per_group + i / taps / per_group / filters * per_group;
+}
+
+/* Constants in front of a convolution that sees no padding: they are part of every product. */
+static void absorb_before(reef_fuse *f, linear *k)
+{
+    reef_node *node = k->node;
+    reef_window win;
+    const reef_value *w = node->in[1];
+    if (!k->conv || k->transposed || !can_scale(k) || reef_window_resolve(node, &win, NULL)) {
+        return;
+    }
+    for (int d = 0; d < win.n; d++) {
+        if (win.pad[d] || win.pad_end[d]) {
+            return;
+        }
+    }
+    const int64_t channels = node->in[0]->dims[1], elems = reef_value_elems(w);
+    double *room = malloc(sizeof *room * (size_t)channels * 4);
+    if (!room) {
+        f->out_of_memory = true;
+        return;
+    }
+    double *one = room + 2 * channels, *two = room + 3 * channels;
+    k->before = room;
+    k->plus = room + channels;
+    for (int64_t i = 0; i < channels; i++) {
+        k->before[i] = 1;
+        k->plus[i] = 0;
+    }
+    for (;;) {
+        reef_value *x = node->in[0];
+        const reef_node *maker = x->data || x->is_output || x->uses != 1 ? NULL : x->producer;
+        bool multiplies;
+        if (!maker || maker->n_in < 2) {
+            break;
+        }
+        reef_value *in = maker->in[maker->in[0]->data != NULL];
+        if (in->data || !affine(maker, in, 1, one, two, &multiplies)) {
+            break;
+        }
+        for (int64_t i = 0; i < channels; i++) {
+            k->plus[i] += k->before[i] * two[i];
+            k->before[i] *= one[i];
+        }
+        k->preceded = true;
+        reef_fuse_bypass(f, node, in);
+    }
+    if (k->preceded) {
+        const int64_t per_filter = elems / k->n;
+        for (int64_t i = 0; i < elems; i++) {
+            k->shift[i / per_filter] += reef_value_number(w, i) * k->plus[in_channel(k, i)];
+        }
+        k->shifted = true;
+    }
 }
 
 static void scale_weights(reef_fuse *f, linear *k)
@@ -151,7 +215,7 @@ static void scale_weights(reef_fuse *f, linear *k)
         if (offset_groups) {
             channel += i / inner / period / offset_groups * period;
         }
-        to[i] = (float)(reef_value_number(w, i) * k->scale[channel]);
+        to[i] = (float)(reef_value_number(w, i) * k->scale[channel] * (k->preceded ? k->before[in_channel(k, i)] : 1));
     }
     reef_value *old = node->in[1];
     node->in[1] = scaled;
@@ -286,6 +350,7 @@ static void fuse_one(reef_fuse *f, reef_node *node)
         k.shift[i] = 0;
     }
     if (take_bias(&k)) {
+        absorb_before(f, &k);
         absorb_all(f, &k);
         float *bias = k.shifted ? reef_fuse_floats(f, (size_t)k.n) : NULL;
         if (bias) {
@@ -300,10 +365,11 @@ static void fuse_one(reef_fuse *f, reef_node *node)
                 node->n_in = 2;
             }
         }
-        if (k.scaled) {
+        if (k.scaled || k.preceded) {
             scale_weights(f, &k);
         }
     }
+    free(k.before);
     free(room);
 }
 

@@ -133,7 +133,8 @@ reef_status reef_lower_tile(reef_lower *l, const reef_node *node)
 /* b x b blocks between channels and space: a permutation of six axes. */
 reef_status reef_lower_depth(reef_lower *l, const reef_node *node)
 {
-    static const int dcr[] = {0, 3, 4, 1, 5, 2}, crd[] = {0, 1, 4, 2, 5, 3}, space[] = {0, 3, 5, 1, 2, 4};
+    static const int dcr[] = {0, 3, 4, 1, 5, 2}, crd[] = {0, 1, 4, 2, 5, 3}, space[] = {0, 3, 5, 1, 2, 4},
+                     space_crd[] = {0, 1, 3, 5, 2, 4};
     const int64_t b = reef_node_attr_int(node, "blocksize", 1);
     const bool to_space = reef_node_is(node, "DepthToSpace");
     const bool column = !strcmp(reef_node_attr_string(node, "mode", "DCR"), "CRD");
@@ -141,7 +142,7 @@ reef_status reef_lower_depth(reef_lower *l, const reef_node *node)
     REEF_TRY(reef_lower_view(l, node, node->in[0], &x));
     const int64_t *d = x.dims;
     bool fits = x.rank == 4 && b > 0;
-    for (int pass = 0; pass < 2 && fits; pass++) {
+    if (fits) {
         if (!to_space) {
             fits = d[2] % b == 0 && d[3] % b == 0 &&
                    reef_view_reshape(&x, 6, (int64_t[]){d[0], d[1], d[2] / b, b, d[3] / b, b}, &v);
@@ -156,7 +157,7 @@ reef_status reef_lower_depth(reef_lower *l, const reef_node *node)
     if (!fits) {
         return reef_node_fail(node, l->error, REEF_UNSUPPORTED, "only rank 4 with whole blocks is implemented");
     }
-    reef_view_permute(&v, !to_space ? space : column ? crd : dcr, &v);
+    reef_view_permute(&v, !to_space ? (column ? space_crd : space) : column ? crd : dcr, &v);
     return reef_lower_fill(l, node, node->out[0], &v);
 }
 

@@ -1,7 +1,7 @@
 /*
  * chain_plan.c - see chain_plan.h.
  */
-#include "chain_plan.h"
+#include "support/chain_plan.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /*
  * fake_device.c - see fake_device.h.
  */
-#include "fake_device.h"
+#include "support/fake_device.h"
 
 #include <stdarg.h>
 #include <stdio.h>

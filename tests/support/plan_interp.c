@@ -3,7 +3,7 @@
  * their weights to double once and keep the inner loop contiguous; everything else goes element by element through
  * load and store.
  */
-#include "plan_interp.h"
+#include "support/plan_interp.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -12,7 +12,7 @@
 
 #include "base/clock.h"
 #include "base/futex.h"
-#include "chain_plan.h"
+#include "support/chain_plan.h"
 #include "device/device.h"
 
 enum { KERNELS = 9, ELEMS = 1 << 18, MAX_EVENTS = 256 };

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "fake_device.h"
+#include "support/fake_device.h"
 #include "sched/sched.h"
 
 enum { UNITS = 4, MAX_TASKS = 8 };

@@ -30,14 +30,15 @@ static const float *pack_weights(const reef_conv *conv, int64_t channels, int64_
     return panels;
 }
 
-static const char *variant(bool window, bool grouped)
+static const char *variant(bool patches, bool grouped)
 {
-    return window ? "igemm window " REEF_ISA_NAME : grouped ? "igemm grouped " REEF_ISA_NAME : "igemm " REEF_ISA_NAME;
+    return patches ? "igemm patches " REEF_ISA_NAME : grouped ? "igemm grouped " REEF_ISA_NAME : "igemm " REEF_ISA_NAME;
 }
 
 REEF_ISA_PREPARE(conv)
 {
     const reef_conv *conv = &k->conv;
+    const reef_view *x = &k->in[0];
     reef_status status = igemm_check(k, conv->has_residual, prepare);
     if (status) {
         return status;
@@ -49,9 +50,10 @@ REEF_ISA_PREPARE(conv)
     if (!c) {
         return reef_fail(prepare->error, REEF_NO_MEMORY, "out of memory");
     }
-    bool window =
-        conv->groups == 1 && conv->dilation[1] == 1 && conv->kernel[1] > 1 && conv->channels <= IGEMM_WINDOW_CHANNELS;
-    status = igemm_from_conv(c, k, window, prepare);
+    bool patches = conv->groups == 1 && conv->kernel[0] * conv->kernel[1] > 1 &&
+                   conv->channels <= IGEMM_PATCH_CHANNELS && x->stride[0] >= 0 && x->stride[2] >= 0 &&
+                   x->stride[3] >= 0;
+    status = igemm_from_conv(c, k, patches, prepare);
     if (status) {
         return status;
     }
@@ -60,6 +62,6 @@ REEF_ISA_PREPARE(conv)
         return reef_fail(prepare->error, REEF_NO_MEMORY, "out of memory");
     }
     igemm_finish(c, prepare, out);
-    out->variant = variant(window, conv->groups > 1);
+    out->variant = variant(patches, conv->groups > 1);
     return REEF_OK;
 }

@@ -106,7 +106,7 @@ REEF_ISA_PREPARE(conv_transpose)
             axis v = axis_of(conv, 0, ph, y->dims[2], prepare->arena);
             axis h = axis_of(conv, 1, pw, y->dims[3], prepare->arena);
             int64_t taps = v.taps * h.taps;
-            int64_t *shift = reef_arena_array(prepare->arena, (size_t)(taps + 1), 2 * sizeof *shift);
+            int64_t *shift = reef_arena_array(prepare->arena, (size_t)(taps + 1), 3 * sizeof *shift);
             if (!v.kernel || !v.shift || !h.kernel || !h.shift || !shift) {
                 return reef_fail(prepare->error, REEF_NO_MEMORY, "out of memory");
             }
@@ -114,11 +114,17 @@ REEF_ISA_PREPARE(conv_transpose)
                 continue;
             }
             igemm_phase *p = &phases[c->n_phases++];
-            *p = (igemm_phase){.rows = v.count, .cols = h.count, .out0 = {ph, pw}, .taps = taps, .shift = shift};
+            *p = (igemm_phase){.rows = v.count,
+                               .cols = h.count,
+                               .out0 = {ph, pw},
+                               .taps = taps,
+                               .shift = shift,
+                               .offset = shift + 2 * taps};
             for (int64_t t = 0; t < taps; t++) {
                 shift[2 * t] = v.shift[t / h.taps];
                 shift[2 * t + 1] = h.shift[t % h.taps];
             }
+            igemm_offsets(c, shift, taps, shift + 2 * taps);
             bounds(&v, &p->low[0], &p->high[0]);
             bounds(&h, &p->low[1], &p->high[1]);
             if (taps) {

@@ -1,8 +1,8 @@
 /*
  * depthwise.c - convolutions with one filter per channel: no sums across channels, so vectors run along them.
  *
- * A tile is a range of output pixels x a range of channels. Pixel pointers come from igemm.h's table; up to DW_PIXELS
- * pixels share each load of a tap's weights:
+ * A tile is a range of output pixels x a range of channels. Pixel pointers come from igemm.h; DW_PIXELS neighbours
+ * whose taps all lie inside the image share each load of a tap's weights:
  *
  *      sum[pixel][channel] += x[pixel's tap][channel] * w[tap][channel]      taps in order
  */
@@ -16,57 +16,66 @@ typedef struct depthwise {
     int64_t channels, padded, m_tiles, c_tiles;
 } depthwise;
 
-#define DW_SUM2(i) vf s##i##_0 = {0}, s##i##_1 = {0};
+/*
+ * dw_N: N pixels `apart` floats from each other in x; taps[t] is the first one's tap t, at the first channel. Channels are
+ * walked two vectors at a time, then one; the last one overlaps its predecessor when channels do not fill it.
+ */
+#define DW_1(X)     X(0)
+#define DW_4(X)     X(0) X(1) X(2) X(3)
+#define DW_ZERO1(i) vf s##i##_0 = {0};
+#define DW_ZERO2(i) vf s##i##_0 = {0}, s##i##_1 = {0};
+#define DW_STEP1(i) s##i##_0 += v_load(x + i * apart) * w0;
 #define DW_STEP2(i)                                                                                                    \
-    {                                                                                                                  \
-        const float *x = at[i] + c;                                                                                    \
-        s##i##_0 += v_load(x) * w0;                                                                                    \
-        s##i##_1 += v_load(x + VL) * w1;                                                                               \
-    }
+    s##i##_0 += v_load(x + i * apart) * w0;                                                                            \
+    s##i##_1 += v_load(x + i * apart + VL) * w1;
+#define DW_STORE1(i) v_store(acc + i * ld + c, s##i##_0);
 #define DW_STORE2(i)                                                                                                   \
     v_store(acc + i * ld + c, s##i##_0);                                                                               \
     v_store(acc + i * ld + c + VL, s##i##_1);
-#define DW_1(X) X(0)
-#define DW_2(X) DW_1(X) X(1)
-#define DW_3(X) DW_2(X) X(2)
-#define DW_4(X) DW_3(X) X(3)
 
-/* table (taps, N): N pixels' pointers at the tile's first channel; channels of them into acc. */
 #define DEFINE_DW(N)                                                                                                   \
-    static void dw_##N(const float *const *table, int64_t taps, const float *w, int64_t ldw, int64_t channels,         \
-                       float *acc, int64_t ld)                                                                         \
+    static void dw_##N(const float *const *taps, int64_t n_taps, int64_t apart, const float *w, int64_t ldw,           \
+                       int64_t channels, float *acc, int64_t ld)                                                       \
     {                                                                                                                  \
         int64_t c = 0;                                                                                                 \
         for (; c + 2 * VL <= channels; c += 2 * VL) {                                                                  \
-            const float *const *at = table;                                                                            \
             const float *tap = w + c;                                                                                  \
-            DW_##N(DW_SUM2) for (int64_t t = 0; t < taps; t++, at += N, tap += ldw)                                    \
+            DW_##N(DW_ZERO2) for (int64_t t = 0; t < n_taps; t++, tap += ldw)                                          \
             {                                                                                                          \
+                const float *x = taps[t] + c;                                                                          \
                 vf w0 = v_load(tap), w1 = v_load(tap + VL);                                                            \
                 DW_##N(DW_STEP2)                                                                                       \
             }                                                                                                          \
             DW_##N(DW_STORE2)                                                                                          \
         }                                                                                                              \
-        for (; c < channels; c += VL) {                                                                                \
-            int64_t n = channels - c < VL ? channels - c : VL;                                                         \
-            for (int64_t i = 0; i < N; i++) {                                                                          \
-                vf sum = {0};                                                                                          \
-                for (int64_t t = 0; t < taps; t++) {                                                                   \
-                    sum += v_load_n(table[t * N + i] + c, n) * v_load(w + t * ldw + c);                                \
-                }                                                                                                      \
-                v_store(acc + i * ld + c, sum);                                                                        \
+        while (c < channels) {                                                                                         \
+            c = c + VL > channels ? channels - VL : c;                                                                 \
+            const float *tap = w + c;                                                                                  \
+            DW_##N(DW_ZERO1) for (int64_t t = 0; t < n_taps; t++, tap += ldw)                                          \
+            {                                                                                                          \
+                const float *x = taps[t] + c;                                                                          \
+                vf w0 = v_load(tap);                                                                                   \
+                DW_##N(DW_STEP1)                                                                                       \
             }                                                                                                          \
+            DW_##N(DW_STORE1) c += VL;                                                                                 \
         }                                                                                                              \
     }
 DEFINE_DW(1)
-DEFINE_DW(2)
-DEFINE_DW(3)
 DEFINE_DW(4)
+
+/* One pixel of fewer channels than a vector has. */
+static void dw_narrow(const float *const *taps, int64_t n_taps, const float *w, int64_t ldw, int64_t channels,
+                      float *acc)
+{
+    vf sum = {0};
+    for (int64_t t = 0; t < n_taps; t++) {
+        sum += v_load_n(taps[t], channels) * v_load(w + t * ldw);
+    }
+    v_store(acc, sum);
+}
 
 static reef_tile_result run(const void *args, char *const *base, uint32_t index, reef_tile_ctx *ctx)
 {
-    static void (*const kernels[DW_PIXELS])(const float *const *, int64_t, const float *, int64_t, int64_t, float *,
-                                            int64_t) = {dw_1, dw_2, dw_3, dw_4};
     const depthwise *d = args;
     const igemm *c = &d->image;
     const igemm_phase *p = c->phases;
@@ -81,17 +90,29 @@ static reef_tile_result run(const void *args, char *const *base, uint32_t index,
     float *acc = ctx->scratch;
     const float **table = (const float **)((char *)ctx->scratch + c->table_offset);
     const float *x = (const float *)base[c->x.storage] + c->x.offset + channel;
-    igemm_walk w = igemm_walk_start(c, &t);
-    int64_t poll_every = 1 + 16384 / (p->taps * ld); /* groups, of about two microseconds at the slowest */
-    for (int64_t i = 0, g = 0; i < t.pixels; i += DW_PIXELS, g++) {
-        if (g % poll_every == 0 && reef_tile_abandoned(ctx)) {
-            return REEF_TILE_ABANDONED;
+    igemm_walk w = igemm_walk_start(p, t.pixel);
+    int64_t apart = c->in_step[1] * c->x.w, work = 0;
+    for (int64_t i = 0; i < t.pixels;) {
+        if (work <= 0) { /* every two microseconds at the slowest */
+            if (reef_tile_abandoned(ctx)) {
+                return REEF_TILE_ABANDONED;
+            }
+            work = 16384;
         }
-        int64_t pixels = t.pixels - i < DW_PIXELS ? t.pixels - i : DW_PIXELS;
-        for (int64_t j = 0; j < pixels; j++, igemm_walk_next(&w)) {
-            igemm_point(c, p, &w, x, table + j, pixels);
+        bool four = channels >= VL && t.pixels - i >= DW_PIXELS && igemm_inside(c, p, &w, DW_PIXELS);
+        igemm_point(c, p, &w, x, table, 1);
+        if (four) {
+            dw_4(table, p->taps, apart, d->w + channel, d->padded, channels, acc + i * ld, ld);
+        } else if (channels >= VL) {
+            dw_1(table, p->taps, apart, d->w + channel, d->padded, channels, acc + i * ld, ld);
+        } else {
+            dw_narrow(table, p->taps, d->w + channel, d->padded, channels, acc + i * ld);
         }
-        kernels[pixels - 1](table, p->taps, d->w + channel, d->padded, channels, acc + i * ld, ld);
+        int64_t done = four ? DW_PIXELS : 1;
+        work -= done * p->taps * ld;
+        i += done;
+        w.c += done - 1;
+        igemm_walk_next(p, &w);
     }
     if (reef_tile_abandoned(ctx)) {
         return REEF_TILE_ABANDONED;
@@ -142,7 +163,7 @@ REEF_ISA_PREPARE(depthwise)
     d->m_tiles = d->m_tiles > all ? all : d->m_tiles < 1 ? 1 : d->m_tiles;
     int64_t rows = (all + d->m_tiles - 1) / d->m_tiles;
     c->table_offset = (size_t)(rows * width) * sizeof(float);
-    out->scratch_bytes = c->table_offset + (size_t)(DW_PIXELS * taps) * sizeof(float *);
+    out->scratch_bytes = c->table_offset + (size_t)taps * sizeof(float *);
     out->tiles = (uint32_t)(d->m_tiles * d->c_tiles);
     out->tile_flops = 2.0 * (double)(rows * width) * (double)taps;
     out->args = d;

@@ -1,5 +1,5 @@
 /*
- * epilogue.h - how sums leave a tile: y = act(alpha * sum + bias + residual), one run of channels at a time.
+ * epilogue.h - how sums leave a tile: y = act(alpha * sum + bias + residual), a run of rows at a time.
  */
 #ifndef REEF_DEVICE_CPU_KERNELS_EPILOGUE_H
 #define REEF_DEVICE_CPU_KERNELS_EPILOGUE_H
@@ -13,30 +13,34 @@ typedef struct epilogue {
     float a, b;
 } epilogue;
 
-/* cols results from acc (padded to whole vectors) to y. residual may be NULL, or y itself. */
-static inline void epilogue_run(const epilogue *e, const float *acc, int64_t col, int64_t cols, const float *residual,
-                                float *y)
+/* rows x cols results from acc (rows, ld), padded to whole vectors, to y. residual may be NULL, or y itself. */
+static inline void epilogue_run(const epilogue *e, const float *acc, int64_t ld, int64_t rows, int64_t col,
+                                int64_t cols, const float *residual, int64_t residual_stride, float *y,
+                                int64_t y_stride)
 {
     const float *bias = e->bias + col;
     float alpha = e->alpha, act_a = e->a, act_b = e->b;
     int64_t whole = cols / VL * VL, rest = cols - whole;
     V_ACT_SWITCH(e->act, {
-        if (residual) {
-            for (int64_t j = 0; j < whole; j += VL) {
-                vf v = v_load(acc + j) * alpha + v_load(bias + j) + v_load(residual + j);
-                v_store(y + j, v_act(ACT, act_a, act_b, v));
-            }
-        } else {
-            for (int64_t j = 0; j < whole; j += VL) {
-                v_store(y + j, v_act(ACT, act_a, act_b, v_load(acc + j) * alpha + v_load(bias + j)));
-            }
-        }
-        if (rest) {
-            vf v = v_load(acc + whole) * alpha + v_load(bias + whole);
+        for (int64_t i = 0; i < rows; i++, acc += ld, y += y_stride) {
             if (residual) {
-                v += v_load_n(residual + whole, rest);
+                for (int64_t j = 0; j < whole; j += VL) {
+                    vf v = v_load(acc + j) * alpha + v_load(bias + j) + v_load(residual + j);
+                    v_store(y + j, v_act(ACT, act_a, act_b, v));
+                }
+            } else {
+                for (int64_t j = 0; j < whole; j += VL) {
+                    v_store(y + j, v_act(ACT, act_a, act_b, v_load(acc + j) * alpha + v_load(bias + j)));
+                }
             }
-            v_store_n(y + whole, v_act(ACT, act_a, act_b, v), rest);
+            if (rest) {
+                vf v = v_load(acc + whole) * alpha + v_load(bias + whole);
+                if (residual) {
+                    v += v_load_n(residual + whole, rest);
+                }
+                v_store_n(y + whole, v_act(ACT, act_a, act_b, v), rest);
+            }
+            residual += residual ? residual_stride : 0;
         }
     });
 }

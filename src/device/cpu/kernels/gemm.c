@@ -110,7 +110,7 @@ static const gemm_ukr ukrs[GEMM_MR][2] = {
 static bool run_chunk(const gemm_block *b, int64_t t, int64_t taps, int64_t skip, int64_t kc, reef_tile_ctx *ctx)
 {
     int64_t depth = b->taps * b->channels, groups = gemm_groups(b->rows);
-    bool first = t == 0 && skip == 0 && b->skip == 0;
+    bool first = t == 0 && skip == 0 && b->skip == 0, last = t + taps == b->taps && skip + kc == b->channels;
     for (int64_t j = 0; j < b->cols; j += GEMM_NR) {
         int wide = b->cols - j >= GEMM_NR;
         const float *w = b->panels + j * depth + (t * b->channels + skip) * (wide ? GEMM_NR : VL);
@@ -118,6 +118,13 @@ static bool run_chunk(const gemm_block *b, int64_t t, int64_t taps, int64_t skip
             int64_t r = gemm_group_start(b->rows, groups, g), n = gemm_group_start(b->rows, groups, g + 1) - r;
             if (reef_tile_abandoned(ctx)) {
                 return false;
+            }
+            for (int64_t i = r; last && b->soon && i < r + n; i++) { /* epilogues wait for lines to own otherwise */
+                const float *y = b->soon + i * b->soon_stride + j;
+                __builtin_prefetch(y, 1);
+                if (wide && VL == 16) {
+                    __builtin_prefetch(y + VL, 1);
+                }
             }
             ukrs[n - 1][wide](b->table + r * b->taps + t * n, taps, skip + b->skip, kc, w, b->acc + r * b->ld + j,
                               b->ld, first);
@@ -169,6 +176,7 @@ gemm_split REEF_ISA_FN(reef_gemm_split)(int64_t batch, int64_t m, int64_t n, int
 {
     double depth = (double)taps * (double)channels;
     double total_us = 2 * (double)batch * (double)m * (double)gemm_padded(n) * depth / (GEMM_GFLOPS * 1e3);
+    total_us = fmax(total_us, (double)batch * depth * (double)n * sizeof(float) / 14e3); /* a core's share of memory */
     double want = total_us / 100;
     if (total_us > 20) {
         want = fmax(want, fmin(3.0 * units, total_us / 10));
@@ -193,6 +201,9 @@ gemm_split REEF_ISA_FN(reef_gemm_split)(int64_t batch, int64_t m, int64_t n, int
         base = base < least ? least : base;
         for (int64_t m_tiles = base; m_tiles <= m && m_tiles < base + 4; m_tiles++) {
             double tiles = (double)(n_tiles * m_tiles * batch);
+            if (tiles < 0.6 * want && (n_tiles < panels || m_tiles < m)) {
+                continue;
+            }
             double rows = (double)((m + m_tiles - 1) / m_tiles);
             double cost = ceil(tiles / units) * tile_cost(rows, (double)tile_cols, depth, (double)taps);
             if (cost < best_cost) {

@@ -31,8 +31,8 @@ enum { GEMM_MR = 4 }; /* 8 of 16: without fused steps a product needs a register
 #endif
 enum {
     GEMM_NR = 2 * VL,
-    GEMM_KC = 256, /* depth of a chunk: GEMM_KC x GEMM_NR floats of a panel stay in the first-level cache */
-    GEMM_ACC_FLOATS = 48 << 10, /* most results of one tile */
+    GEMM_KC = 384, /* depth of a chunk: GEMM_KC x GEMM_NR floats of a panel stay in the first-level cache */
+    GEMM_ACC_FLOATS = 16 << 10, /* most results of one tile: they should still be near when it stores them */
     GEMM_TABLE_ROWS = 8 << 10,  /* most (row, tap) pointers of one tile, unless a single group has more */
 };
 
@@ -44,6 +44,8 @@ typedef struct gemm_block {
     int64_t cols;        /* a multiple of VL */
     float *acc;          /* (rows, ld), 64-byte aligned */
     int64_t ld;          /* a multiple of VL */
+    const float *soon;   /* where row 0 will be stored, or NULL: fetched while the last chunk is computed */
+    int64_t soon_stride;
 } gemm_block;
 
 /* False: abandoned. Polls about every microsecond. */

@@ -108,10 +108,8 @@ static reef_tile_result run(const void *args, char *const *base, uint32_t index,
     float *y = (float *)base[p->y.storage] + batch_offset(p, &p->y, batch) + col;
     const float *residual =
         p->has_residual ? (const float *)base[p->residual.storage] + batch_offset(p, &p->residual, batch) + col : NULL;
-    for (int64_t r = 0; r < rows; r++) {
-        epilogue_run(&p->epilogue, acc + r * ld, col, cols, residual ? residual + (row + r) * p->residual.row : NULL,
-                     y + (row + r) * p->y.row);
-    }
+    epilogue_run(&p->epilogue, acc, ld, rows, col, cols, residual ? residual + row * p->residual.row : NULL,
+                 p->residual.row, y + row * p->y.row, p->y.row);
     return REEF_TILE_DONE;
 }
 

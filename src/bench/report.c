@@ -1,0 +1,296 @@
+/*
+ * report.c - tables and JSON. See report.h.
+ */
+#include "bench/report.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "reef/reef.h"
+
+void bench_report_free(bench_report *report)
+{
+    free(report->alone.clients);
+    for (size_t i = 0; i < report->n_rows; i++) {
+        free(report->rows[i].clients);
+    }
+    free(report->rows);
+    memset(report, 0, sizeof *report);
+}
+
+uint64_t bench_report_mismatches(const bench_report *report)
+{
+    uint64_t sum = report->alone.mismatches;
+    for (size_t i = 0; i < report->n_rows; i++) {
+        sum += report->rows[i].mismatches;
+    }
+    return sum;
+}
+
+/* -------------------------------------------------------------------------------------------------- people -- */
+
+/* "812 us", "3.41 ms", "1.2 s", "-" in a field of 9. */
+static const char *duration(double us, char *text, size_t size)
+{
+    if (isnan(us)) {
+        snprintf(text, size, "-");
+    } else if (us < 999.5) {
+        snprintf(text, size, us < 99.95 ? "%.1f us" : "%.0f us", us);
+    } else if (us < 999500) {
+        snprintf(text, size, us < 99950 ? "%.2f ms" : "%.0f ms", us / 1e3);
+    } else {
+        snprintf(text, size, "%.2f s", us / 1e6);
+    }
+    return text;
+}
+
+static const char *percent(double value, char *text, size_t size)
+{
+    snprintf(text, size, isnan(value) ? "-" : "%.1f%%", value);
+    return text;
+}
+
+static void print_row(const bench_report *report, const bench_row *row, const char *name, FILE *out)
+{
+    char a[6][32];
+    const bench_stats *alone = &report->alone.rt;
+    double change = row->rt.n && alone->n ? 100 * (row->rt.p50_us / alone->p50_us - 1) : NAN;
+    double change99 = row->rt.n && alone->n ? 100 * (row->rt.p99_us / alone->p99_us - 1) : NAN;
+    snprintf(a[3], sizeof a[3], isnan(change) ? "-" : "%+.1f%%", change);
+    snprintf(a[4], sizeof a[4], isnan(change99) ? "-" : "%+.1f%%", change99);
+    fprintf(out, "%-9s %9s %8s %9s %8s %9s %7.2f %8.2f %6.1f%% %7llu %6.2f%% %7s %5zu %4zu\n", name,
+            duration(row->rt.p50_us, a[0], sizeof a[0]), a[3], duration(row->rt.p99_us, a[1], sizeof a[1]), a[4],
+            duration(row->rt.max_us, a[2], sizeof a[2]), row->rt_per_s, row->be_per_s, 100 * row->be_work_share,
+            (unsigned long long)row->preemptions, row->lost_pct, percent(row->slo_pct, a[5], sizeof a[5]), row->drops,
+            row->deadline_missed);
+}
+
+static void print_faults(const bench_row *row, FILE *out)
+{
+    if (row->refused || row->failed) {
+        fprintf(out, "%s: %zu requests refused, %zu failed\n", row->policy, row->refused, row->failed);
+    }
+    for (size_t i = 0; i < row->n_clients; i++) {
+        const bench_client_row *client = &row->clients[i];
+        if (client->mismatches) {
+            fprintf(out, "%s: client %s: %llu of %llu answers are WRONG: %s\n", row->policy, client->name,
+                    (unsigned long long)client->mismatches, (unsigned long long)client->compared, client->mismatch);
+        }
+    }
+}
+
+void bench_report_print(const bench_report *report, FILE *out)
+{
+    bool matched = !strcmp(report->form, "matched");
+    fprintf(out, "workload %s on %s, %u compute units, %g s per policy after %g s of warm-up, seed %llu\n",
+            report->workload, report->device, report->units, report->seconds, report->warmup,
+            (unsigned long long)report->seed);
+    if (report->about) {
+        fprintf(out, "%s\n", report->about);
+    }
+    if (matched) {
+        fprintf(out,
+                "load-matched%s: rates times %.4g, so that RT work alone keeps the device busy %.0f%% of the time\n",
+                report->form_defaulted ? " (the default on cpu; --form published for the rates as written)" : "",
+                report->rate_scale, 100 * report->rt_share_target);
+    } else {
+        fprintf(out, "rates as published; by solo times RT work alone would keep the device busy %.0f%% of the time\n",
+                100 * report->rt_share_target);
+    }
+    fprintf(out, "RT latency counts from the due time; changes are against the same clients alone on the device\n\n");
+    fprintf(out, "%-9s %9s %8s %9s %8s %9s %7s %8s %7s %7s %7s %7s %5s %4s\n", "policy", "RT p50", "", "RT p99", "",
+            "RT max", "RT/s", "BE/s", "BEwork", "preempt", "lost", "SLO", "drops", "miss");
+    print_row(report, &report->alone, "(alone)", out);
+    for (size_t i = 0; i < report->n_rows; i++) {
+        print_row(report, &report->rows[i], report->rows[i].policy, out);
+    }
+    uint64_t compared = report->alone.compared;
+    for (size_t i = 0; i < report->n_rows; i++) {
+        compared += report->rows[i].compared;
+    }
+    fprintf(out,
+            "\nRT alone leaves the device idle %.1f%% of the time. BEwork: best-effort requests x their solo time.\n",
+            100 * (1 - report->alone.rt_busy_share));
+    fprintf(out, "%llu answers compared bit for bit with the undisturbed ones, %llu differ.\n",
+            (unsigned long long)compared, (unsigned long long)bench_report_mismatches(report));
+    print_faults(&report->alone, out);
+    for (size_t i = 0; i < report->n_rows; i++) {
+        print_faults(&report->rows[i], out);
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------- JSON -- */
+
+json_t *bench_json_number(double value)
+{
+    return isfinite(value) ? json_real(round(value * 1e4) / 1e4) : json_null();
+}
+
+json_t *bench_json_latency(const bench_stats *stats)
+{
+    return json_pack("{s:o, s:o, s:o, s:o, s:I}", "p50", bench_json_number(stats->p50_us), "p99",
+                     bench_json_number(stats->p99_us), "min", bench_json_number(stats->min_us), "mean",
+                     bench_json_number(stats->mean_us), "n", (json_int_t)stats->n);
+}
+
+static void put(json_t *object, const char *key, double value)
+{
+    json_object_set_new(object, key, bench_json_number(value));
+}
+
+static void put_count(json_t *object, const char *key, uint64_t value)
+{
+    json_object_set_new(object, key, json_integer((json_int_t)value));
+}
+
+static json_t *client_json(const bench_client_row *client)
+{
+    json_t *object = json_pack("{s:s, s:s, s:s}", "name", client->name, "model", client->model, "class",
+                               client->service_class == REEF_RT ? "rt" : "be");
+    put(object, "p50_us", client->latency.p50_us);
+    put(object, "p90_us", client->latency.p90_us);
+    put(object, "p99_us", client->latency.p99_us);
+    put(object, "p999_us", client->latency.p999_us);
+    put(object, "max_us", client->latency.max_us);
+    put_count(object, "n", client->latency.n);
+    put(object, "per_s", client->per_s);
+    put(object, "solo_p50_us", client->solo_us);
+    put(object, "work_share", client->work_share);
+    put(object, "slo_us", client->slo_us);
+    put(object, "slo_pct", client->slo_pct);
+    put_count(object, "drops", client->drops);
+    put_count(object, "refused", client->refused);
+    put_count(object, "failed", client->failed);
+    put_count(object, "deadline_missed", client->deadline_missed);
+    put_count(object, "unrecorded", client->unrecorded);
+    put_count(object, "compared", client->compared);
+    put_count(object, "mismatches", client->mismatches);
+    if (client->mismatches) {
+        json_object_set_new(object, "mismatch", json_string(client->mismatch));
+    }
+    return object;
+}
+
+static json_t *row_json(const bench_report *report, const bench_row *row)
+{
+    json_t *object = json_pack("{s:s, s:s}", "policy", row->policy, "form", report->form);
+    double idle = 1 - report->alone.rt_busy_share;
+    put(object, "rt_p50_us", row->rt.p50_us);
+    put(object, "rt_p90_us", row->rt.p90_us);
+    put(object, "rt_p99_us", row->rt.p99_us);
+    put(object, "rt_p999_us", row->rt.p999_us);
+    put(object, "rt_max_us", row->rt.max_us);
+    put(object, "rt_mean_us", row->rt.mean_us);
+    put(object, "rt_alone_p50_us", report->alone.rt.p50_us);
+    put(object, "rt_alone_p99_us", report->alone.rt.p99_us);
+    put_count(object, "rt_n", row->rt.n);
+    put(object, "rt_per_s", row->rt_per_s);
+    put(object, "be_per_s", row->be_per_s);
+    put(object, "be_work_share", row->be_work_share);
+    put(object, "idle_share", idle);
+    put(object, "be_of_idle_pct", idle > 0 ? 100 * row->be_work_share / idle : NAN);
+    put(object, "unit_busy_share", row->unit_busy_share);
+    put(object, "slo_pct", row->slo_pct);
+    put_count(object, "drops", row->drops);
+    put_count(object, "refused", row->refused);
+    put_count(object, "failed", row->failed);
+    put_count(object, "deadline_missed", row->deadline_missed);
+    put_count(object, "preemptions", row->preemptions);
+    put_count(object, "kernels_evicted", row->kernels_evicted);
+    put_count(object, "tiles_run", row->tiles_run);
+    put_count(object, "tiles_abandoned", row->tiles_abandoned);
+    put_count(object, "padded_tiles", row->padded_tiles);
+    put(object, "lost_pct", row->lost_pct);
+    put_count(object, "compared", row->compared);
+    put_count(object, "mismatches", row->mismatches);
+    put(object, "generator_late_p99_us", row->generator_late_p99_us);
+    json_t *clients = json_array();
+    for (size_t i = 0; i < row->n_clients; i++) {
+        json_array_append_new(clients, client_json(&row->clients[i]));
+    }
+    json_object_set_new(object, "clients", clients);
+    return object;
+}
+
+json_t *bench_report_json(const bench_report *report)
+{
+    json_t *root = json_pack("{s:s, s:s, s:i, s:s}", "workload", report->workload, "device", report->device, "units",
+                             (int)report->units, "reef_version", reef_version());
+    put(root, "seconds", report->seconds);
+    put(root, "warmup_seconds", report->warmup);
+    put_count(root, "seed", report->seed);
+    json_object_set_new(root, "form", json_string(report->form));
+    json_object_set_new(root, "rate_scale", json_real(report->rate_scale));
+    put(root, "rt_share_target", report->rt_share_target);
+    json_object_set_new(root, "generator_priority", json_string(report->realtime_priority ? "realtime" : "normal"));
+    json_object_set_new(root, "alone", row_json(report, &report->alone));
+    json_t *rows = json_array();
+    for (size_t i = 0; i < report->n_rows; i++) {
+        json_array_append_new(rows, row_json(report, &report->rows[i]));
+    }
+    json_object_set_new(root, "rows", rows);
+    return root;
+}
+
+/* ------------------------------------------------------------------------------------------------- preempt -- */
+
+void preempt_report_free(preempt_report *report)
+{
+    free(report->rows);
+    memset(report, 0, sizeof *report);
+}
+
+void preempt_report_print(const preempt_report *report, FILE *out)
+{
+    char a[8][32];
+    fprintf(out,
+            "preemption on %s, %u compute units: time to the first tile of a real-time request of one 10 us tile\n",
+            report->device, report->units);
+    fprintf(out,
+            "from submission; in brackets from the due time, which adds what the operating system takes to wake "
+            "the caller (%s priority)\n\n",
+            report->realtime_priority ? "real-time" : "normal");
+    fprintf(out, "%-34s %-8s %18s  %9s %9s %9s  %20s %6s %6s\n", "best-effort load", "policy", "idle p50/p99", "p50",
+            "p99", "max", "(due p50/p99)", "lost", "n");
+    for (size_t i = 0; i < report->n_rows; i++) {
+        const preempt_row *row = &report->rows[i];
+        char idle[72], due[72];
+        snprintf(idle, sizeof idle, "%s/%s", duration(row->idle.p50_us, a[0], sizeof a[0]),
+                 duration(row->idle.p99_us, a[1], sizeof a[1]));
+        snprintf(due, sizeof due, "(%s/%s)", duration(row->load_due.p50_us, a[2], sizeof a[2]),
+                 duration(row->load_due.p99_us, a[3], sizeof a[3]));
+        fprintf(out, "%-34s %-8s %18s  %9s %9s %9s  %20s %5.1f%% %6zu\n", row->be, row->mechanism, idle,
+                duration(row->load.p50_us, a[4], sizeof a[4]), duration(row->load.p99_us, a[5], sizeof a[5]),
+                duration(row->load.max_us, a[6], sizeof a[6]), due, row->be_lost_pct, row->load.n);
+    }
+}
+
+json_t *preempt_report_json(const preempt_report *report)
+{
+    json_t *root = json_pack("{s:s, s:s, s:i, s:i, s:I, s:s, s:s}", "workload", "preempt", "device", report->device,
+                             "units", (int)report->units, "count", (int)report->count, "seed", (json_int_t)report->seed,
+                             "generator_priority", report->realtime_priority ? "realtime" : "normal", "reef_version",
+                             reef_version());
+    json_t *rows = json_array();
+    for (size_t i = 0; i < report->n_rows; i++) {
+        const preempt_row *row = &report->rows[i];
+        json_t *object = json_pack("{s:s, s:s}", "be", row->be, "mechanism", row->mechanism);
+        put(object, "idle_p50_us", row->idle.p50_us);
+        put(object, "idle_p99_us", row->idle.p99_us);
+        put(object, "p50_us", row->load.p50_us);
+        put(object, "p99_us", row->load.p99_us);
+        put(object, "max_us", row->load.max_us);
+        put(object, "idle_due_p50_us", row->idle_due.p50_us);
+        put(object, "idle_due_p99_us", row->idle_due.p99_us);
+        put(object, "due_p50_us", row->load_due.p50_us);
+        put(object, "due_p99_us", row->load_due.p99_us);
+        put_count(object, "n", row->load.n);
+        put(object, "be_lost_pct", row->be_lost_pct);
+        put_count(object, "preemptions", row->preemptions);
+        put_count(object, "tiles_abandoned", row->tiles_abandoned);
+        json_array_append_new(rows, object);
+    }
+    json_object_set_new(root, "rows", rows);
+    return root;
+}

@@ -1,0 +1,85 @@
+/*
+ * report.h - the results of a benchmark, as numbers, as a table for people and as JSON.
+ */
+#ifndef REEF_BENCH_REPORT_H
+#define REEF_BENCH_REPORT_H
+
+#include <jansson.h>
+#include <stdio.h>
+
+#include "bench/stats.h"
+#include "bench/workload.h"
+
+typedef struct bench_client_row {
+    const char *name, *model;
+    reef_class service_class;
+    bench_stats latency; /* RT: from the due time; BE: from submission */
+    double per_s, solo_us, slo_us, slo_pct;
+    double work_share; /* requests per second times solo time */
+    size_t due, drops, refused, failed, deadline_missed, unrecorded;
+    uint64_t compared, mismatches;
+    char mismatch[200];
+} bench_client_row;
+
+typedef struct bench_row {
+    const char *policy; /* static string */
+    bench_stats rt;
+    double rt_per_s, be_per_s, be_work_share;
+    double rt_busy_share; /* of the time, some RT request was being served */
+    double slo_pct;
+    size_t drops, refused, failed, deadline_missed;
+    uint64_t preemptions, kernels_evicted, tiles_run, tiles_abandoned, padded_tiles, compared, mismatches;
+    double lost_pct, unit_busy_share;
+    double generator_late_p99_us;
+    bench_client_row *clients;
+    size_t n_clients;
+} bench_row;
+
+/* Borrows names from the workload and the options it was made from. */
+typedef struct bench_report {
+    const char *workload, *about, *device, *form; /* form: "published" or "matched" */
+    bool form_defaulted;
+    unsigned units;
+    double seconds, warmup, rate_scale, rt_share_target;
+    uint64_t seed;
+    bool realtime_priority; /* of the generator */
+    bench_row alone;        /* RT clients only, under rt-only */
+    bench_row *rows;
+    size_t n_rows;
+} bench_report;
+
+void bench_report_free(bench_report *report);
+uint64_t bench_report_mismatches(const bench_report *report);
+void bench_report_print(const bench_report *report, FILE *out);
+json_t *bench_report_json(const bench_report *report);
+
+/* ---- bench preempt ---- */
+
+typedef struct preempt_row {
+    char be[80];
+    const char *mechanism;          /* the policy */
+    bench_stats idle, load;         /* from submission to first tile, device idle and loaded */
+    bench_stats idle_due, load_due; /* from the due time */
+    double be_lost_pct;
+    uint64_t preemptions, tiles_abandoned;
+} preempt_row;
+
+typedef struct preempt_report {
+    const char *device;
+    unsigned units, count;
+    uint64_t seed;
+    bool realtime_priority;
+    preempt_row *rows;
+    size_t n_rows;
+} preempt_report;
+
+void preempt_report_free(preempt_report *report);
+void preempt_report_print(const preempt_report *report, FILE *out);
+json_t *preempt_report_json(const preempt_report *report);
+
+/* A number for a file: rounded to four decimals; null for NaN. */
+json_t *bench_json_number(double value);
+/* {"p50","p99","min","mean","n"} of a latency. */
+json_t *bench_json_latency(const bench_stats *stats);
+
+#endif

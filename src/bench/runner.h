@@ -1,0 +1,56 @@
+/*
+ * runner.h - a whole benchmark: load the models, measure them alone, play the workload under each policy.
+ */
+#ifndef REEF_BENCH_RUNNER_H
+#define REEF_BENCH_RUNNER_H
+
+#include "bench/report.h"
+
+typedef enum bench_form { BENCH_FORM_DEFAULT, BENCH_FORM_PUBLISHED, BENCH_FORM_MATCHED } bench_form;
+
+typedef struct bench_options {
+    const char *device;
+    unsigned units;
+    const char *models; /* folder for models given by name */
+    const char *const *policies;
+    size_t n_policies;
+    bench_form form;
+    double seconds, warmup;
+    uint64_t seed;
+    unsigned profile_runs;
+    reef_progress progress;
+    void *progress_context;
+} bench_options;
+
+/* Checks that policies, device and files exist before anything long is started. */
+reef_status bench_run(const bench_workload *workload, const bench_options *options, bench_report *out,
+                      reef_error *error);
+
+typedef struct preempt_load { /* best-effort work: a model file, or kernels x tiles x tile_us of synthetic work */
+    const char *path;
+    uint32_t kernels, tiles;
+    double tile_us;
+} preempt_load;
+
+typedef struct preempt_options {
+    const char *device;
+    unsigned units;
+    const char *const *policies;
+    size_t n_policies;
+    const preempt_load *loads;
+    size_t n_loads;
+    unsigned count;          /* RT requests per load and policy */
+    double seconds_per_cell; /* a cell that takes longer ends with fewer */
+    uint64_t seed;
+    reef_progress progress;
+    void *progress_context;
+} preempt_options;
+
+/* How long a preemption takes: a tiny RT request against each load, under each policy. */
+reef_status preempt_run(const preempt_options *options, preempt_report *out, reef_error *error);
+
+/* NOT_FOUND with the list of what there is. */
+reef_status bench_check_policy(const char *policy, const char **canonical, reef_error *error);
+reef_status bench_check_device(const char *device, reef_error *error);
+
+#endif

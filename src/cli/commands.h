@@ -1,0 +1,13 @@
+/*
+ * commands.h - the subcommands. Each gets its arguments without its own name and returns the exit code.
+ */
+#ifndef REEF_CLI_COMMANDS_H
+#define REEF_CLI_COMMANDS_H
+
+int cli_run(int argc, char **argv);
+int cli_inspect(int argc, char **argv);
+int cli_profile(int argc, char **argv);
+int cli_bench(int argc, char **argv);
+int cli_devices(int argc, char **argv);
+
+#endif

@@ -1,0 +1,31 @@
+/*
+ * inspect.c - reef inspect.
+ */
+#include "cli/commands.h"
+#include "cli/show.h"
+
+int cli_inspect(int argc, char **argv)
+{
+    cli_show show = {.command = "inspect", .device = "cpu"};
+    cli_option options[] = {
+        {"shape", "NAME=DIMS", "dimensions of an input that has dynamic ones, such as x=1x3x224x224; may be repeated",
+         CLI_LIST, &show.shape_texts, 0, 0},
+        {"device", "NAME", "device to compile for (default cpu)", CLI_TEXT, &show.device, 0, 0},
+        {"units", "N", "compute units (default: one per processor)", CLI_COUNT, &show.units, 1, 4096},
+        {"json", NULL, "print JSON", CLI_FLAG, &show.as_json, 0, 0},
+    };
+    cli_command command = {
+        .name = show.command,
+        .synopsis = "MODEL.onnx [options]",
+        .about = "Shows a model's inputs and outputs, the kernels it was compiled into, which of them may be\n"
+                 "preempted inside a tile and why others not, and where its buffers live.",
+        .examples = "  reef inspect resnet152.onnx --shape input=1x3x224x224\n"
+                    "  reef inspect detector.onnx --json | jq '.kernels[] | select(.preemptible | not)'\n",
+        .options = options,
+        .n_options = sizeof options / sizeof options[0],
+        .min_words = 1,
+        .max_words = 1,
+        .word = "MODEL.onnx",
+    };
+    return cli_show_command(&command, &show, argc, argv);
+}

@@ -1,0 +1,65 @@
+/*
+ * options.h - one table per subcommand says what it accepts; parsing, checking and --help all come from it.
+ */
+#ifndef REEF_CLI_OPTIONS_H
+#define REEF_CLI_OPTIONS_H
+
+#include "reef/reef.h"
+
+enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+typedef enum cli_kind { CLI_FLAG, CLI_TEXT, CLI_COUNT, CLI_SECONDS, CLI_LIST, CLI_NAMES } cli_kind;
+
+typedef struct cli_list { /* values borrowed from argv, or from a copy for CLI_NAMES */
+    const char **items;
+    size_t n;
+} cli_list;
+
+typedef struct cli_option {
+    const char *name;  /* without dashes */
+    const char *value; /* "FILE"; NULL for flags */
+    const char *help;
+    cli_kind kind;
+    void *to; /* bool, const char *, uint64_t, double, cli_list (repeatable), cli_list (comma separated, repeatable) */
+    double low, high; /* COUNT, SECONDS: inclusive */
+} cli_option;
+
+typedef struct cli_command {
+    const char *name;     /* "run" */
+    const char *synopsis; /* "MODEL.onnx [options]" */
+    const char *about;
+    const char *examples; /* whole lines */
+    cli_option *options;
+    size_t n_options;
+    size_t min_words, max_words;
+    const char *word; /* what a missing word is called: "MODEL.onnx" */
+} cli_command;
+
+/*
+ * Parses argv (without the subcommand). Words that are no options go to *words. Returns -1 to go on, or the exit code:
+ * EXIT_OK after --help, EXIT_USAGE after one line on stderr. cli_free releases lists either way.
+ */
+int cli_parse(const cli_command *command, int argc, char **argv, cli_list *words);
+void cli_free(const cli_command *command, cli_list *words);
+
+/* "reef run: ..." on stderr as one line. Return EXIT_FAILED and EXIT_USAGE. */
+__attribute__((format(printf, 2, 3))) int cli_fail(const char *command, const char *format, ...);
+__attribute__((format(printf, 2, 3))) int cli_usage(const char *command, const char *format, ...);
+/* A library error; path is put in front unless the message names it already (NULL: none). */
+int cli_error(const char *command, const char *path, const reef_error *error);
+
+/* "NAME=VALUE": returns the value and copies the name; NULL when malformed or name does not fit. */
+const char *cli_pair(const char *text, char *name, size_t size);
+/* "x=1x3x224x224" into *out, whose name points into `name`. */
+bool cli_shape(const char *text, char *name, size_t size, reef_shape *out);
+/* Parses every --shape. *out is malloced, with names behind it. -1 or an exit code. */
+int cli_shapes(const char *command, const cli_list *texts, reef_shape **out);
+
+/* Checks a device's or policy's name; -1 or EXIT_USAGE with the names there are. */
+int cli_check_device(const char *command, const char *device);
+int cli_check_policy(const char *command, const char *policy);
+
+/* Text from a model for the terminal: control bytes become '?'. Returns buffer. */
+const char *cli_printable(const char *text, char *buffer, size_t size);
+
+#endif

@@ -1,0 +1,300 @@
+#!/usr/bin/env python3
+"""Gives the reef command good and bad input and looks at exit codes, stderr and stdout. Standard library only.
+
+  tests/cli/test_cli.py --reef build/release/reef
+  tests/cli/test_cli.py --reef build/release/reef-fake --fake     # also: answers that are wrong on purpose
+
+Bad input must end with code 1 (a file, a model, the device) or 2 (wrong usage) and exactly one line on stderr that names
+what is wrong. No test looks at how long anything took.
+"""
+
+import argparse
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import traceback
+import xml.etree.ElementTree
+from pathlib import Path
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+def varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes(out + bytes([value]))
+
+
+def field(number: int, value) -> bytes:
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    data = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def tensor_type(name: str, dims) -> bytes:
+    shape = b"".join(field(1, field(1, dim)) for dim in dims)
+    return field(1, name) + field(2, field(1, field(1, 1) + field(2, shape)))
+
+
+def relu_model(op: str = "Relu") -> bytes:
+    """ONNX by hand: y = Relu(x), float32 (1, 4)."""
+    node = field(1, "x") + field(2, "y") + field(3, "the_node") + field(4, op)
+    graph = field(1, node) + field(2, "g") + field(11, tensor_type("x", (1, 4))) + field(12, tensor_type("y", (1, 4)))
+    return field(1, 8) + field(7, graph) + field(8, field(2, 17))
+
+
+def npy(values, descr: str = "<f4", shape: str = "(1, 4)") -> bytes:
+    code = {"<f4": "f", "<i8": "q"}[descr]
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + struct.pack(f"<{len(values)}{code}", *values)
+
+
+def client(name: str, service_class: str, arrival: dict, **more) -> dict:
+    return {"name": name, "model": "relu.onnx", "class": service_class, "arrival": arrival, **more}
+
+
+class Suite:
+    def __init__(self, reef: Path, fake: bool, folder: Path) -> None:
+        self.reef, self.fake, self.folder = reef.resolve(), fake, folder
+        self.passed = self.failed = 0
+        write = lambda name, data: (folder / name).write_bytes(data)
+        write("relu.onnx", relu_model())
+        write("text.onnx", b"this is not a model\n")
+        write("empty.onnx", b"")
+        write("short.onnx", relu_model()[:-20])
+        write("odd.onnx", relu_model("NoSuchOperator"))
+        write("x.npy", npy([-1.0, 2.0, -3.0, 4.0]))
+        write("ints.npy", npy([1, 2, 3, 4], "<i8"))
+        write("wide.npy", npy([0.0] * 5, shape="(1, 5)"))
+        write("flat.npy", npy([0.0] * 4, shape="(4,)"))
+        write("cut.npy", npy([0.0] * 4)[:-3])
+        write("huge.npy", npy([0.0] * 4, shape="(4294967296, 4294967296, 4294967296)"))
+        write("text.npy", b"hello")
+        good = [client("rt", "rt", {"kind": "uniform", "rate": 100}),
+                client("be", "be", {"kind": "closed", "concurrency": 2})]
+        self.workload("good.json", good)
+        self.workload("field.json", [{**good[0], "prioriti": 1}])
+        self.workload("nomodel.json", [{**good[0], "model": "gone.onnx"}])
+        self.workload("badinput.json", [{**good[0], "inputs": {"x": "ints.npy"}}])
+        write("broken.json", b"{\"name\": \"w\", ")
+        write("list.txt", f"{folder}/relu.onnx {folder}/in {folder}/out_a\n{folder}/text.onnx {folder}/in {folder}/out_b\n"
+                          f"{folder}/relu.onnx {folder}/in {folder}/out_c\nonly two\n".encode())
+        (folder / "in").mkdir()
+        write("in/in_0.npy", npy([-1.0, 2.0, -3.0, 4.0]))
+        (folder / "nothing").mkdir()
+
+    def workload(self, name: str, clients: list) -> None:
+        (self.folder / name).write_text(json.dumps({"name": "w", "rt_share": 0.3, "clients": clients}))
+
+    def call(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run([str(self.reef), *arguments], cwd=self.folder, capture_output=True, text=True, timeout=300,
+                              env={**os.environ, **environment}, errors="replace")
+
+    def check(self, name: str, test) -> None:
+        try:
+            test()
+            self.passed += 1
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is a failed test
+            self.failed += 1
+            print(f"FAILED {name}: {error}" if isinstance(error, AssertionError) else f"FAILED {name}:\n{traceback.format_exc()}")
+
+    def bad(self, code: int, words, *arguments: str) -> None:
+        """Must fail with this code and one line that holds all words."""
+        def test() -> None:
+            done = self.call(*arguments)
+            lines = [line for line in done.stderr.splitlines() if line]
+            assert done.returncode == code, f"code {done.returncode} instead of {code}; stderr: {done.stderr!r}"
+            assert len(lines) == 1, f"{len(lines)} lines on stderr: {done.stderr!r}"
+            assert lines[0].startswith("reef"), lines[0]
+            for word in words:
+                assert word in lines[0], f"{word!r} is not in {lines[0]!r}"
+        self.check("reef " + " ".join(arguments), test)
+
+    def good(self, look, *arguments: str, **environment: str) -> None:
+        def test() -> None:
+            done = self.call(*arguments, **environment)
+            assert done.returncode == 0, f"code {done.returncode}; stderr: {done.stderr!r}"
+            look(done.stdout)
+        self.check("reef " + " ".join(arguments), test)
+
+
+# ---- tests ----------------------------------------------------------------------------------------------------------
+
+def holds(*words: str):
+    def look(text: str) -> None:
+        for word in words:
+            assert word in text, f"{word!r} is not in {text!r}"
+    return look
+
+
+def usage(t: Suite) -> None:
+    t.bad(2, ["command"])
+    t.bad(2, ["fly", "run"], "fly")
+    t.good(holds("usage", "bench"), "--help")
+    t.good(holds("reef "), "--version")
+    for command in ("run", "inspect", "profile", "bench", "devices"):
+        t.good(holds("usage: reef " + command, "examples:", "--help"), command, "--help")
+        t.bad(2, ["--frobnicate", command + " --help"], command, "--frobnicate")
+        t.bad(2, ["-x"], command, "-x")
+    for command in ("run", "inspect", "profile"):
+        t.bad(2, ["MODEL.onnx"], command)
+        t.bad(2, ["too many"], command, "a.onnx", "b.onnx")
+        t.bad(2, ["--units", "0"], command, "relu.onnx", "--units", "0")
+        t.bad(2, ["--units", "-1"], command, "relu.onnx", "--units", "-1")
+        t.bad(2, ["--units", "many"], command, "relu.onnx", "--units=many")
+        t.bad(2, ["--units", "needs"], command, "relu.onnx", "--units")
+        t.bad(2, ["warp", "cpu"], command, "relu.onnx", "--device", "warp")
+        t.bad(2, ["--shape", "x"], command, "relu.onnx", "--shape", "x")
+        t.bad(2, ["--shape"], command, "relu.onnx", "--shape", "x=1x-4")
+        t.bad(2, ["--shape"], command, "relu.onnx", "--shape", "x=1x1x1x1x1x1x1x1x1")
+        t.bad(2, ["--shape"], command, "relu.onnx", "--shape", "x=99999999999999999999")
+        t.bad(2, ["--json", "no value"], command, "relu.onnx", "--json=1")
+    t.bad(2, ["--runs"], "profile", "relu.onnx", "--runs", "1e3")
+    t.bad(2, ["--input"], "run", "relu.onnx", "--input", "x")
+    t.bad(2, ["--input", "twice"], "run", "relu.onnx", "--input", "x=x.npy", "--input", "x=x.npy")
+    t.bad(2, ["--random"], "run", "relu.onnx", "--random", "dice")
+    t.bad(2, ["--class"], "run", "relu.onnx", "--random", "1", "--class", "best")
+    t.bad(2, ["--policy", "fast", "reset"], "run", "relu.onnx", "--random", "1", "--policy", "fast")
+    t.bad(2, ["rt-only"], "run", "relu.onnx", "--random", "1", "--policy", "rt-only", "--class", "be")
+    t.bad(2, ["--batch"], "run", "relu.onnx", "--batch", "list.txt")
+    t.bad(2, ["--policy"], "bench", "A")
+    t.bad(2, ["fast", "reset"], "bench", "A", "--policy", "reset,fast")
+    t.bad(2, ["''"], "bench", "A", "--policy", "reset,")
+    t.bad(2, ["warp"], "bench", "A", "--policy", "reset", "--device", "warp")
+    t.bad(2, ["--form"], "bench", "A", "--policy", "reset", "--form", "round")
+    t.bad(2, ["--seconds"], "bench", "A", "--policy", "reset", "--seconds", "nan")
+    t.bad(2, ["--seconds"], "bench", "A", "--policy", "reset", "--seconds", "-1")
+    t.bad(2, ["--synthetic", "10x2"], "bench", "preempt", "--policy", "reset", "--synthetic", "10x2")
+    t.bad(2, ["--be"], "bench", "A", "--policy", "reset", "--be", "relu.onnx")
+
+
+def files(t: Suite) -> None:
+    for command in ("inspect", "profile"):
+        t.bad(1, ["gone.onnx"], command, "gone.onnx")
+    for name in ("gone", "text", "empty"):
+        t.bad(1, [name + ".onnx"], "run", name + ".onnx", "--random", "1")
+    t.bad(1, ["nothing"], "run", "nothing", "--random", "1")
+    if not t.fake:
+        t.bad(1, ["short.onnx"], "run", "short.onnx", "--random", "1")
+        t.bad(1, ["odd.onnx", "NoSuchOperator", "the_node"], "run", "odd.onnx", "--random", "1")
+    t.bad(1, ["x", "--random"], "run", "relu.onnx")
+    t.bad(1, ["gone.npy"], "run", "relu.onnx", "--input", "x=gone.npy")
+    t.bad(1, ["gone.npy"], "run", "gone.onnx", "--input", "x=gone.npy")  # the cheap check comes first
+    t.bad(1, ["text.npy"], "run", "relu.onnx", "--input", "x=text.npy")
+    t.bad(1, ["cut.npy", "bytes"], "run", "relu.onnx", "--input", "x=cut.npy")
+    t.bad(1, ["huge.npy"], "run", "relu.onnx", "--input", "x=huge.npy")
+    t.bad(1, ["nothing"], "run", "relu.onnx", "--input", "x=nothing")
+    t.bad(1, ["ints.npy", "int64", "float32", "'x'"], "run", "relu.onnx", "--input", "x=ints.npy")
+    t.bad(1, ["x"], "run", "relu.onnx", "--input", "x=wide.npy")
+    t.bad(1, ["x"], "run", "relu.onnx", "--input", "x=flat.npy")
+    t.bad(1, ["z"], "run", "relu.onnx", "--input", "x=x.npy", "--input", "z=x.npy")
+    t.bad(1, ["x"], "run", "relu.onnx", "--random", "1", "--shape", "x=2x9")
+    t.bad(1, ["text.npy"], "run", "relu.onnx", "--random", "1", "--output", "text.npy")
+    t.bad(1, ["gone.txt"], "run", "--batch", "gone.txt")
+    t.bad(1, ["gone.json", "REAL"], "bench", "gone.json", "--policy", "reset")
+    t.bad(1, ["broken.json", "line 1"], "bench", "broken.json", "--policy", "reset")
+    t.bad(1, ["field.json", "rt", "prioriti"], "bench", "field.json", "--policy", "reset")
+    t.bad(1, ["rt", "gone.onnx"], "bench", "nomodel.json", "--policy", "reset")
+    t.bad(1, ["rt", "ints.npy", "int64"], "bench", "badinput.json", "--policy", "reset")
+    t.bad(1, ["vgg19", "--models"], "bench", "A", "--policy", "reset", "--models", "nothing")
+    t.bad(1, ["no/such"], "bench", "good.json", "--policy", "reset", "--json", "no/such/file")
+    t.bad(1, ["no/such"], "bench", "good.json", "--policy", "reset", "--chart", "no/such/file")
+    t.bad(1, ["nothing"], "bench", "preempt", "--policy", "reset", "--models", "nothing")
+    t.bad(1, ["gone.onnx"], "bench", "preempt", "--policy", "reset", "--be", "gone.onnx")
+    t.bad(1, ["rt-only"], "bench", "preempt", "--policy", "rt-only")
+
+
+def work(t: Suite) -> None:
+    def ran(text: str) -> None:
+        result = json.loads(text)
+        assert result["device"] == "cpu" and result["units"] == 2 and result["latency_us"]["n"] == 3, result
+        output = result["outputs"][0]
+        assert output["name"] == "y" and output["dtype"] == "float32" and output["shape"] == [1, 4], output
+        data = (t.folder / output["file"]).read_bytes()
+        assert struct.unpack("<4f", data[-16:]) == (0.0, 2.0, 0.0, 4.0), data
+        assert data[8] + 256 * data[9] + 10 == len(data) - 16 and (len(data) - 16) % 64 == 0, data
+    t.good(ran, "run", "relu.onnx", "--input", "x=x.npy", "--output", "out", "--units", "2", "--repeat", "3", "--json")
+    t.good(holds("y: float32 1x4", "latency"), "run", "relu.onnx", "--random", "1", "--class", "be", "--policy", "reset")
+    t.good(holds("y: "), "run", "--random=7", "--", "relu.onnx")
+
+    def batch() -> None:
+        done = t.call("run", "--batch", "list.txt")
+        lines = done.stdout.splitlines()
+        assert done.returncode == 1 and len(lines) == 4, done
+        assert [line.split()[0] for line in lines] == ["ok", "FAIL", "ok", "FAIL"], lines
+        assert "text.onnx" in lines[1] and "line 4" in lines[3], lines
+        assert (t.folder / "out_a" / "y.npy").exists() and (t.folder / "out_c" / "y.npy").exists()
+    t.check("batch goes on after a failure", batch)
+
+    def inspected(text: str) -> None:
+        result = json.loads(text)
+        assert result["inputs"][0] == {"name": "x", "dtype": "float32", "shape": [1, 4], "bytes": 16}, result["inputs"]
+        assert len(result["kernels"]) == result["n_kernels"] and "buffers" in result, result
+        for kernel in result["kernels"]:
+            assert kernel["preemptible"] or kernel["why_not"], kernel
+    t.good(inspected, "inspect", "relu.onnx", "--json")
+    t.good(holds("input", "output", "kernels"), "inspect", "relu.onnx")
+    t.good(inspected, "profile", "relu.onnx", "--runs", "3", "--json")
+    t.good(lambda text: json.loads(text)["devices"][0]["name"] == "cpu" or sys.exit(text), "devices", "--json")
+    t.good(holds("cpu", "reset"), "devices")
+
+    def benched(text: str) -> None:
+        holds("0 differ", "reset")(text)
+        result = json.loads((t.folder / "r.json").read_text())
+        assert [row["policy"] for row in result["rows"]] == ["rt-only", "reset"], result
+        for row in result["rows"]:
+            for key in ("form", "rt_p50_us", "rt_p90_us", "rt_p99_us", "rt_p999_us", "rt_max_us", "rt_alone_p50_us",
+                        "rt_alone_p99_us", "rt_n", "rt_per_s", "be_per_s", "be_work_share", "idle_share", "slo_pct", "drops",
+                        "deadline_missed", "preemptions", "tiles_abandoned", "lost_pct", "mismatches",
+                        "generator_late_p99_us", "clients"):
+                assert key in row, key
+            assert row["mismatches"] == 0 and row["rt_n"] > 0, row
+        assert result["rows"][0]["be_per_s"] == 0, result
+        xml.etree.ElementTree.parse(t.folder / "r.svg")
+    t.good(benched, "bench", "good.json", "--policy", "rt-only,reset", "--seconds", "0.5", "--warmup", "0.1", "--form",
+           "published", "--json", "r.json", "--chart", "r.svg")
+
+    def preempted(text: str) -> None:
+        holds("wait", "reset")(text)
+        rows = json.loads((t.folder / "p.json").read_text())["rows"]
+        assert [row["mechanism"] for row in rows] == ["wait", "reset"] * 2, rows
+        for row in rows:
+            for key in ("be", "idle_p50_us", "idle_p99_us", "p50_us", "p99_us", "max_us", "due_p50_us", "due_p99_us", "n",
+                        "be_lost_pct"):
+                assert key in row, key
+        xml.etree.ElementTree.parse(t.folder / "p.svg")
+    t.good(preempted, "bench", "preempt", "--policy", "wait,reset", "--synthetic", "3x2x300", "--be", "relu.onnx", "--count",
+           "10", "--json", "p.json", "--chart", "p.svg")
+
+
+def wrong_answers(t: Suite) -> None:
+    def test() -> None:
+        done = t.call("bench", "good.json", "--policy", "reset", "--seconds", "0.5", "--warmup", "0", FAKE_REEF_WRONG="180")
+        assert done.returncode == 1 and "WRONG" in done.stdout and "differ" in done.stderr, done
+    t.check("an answer that differs by one bit fails the benchmark", test)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reef", type=Path, required=True, help="the program to test")
+    parser.add_argument("--fake", action="store_true", help="it is reef-fake")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        suite = Suite(arguments.reef, arguments.fake, Path(folder))
+        usage(suite)
+        files(suite)
+        work(suite)
+        if suite.fake:
+            wrong_answers(suite)
+    print(f"{suite.passed} passed, {suite.failed} failed")
+    return 1 if suite.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

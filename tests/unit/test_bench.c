@@ -1,0 +1,556 @@
+/*
+ * test_bench.c - workloads, arrivals, percentiles, npy files, and a whole run against the fake engine. No test looks at
+ * how long anything took.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bench/chart.h"
+#include "bench/npy.h"
+#include "bench/rng.h"
+#include "bench/runner.h"
+#include "bench/stats.h"
+#include "bench/tensors.h"
+#include "bench/workload.h"
+
+/* ---- workloads ---- */
+
+static void built_in_workloads_are_valid_and_as_published(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        size_t rt, be;
+        double rate;
+    } expected[] = {{"A", 1, 1, 100}, {"B", 1, 1, 220}, {"C", 1, 5, 100}, {"D", 5, 5, 100}, {"E", 5, 5, 100}};
+    for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++) {
+        bench_workload workload = {0};
+        reef_error error = {0};
+        assert_int_equal(bench_workload_load(expected[i].name, &workload, &error), REEF_OK);
+        size_t classes[2] = {0};
+        double rate = 0;
+        for (size_t c = 0; c < workload.n_clients; c++) {
+            classes[workload.clients[c].service_class]++;
+            rate += bench_arrival_rate(&workload.clients[c].arrival);
+        }
+        assert_int_equal(classes[REEF_RT], expected[i].rt);
+        assert_int_equal(classes[REEF_BE], expected[i].be);
+        assert_true(fabs(rate - expected[i].rate) < 1e-9);
+        assert_true(workload.rt_share > 0);
+        bench_workload_free(&workload);
+    }
+}
+
+static void the_recorded_trace_has_all_its_requests(void **state)
+{
+    (void)state;
+    bench_workload workload = {0};
+    reef_error error = {0};
+    assert_int_equal(bench_workload_load("REAL", &workload, &error), REEF_OK);
+    size_t requests = 0;
+    for (size_t c = 0; c < workload.n_clients; c++) {
+        requests += workload.clients[c].arrival.n_times;
+    }
+    assert_int_equal(requests, 1684);
+    assert_non_null(workload.license);
+    bench_workload_free(&workload);
+}
+
+#define CLIENT(rest)  "{\"name\":\"w\",\"clients\":[{\"name\":\"c1\",\"model\":\"m\",\"class\":\"rt\"" rest "}]}"
+#define ARRIVAL(rest) CLIENT(",\"arrival\":{" rest "}")
+#define CLOSED        ",\"arrival\":{\"kind\":\"closed\"}"
+
+static void bad_workloads_are_refused_with_client_and_field(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *json, *words[3];
+    } cases[] = {
+        {"", {"JSON"}},
+        {"{", {"line 1"}},
+        {"[]", {"object"}},
+        {"{\"name\":\"w\"}", {"clients"}},
+        {"{\"name\":\"w\",\"clients\":[]}", {"clients"}},
+        {"{\"name\":\"w\",\"clients\":[1]}", {"client 0"}},
+        {"{\"name\":\"w\",\"clinets\":[]}", {"clinets", "unknown"}},
+        {"{\"name\":\"w\",\"name\":\"v\",\"clients\":[]}", {"JSON"}},
+        {CLIENT(""), {"c1", "arrival", "missing"}},
+        {CLIENT(CLOSED ",\"modell\":1"), {"c1", "modell"}},
+        {CLIENT(CLOSED ",\"deadline_us\":1.5"), {"c1", "deadline_us", "whole"}},
+        {CLIENT(CLOSED ",\"weight\":0"), {"c1", "weight"}},
+        {CLIENT(CLOSED ",\"weight\":\"2\""), {"c1", "weight", "string"}},
+        {CLIENT(CLOSED ",\"seed\":-1"), {"c1", "seed"}},
+        {CLIENT(CLOSED ",\"shapes\":{\"x\":[1,0]}"), {"c1", "shapes", "dimension 1"}},
+        {CLIENT(CLOSED ",\"shapes\":{\"x\":[1,1,1,1,1,1,1,1,1]}"), {"c1", "shapes", "at most"}},
+        {CLIENT(CLOSED ",\"inputs\":[]"), {"c1", "inputs"}},
+        {ARRIVAL("\"kind\":\"sometimes\""), {"c1", "arrival.kind", "sometimes"}},
+        {ARRIVAL("\"kind\":\"uniform\""), {"c1", "rate", "missing"}},
+        {ARRIVAL("\"kind\":\"uniform\",\"rate\":-5"), {"c1", "rate"}},
+        {ARRIVAL("\"kind\":\"poisson\",\"rate\":1e99"), {"c1", "rate"}},
+        {ARRIVAL("\"kind\":\"closed\",\"rate\":5"), {"c1", "arrival.rate", "unknown"}},
+        {ARRIVAL("\"kind\":\"closed\",\"concurrency\":100000"), {"c1", "concurrency"}},
+        {ARRIVAL("\"kind\":\"trace\",\"times_ms\":[]"), {"c1", "times_ms"}},
+        {ARRIVAL("\"kind\":\"trace\",\"times_ms\":[5,3]"), {"c1", "times_ms", "element 1"}},
+        {ARRIVAL("\"kind\":\"trace\",\"times_ms\":[0,\"x\"]"), {"c1", "times_ms", "element 1"}},
+        {ARRIVAL("\"kind\":\"trace\",\"times_ms\":[0,9],\"period_ms\":9"), {"c1", "period_ms"}},
+        {"{\"name\":\"w\",\"clients\":[{\"name\":\"c1\",\"model\":\"m\",\"class\":\"fast\"" CLOSED "}]}",
+         {"c1", "class", "fast"}},
+        {"{\"name\":\"w\",\"clients\":[{\"name\":\"a\",\"model\":\"m\",\"class\":\"be\"" CLOSED
+         "},{\"name\":\"a\",\"model\":\"m\",\"class\":\"be\"" CLOSED "}]}",
+         {"two clients", "'a'"}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        bench_workload workload = {0};
+        reef_error error = {0};
+        reef_status status = bench_workload_parse(cases[i].json, strlen(cases[i].json), "w.json", &workload, &error);
+        assert_int_equal(status, REEF_FORMAT);
+        assert_int_equal(error.status, REEF_FORMAT);
+        assert_non_null(strstr(error.message, "w.json: "));
+        for (size_t k = 0; k < 3 && cases[i].words[k]; k++) {
+            if (!strstr(error.message, cases[i].words[k])) {
+                fail_msg("case %zu: '%s' is not in: %s", i, cases[i].words[k], error.message);
+            }
+        }
+        bench_workload_free(&workload);
+    }
+}
+
+static void model_paths_are_relative_to_the_file(void **state)
+{
+    (void)state;
+    static const char json[] =
+        "{\"name\":\"w\",\"clients\":[{\"name\":\"a\",\"model\":\"m.onnx\",\"class\":\"rt\"" CLOSED
+        ",\"inputs\":{\"x\":\"x.npy\"}},{\"name\":\"b\",\"model\":\"m\",\"class\":\"be\"" CLOSED
+        ",\"weight\":3,\"shapes\":{\"x\":[1,4]}}]}";
+    bench_workload workload = {0};
+    reef_error error = {0};
+    assert_int_equal(bench_workload_parse(json, strlen(json), "some/folder/w.json", &workload, &error), REEF_OK);
+    assert_string_equal(workload.clients[0].model, "some/folder/m.onnx");
+    assert_string_equal(workload.clients[0].inputs[0].path, "some/folder/x.npy");
+    assert_string_equal(workload.clients[1].model, "m");
+    assert_int_equal(workload.clients[1].weight, 3);
+    assert_int_equal(workload.clients[1].shapes[0].dims[1], 4);
+    bench_workload_free(&workload);
+}
+
+/* ---- arrivals ---- */
+
+static void arrivals_are_the_same_for_the_same_seed_and_ascending(void **state)
+{
+    (void)state;
+    const bench_arrival arrivals[] = {{.kind = BENCH_UNIFORM, .rate = 100}, {.kind = BENCH_POISSON, .rate = 100}};
+    for (size_t i = 0; i < 2; i++) {
+        uint64_t *a, *b, *other;
+        size_t n_a, n_b, n_other;
+        assert_int_equal(bench_arrival_times(&arrivals[i], 1, 7, 10000000000u, &a, &n_a), REEF_OK);
+        assert_int_equal(bench_arrival_times(&arrivals[i], 1, 7, 10000000000u, &b, &n_b), REEF_OK);
+        assert_int_equal(bench_arrival_times(&arrivals[i], 1, 8, 10000000000u, &other, &n_other), REEF_OK);
+        assert_int_equal(n_a, n_b);
+        assert_memory_equal(a, b, n_a * sizeof *a);
+        assert_int_not_equal(a[0], other[0]);
+        assert_in_range(n_a, 850, 1150);
+        for (size_t k = 1; k < n_a; k++) {
+            assert_true(a[k] >= a[k - 1]);
+        }
+        assert_true(a[n_a - 1] < 10000000000u);
+        free(a);
+        free(b);
+        free(other);
+    }
+}
+
+static void a_trace_repeats_and_is_played_faster_by_its_scale(void **state)
+{
+    (void)state;
+    double times[] = {0, 10, 10, 30};
+    bench_arrival trace = {.kind = BENCH_TRACE, .times_ms = times, .n_times = 4, .period_ms = 40};
+    uint64_t *due;
+    size_t n;
+    assert_int_equal(bench_arrival_times(&trace, 2, 1, 45000000, &due, &n), REEF_OK);
+    static const uint64_t expected_ms[] = {0, 5, 5, 15, 20, 25, 25, 35, 40};
+    assert_int_equal(n, 9);
+    for (size_t i = 0; i < n; i++) {
+        assert_int_equal(due[i], expected_ms[i] * 1000000);
+    }
+    free(due);
+}
+
+static void a_closed_loop_has_no_due_times(void **state)
+{
+    (void)state;
+    uint64_t *due;
+    size_t n = 1;
+    bench_arrival closed = {.kind = BENCH_CLOSED, .concurrency = 2};
+    assert_int_equal(bench_arrival_times(&closed, 1, 1, 1000000000, &due, &n), REEF_OK);
+    assert_int_equal(n, 0);
+    free(due);
+}
+
+/* ---- statistics ---- */
+
+static void percentiles_are_samples_by_nearest_rank(void **state)
+{
+    (void)state;
+    uint64_t samples[1000];
+    for (size_t i = 0; i < 1000; i++) {
+        samples[i] = 1000 * (1000 - i); /* 1 us .. 1000 us, backwards */
+    }
+    bench_stats stats = bench_stats_of(samples, 1000);
+    assert_true(stats.p50_us == 500 && stats.p90_us == 900 && stats.p99_us == 990 && stats.p999_us == 999);
+    assert_true(stats.max_us == 1000 && stats.min_us == 1 && fabs(stats.mean_us - 500.5) < 1e-9);
+    uint64_t one = 5000;
+    stats = bench_stats_of(&one, 1);
+    assert_true(stats.p50_us == 5 && stats.p999_us == 5 && stats.n == 1);
+    stats = bench_stats_of(NULL, 0);
+    assert_true(stats.n == 0 && isnan(stats.p50_us));
+}
+
+/* ---- npy ---- */
+
+static size_t make_npy(char *out, const char *header, size_t data_bytes)
+{
+    size_t length = strlen(header);
+    memcpy(out, "\x93NUMPY\x01\x00", 8);
+    out[8] = (char)(length & 255);
+    out[9] = (char)(length >> 8);
+    memcpy(out + 10, header, length);
+    memset(out + 10 + length, 0, data_bytes);
+    return 10 + length + data_bytes;
+}
+
+static void good_npy_headers_are_understood(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *header;
+        reef_dtype dtype;
+        int rank;
+        size_t bytes;
+        bool fortran;
+    } cases[] = {
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3, 2), }  \n", REEF_F32, 3, 24, false},
+        {"{'descr': '<i8', 'fortran_order': False, 'shape': (5,), }", REEF_I64, 1, 40, false},
+        {"{'shape': (), 'descr': '|b1', 'fortran_order': True}", REEF_BOOL, 0, 1, true},
+        {"{\"descr\":\"|u1\",\"fortran_order\":False,\"shape\":(2,0)}", REEF_U8, 2, 0, false},
+        {"{'descr': '<i4', 'fortran_order': True, 'shape': (2, 3), }", REEF_I32, 2, 24, true},
+    };
+    char file[512];
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        npy_header header;
+        reef_error error = {0};
+        size_t n = make_npy(file, cases[i].header, cases[i].bytes);
+        assert_int_equal(npy_parse(file, n, &header, &error), REEF_OK);
+        assert_int_equal(header.dtype, cases[i].dtype);
+        assert_int_equal(header.rank, cases[i].rank);
+        assert_int_equal(header.data_bytes, cases[i].bytes);
+        assert_int_equal(header.fortran, cases[i].fortran);
+    }
+}
+
+static void hostile_npy_headers_are_refused(void **state)
+{
+    (void)state;
+    static const char *const headers[] = {
+        "",
+        "{",
+        "{}",
+        "{'descr'",
+        "{'descr': '<f4'",
+        "{'descr': '<f4', 'fortran_order': False}",
+        "{'descr': '<f4', 'fortran_order': Maybe, 'shape': (2,)}",
+        "{'descr': '>f4', 'fortran_order': False, 'shape': (2,)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (2,)}",
+        "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': 2}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-2,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2, (3,))}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2,}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1,1,1,1,1,1,1,1,1)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999999,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296, 4294967296)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2305843009213693953, 2)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}",
+        "{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (2,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2,)} and more",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), 'x': 1}",
+        "{'descr': '<f4\\'', 'fortran_order': False, 'shape': (2,)}",
+        "{'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa': 1}",
+    };
+    char file[512];
+    npy_header header;
+    for (size_t i = 0; i < sizeof headers / sizeof headers[0]; i++) {
+        reef_error error = {0};
+        size_t n = make_npy(file, headers[i], 8);
+        if (npy_parse(file, n, &header, &error) == REEF_OK) {
+            fail_msg("accepted: %s", headers[i]);
+        }
+        assert_true(error.message[0]);
+    }
+    reef_error error = {0};
+    assert_int_equal(npy_parse("", 0, &header, &error), REEF_FORMAT);
+    assert_int_equal(npy_parse("\x93NUMPY\x09\x00\x01\x00{", 11, &header, &error), REEF_FORMAT);
+    assert_int_equal(npy_parse("\x93NUMPY\x02\x00\xff\xff\xff\x7f", 12, &header, &error), REEF_FORMAT);
+}
+
+/* Every prefix and many single-byte changes of a good file: no crash; the sanitizer builds watch the rest. */
+static void damaged_npy_files_do_no_harm(void **state)
+{
+    (void)state;
+    char file[512];
+    size_t n = make_npy(file, "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3, 2), }  \n", 24);
+    npy_header header;
+    for (size_t i = 0; i < n; i++) {
+        char *copy = malloc(i + 1); /* its own block, so that reading past the end is seen */
+        memcpy(copy, file, i);
+        assert_int_not_equal(npy_parse(copy, i, &header, NULL), REEF_OK);
+        free(copy);
+    }
+    bench_rng rng = {1};
+    for (size_t i = 0; i < 20000; i++) {
+        char *copy = malloc(n);
+        memcpy(copy, file, n);
+        copy[bench_rng_next(&rng) % n] = (char)bench_rng_next(&rng);
+        copy[bench_rng_next(&rng) % n] = (char)bench_rng_next(&rng);
+        if (npy_parse(copy, n, &header, NULL) == REEF_OK) {
+            assert_int_equal(header.data_offset + header.data_bytes, n);
+        }
+        free(copy);
+    }
+}
+
+static void temporary(char *path)
+{
+    strcpy(path, "/tmp/reef-test-XXXXXX");
+    int file = mkstemp(path);
+    assert_true(file >= 0);
+    close(file);
+}
+
+static void npy_files_come_back_as_they_were_written(void **state)
+{
+    (void)state;
+    char path[64];
+    temporary(path);
+    const int64_t dims[] = {2, 3};
+    const float values[] = {1, 2, 3, 4, 5, 6};
+    reef_error error = {0};
+    for (int rank = 0; rank <= 2; rank++) {
+        npy_array array;
+        const int64_t *shape = rank == 2 ? dims : (const int64_t[]){6};
+        size_t bytes = rank ? sizeof values : sizeof values[0];
+        assert_int_equal(npy_save(path, REEF_F32, rank, shape, values, bytes, &error), REEF_OK);
+        assert_int_equal(npy_load(path, &array, &error), REEF_OK);
+        assert_int_equal(array.rank, rank);
+        assert_int_equal(array.bytes, bytes);
+        assert_memory_equal(array.data, values, bytes);
+        npy_free(&array);
+    }
+    unlink(path);
+}
+
+static void fortran_order_is_turned_into_row_major(void **state)
+{
+    (void)state;
+    char path[64], file[512];
+    temporary(path);
+    size_t n = make_npy(file, "{'descr': '|u1', 'fortran_order': True, 'shape': (2, 3), }", 6);
+    memcpy(file + n - 6, "\x01\x04\x02\x05\x03\x06", 6); /* columns of [[1,2,3],[4,5,6]] */
+    FILE *out = fopen(path, "wb");
+    assert_int_equal(fwrite(file, 1, n, out), n);
+    fclose(out);
+    npy_array array;
+    reef_error error = {0};
+    assert_int_equal(npy_load(path, &array, &error), REEF_OK);
+    assert_memory_equal(array.data, "\x01\x02\x03\x04\x05\x06", 6);
+    npy_free(&array);
+    unlink(path);
+}
+
+static void a_mismatch_names_what_is_needed_and_what_is_there(void **state)
+{
+    (void)state;
+    reef_tensor_info wanted = {.name = "x", .dtype = REEF_F32, .rank = 2, .dims = {1, 4}, .bytes = 16};
+    npy_array array = {.dtype = REEF_I64, .rank = 2, .dims = {1, 4}};
+    reef_error error = {0};
+    assert_int_equal(npy_check(&array, &wanted, "f.npy", &error), REEF_DTYPE);
+    assert_non_null(strstr(error.message, "int64"));
+    assert_non_null(strstr(error.message, "float32"));
+    array = (npy_array){.dtype = REEF_F32, .rank = 2, .dims = {2, 4}};
+    assert_int_equal(npy_check(&array, &wanted, "f.npy", &error), REEF_SHAPE);
+    assert_non_null(strstr(error.message, "2x4"));
+    assert_non_null(strstr(error.message, "1x4"));
+    array.rank = 1;
+    assert_int_equal(npy_check(&array, &wanted, "f.npy", &error), REEF_SHAPE);
+}
+
+/* ---- random contents ---- */
+
+static void random_contents_follow_seed_dtype_and_name(void **state)
+{
+    (void)state;
+    float a[64], b[64];
+    int64_t ids[64], mask[64];
+    uint16_t halves[64];
+    bench_fill(&(reef_tensor_info){.name = "x", .dtype = REEF_F32, .bytes = sizeof a}, 5, a);
+    bench_fill(&(reef_tensor_info){.name = "x", .dtype = REEF_F32, .bytes = sizeof b}, 5, b);
+    bench_fill(&(reef_tensor_info){.name = "input_ids", .dtype = REEF_I64, .bytes = sizeof ids}, 5, ids);
+    bench_fill(&(reef_tensor_info){.name = "attention_mask", .dtype = REEF_I64, .bytes = sizeof mask}, 5, mask);
+    bench_fill(&(reef_tensor_info){.name = "h", .dtype = REEF_F16, .bytes = sizeof halves}, 5, halves);
+    assert_memory_equal(a, b, sizeof a);
+    for (size_t i = 0; i < 64; i++) {
+        assert_true(a[i] >= 0 && a[i] < 1);
+        assert_true(ids[i] >= 0 && ids[i] < 100);
+        assert_true(mask[i] == 1);
+        assert_true(halves[i] < 0x3c00);
+    }
+}
+
+/* ---- a whole run on the fake engine ---- */
+
+static void make_model(char *path)
+{
+    temporary(path);
+    FILE *file = fopen(path, "wb");
+    fputc(8, file);
+    for (size_t i = 0; i < 500; i++) {
+        fputc(0, file);
+    }
+    fclose(file);
+}
+
+/* The report borrows names from the workload. */
+static bench_report run_fake(const char *path, bench_workload *workload)
+{
+    char json[2048];
+    snprintf(
+        json, sizeof json,
+        "{\"name\":\"w\",\"rt_share\":0.3,\"clients\":["
+        "{\"name\":\"rt\",\"model\":\"%1$s\",\"class\":\"rt\",\"arrival\":{\"kind\":\"uniform\",\"rate\":100}},"
+        "{\"name\":\"rt2\",\"model\":\"%1$s\",\"class\":\"rt\",\"arrival\":{\"kind\":\"closed\"},\"seed\":3},"
+        "{\"name\":\"be\",\"model\":\"%1$s\",\"class\":\"be\",\"arrival\":{\"kind\":\"closed\",\"concurrency\":3}}]}",
+        path);
+    bench_report report = {0};
+    reef_error error = {0};
+    assert_int_equal(bench_workload_parse(json, strlen(json), "w.json", workload, &error), REEF_OK);
+    static const char *const policies[] = {"rt-only", "reset"};
+    bench_options options = {
+        .device = "cpu", .policies = policies, .n_policies = 2, .seconds = 0.4, .warmup = 0.1, .seed = 1};
+    assert_int_equal(bench_run(workload, &options, &report, &error), REEF_OK);
+    return report;
+}
+
+static void a_run_counts_compares_and_reports(void **state)
+{
+    (void)state;
+    char path[64], chart[64];
+    make_model(path);
+    bench_workload workload = {0};
+    bench_report report = run_fake(path, &workload);
+    assert_int_equal(report.n_rows, 2);
+    assert_string_equal(report.form, "matched");
+    assert_int_equal(report.rows[0].n_clients, 2); /* rt-only starts no best-effort client */
+    assert_int_equal(report.rows[1].n_clients, 3);
+    for (size_t i = 0; i < 2; i++) {
+        assert_true(report.rows[i].rt.n > 0);
+        assert_true(report.rows[i].compared >= report.rows[i].rt.n);
+        assert_int_equal(report.rows[i].mismatches, 0);
+        assert_int_equal(report.rows[i].failed, 0);
+    }
+    assert_true(report.rows[0].be_per_s == 0);
+    json_t *json = bench_report_json(&report);
+    assert_int_equal(json_array_size(json_object_get(json, "rows")), 2);
+    assert_true(json_is_number(json_object_get(json_array_get(json_object_get(json, "rows"), 1), "rt_p99_us")));
+    json_decref(json);
+    temporary(chart);
+    reef_error error = {0};
+    assert_int_equal(bench_chart_write(&report, chart, &error), REEF_OK);
+    unlink(chart);
+    bench_report_free(&report);
+    bench_workload_free(&workload);
+    unlink(path);
+}
+
+static void one_wrong_bit_is_found(void **state)
+{
+    (void)state;
+    char path[64];
+    make_model(path);
+    setenv("FAKE_REEF_WRONG", "160", 1); /* later than the runs alone, which are at most 153 */
+    bench_workload workload = {0};
+    bench_report report = run_fake(path, &workload);
+    unsetenv("FAKE_REEF_WRONG");
+    assert_true(bench_report_mismatches(&report) > 0);
+    bench_report_free(&report);
+    bench_workload_free(&workload);
+    unlink(path);
+}
+
+static void preemption_is_measured_for_every_load_and_policy(void **state)
+{
+    (void)state;
+    static const char *const policies[] = {"wait", "reset"};
+    const preempt_load loads[] = {{.kernels = 3, .tiles = 2, .tile_us = 200}};
+    preempt_options options = {.device = "cpu",
+                               .policies = policies,
+                               .n_policies = 2,
+                               .loads = loads,
+                               .n_loads = 1,
+                               .count = 10,
+                               .seconds_per_cell = 5,
+                               .seed = 1};
+    preempt_report report = {0};
+    reef_error error = {0};
+    assert_int_equal(preempt_run(&options, &report, &error), REEF_OK);
+    assert_int_equal(report.n_rows, 2);
+    for (size_t i = 0; i < 2; i++) {
+        assert_string_equal(report.rows[i].mechanism, policies[i]);
+        assert_int_equal(report.rows[i].load.n, 10);
+        assert_int_equal(report.rows[i].idle.n, 10);
+    }
+    preempt_report_free(&report);
+}
+
+static void unknown_names_are_refused_with_those_there_are(void **state)
+{
+    (void)state;
+    reef_error error = {0};
+    assert_int_equal(bench_check_policy("resett", NULL, &error), REEF_NOT_FOUND);
+    assert_non_null(strstr(error.message, "reset"));
+    assert_int_equal(bench_check_device("gpu", &error), REEF_NOT_FOUND);
+    assert_non_null(strstr(error.message, "cpu"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(built_in_workloads_are_valid_and_as_published),
+        cmocka_unit_test(the_recorded_trace_has_all_its_requests),
+        cmocka_unit_test(bad_workloads_are_refused_with_client_and_field),
+        cmocka_unit_test(model_paths_are_relative_to_the_file),
+        cmocka_unit_test(arrivals_are_the_same_for_the_same_seed_and_ascending),
+        cmocka_unit_test(a_trace_repeats_and_is_played_faster_by_its_scale),
+        cmocka_unit_test(a_closed_loop_has_no_due_times),
+        cmocka_unit_test(percentiles_are_samples_by_nearest_rank),
+        cmocka_unit_test(good_npy_headers_are_understood),
+        cmocka_unit_test(hostile_npy_headers_are_refused),
+        cmocka_unit_test(damaged_npy_files_do_no_harm),
+        cmocka_unit_test(npy_files_come_back_as_they_were_written),
+        cmocka_unit_test(fortran_order_is_turned_into_row_major),
+        cmocka_unit_test(a_mismatch_names_what_is_needed_and_what_is_there),
+        cmocka_unit_test(random_contents_follow_seed_dtype_and_name),
+        cmocka_unit_test(a_run_counts_compares_and_reports),
+        cmocka_unit_test(one_wrong_bit_is_found),
+        cmocka_unit_test(preemption_is_measured_for_every_load_and_policy),
+        cmocka_unit_test(unknown_names_are_refused_with_those_there_are),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
