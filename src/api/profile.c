@@ -52,10 +52,32 @@ static int compare_ns(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* Where the device can say what the kernel takes without launching and being told: a GPU. */
+static reef_status measure_kernel(reef_model *model, reef_instance *instance, uint32_t kernel, unsigned runs,
+                                  uint64_t *samples, reef_error *error)
+{
+    const reef_dev *dev = model->device->dev;
+    reef_dev_kernel info;
+    reef_status status = dev->ops->measure(instance, kernel, runs, samples, error);
+    if (!status) {
+        qsort(samples, runs, sizeof *samples, compare_ns);
+        dev->ops->kernel_info(model->program, kernel, &info);
+        uint64_t at_once = (uint64_t)dev->units * (info.blocks_per_unit ? info.blocks_per_unit : 1);
+        uint64_t waves = (info.tiles + at_once - 1) / at_once;
+        model->profile[kernel].p50_ns = samples[(runs - 1) / 2] ? samples[(runs - 1) / 2] : 1;
+        model->profile[kernel].p99_ns = samples[(runs * 99 + 99) / 100 - 1];
+        model->costs[kernel].tile_ns = model->profile[kernel].p50_ns / waves;
+    }
+    return status;
+}
+
 static reef_status profile_kernel(reef_model *model, reef_dqueue *queue, reef_instance *instance, uint32_t kernel,
-                                  unsigned runs, uint64_t *samples)
+                                  unsigned runs, uint64_t *samples, reef_error *error)
 {
     reef_device *device = model->device;
+    if (device->dev->ops->measure) {
+        return measure_kernel(model, instance, kernel, runs, samples, error);
+    }
     reef_dev_stats before, after;
     uint64_t took;
     reef_status status = launch_and_wait(device, queue, instance, kernel, &took); /* warm up */
@@ -78,7 +100,8 @@ static reef_status profile_kernel(reef_model *model, reef_dqueue *queue, reef_in
     return REEF_OK;
 }
 
-static reef_status profile_kernels(reef_model *model, unsigned runs, reef_progress progress, void *context)
+static reef_status profile_kernels(reef_model *model, unsigned runs, reef_progress progress, void *context,
+                                   reef_error *error)
 {
     reef_device *device = model->device;
     const reef_device_ops *ops = device->dev->ops;
@@ -88,7 +111,7 @@ static reef_status profile_kernels(reef_model *model, unsigned runs, reef_progre
     uint64_t *samples = calloc(runs, sizeof *samples);
     reef_status status = samples ? REEF_OK : REEF_NO_MEMORY;
     if (!status) {
-        status = ops->instance_create(model->program, &instance);
+        status = ops->instance_create(model->program, &instance, error);
     }
     if (!status) {
         status = ops->queue_create(device->dev, true, 1, 1, &queue);
@@ -98,7 +121,7 @@ static reef_status profile_kernels(reef_model *model, unsigned runs, reef_progre
         if (progress) {
             progress(context, "profiling", k, model->plan->n_kernels);
         }
-        status = profile_kernel(model, queue, instance, k, runs, samples);
+        status = profile_kernel(model, queue, instance, k, runs, samples, error);
     }
     if (queue) {
         ops->queue_destroy(queue);
@@ -125,10 +148,11 @@ reef_status reef_model_profile(reef_model *model, unsigned runs, reef_progress p
         pthread_mutex_unlock(&device->profile_lock);
         return reef_fail(error, status, "a model can only be profiled while no request waits or runs");
     }
-    status = profile_kernels(model, runs, progress, context);
+    reef_error cause = {0};
+    status = profile_kernels(model, runs, progress, context, &cause);
     pthread_mutex_unlock(&device->profile_lock);
     if (status) {
-        return reef_fail(error, status, "profiling failed: %s", reef_status_text(status));
+        return reef_fail(error, status, "profiling failed: %s", cause.status ? cause.message : reef_status_text(status));
     }
     model->profiled = true;
     if (progress) {

@@ -118,6 +118,7 @@ typedef struct reef_dev_kernel {
     bool preemptible;
     const char *why_not, *variant; /* static, or the program's */
     uint64_t tile_ns;              /* estimate for one tile */
+    unsigned blocks_per_unit;      /* tiles that a unit runs at once; 0: one */
 } reef_dev_kernel;
 
 typedef struct reef_program_options {
@@ -146,7 +147,7 @@ struct reef_device_ops {
     void (*program_destroy)(reef_program *program);
     void (*kernel_info)(const reef_program *program, uint32_t kernel, reef_dev_kernel *out);
 
-    reef_status (*instance_create)(reef_program *program, reef_instance **out);
+    reef_status (*instance_create)(reef_program *program, reef_instance **out, reef_error *error);
     void (*instance_destroy)(reef_instance *instance);
     /* Starts a new run at kernel `first` (0; profiling starts elsewhere): clears progress, binds a request's buffers,
      * which are borrowed until the next begin. A NULL input reads zeros, a NULL output is thrown away. The instance
@@ -179,9 +180,10 @@ struct reef_device_ops {
      * the time between an event's start_ns and end_ns is that. */
     reef_status (*measure)(reef_instance *instance, uint32_t kernel, unsigned runs, uint64_t *samples,
                            reef_error *error);
-    /* One run of all kernels on the idle device over the inputs that the last begin left there, in the shortest way the
-     * device has; returns when it has ended. *ns: the time that took. NULL: the queues are as short a way as any. */
-    reef_status (*replay)(reef_instance *instance, uint64_t *ns, reef_error *error);
+    /* One run of all kernels on the idle device, in the shortest way it has; returns when it has ended. in: the inputs of
+     * the last begin are copied to the device first (otherwise they are there from an earlier replay); out: its outputs
+     * are copied back. *ns: the time from handing over to seeing the end. NULL: the queues are as short a way as any. */
+    reef_status (*replay)(reef_instance *instance, bool in, bool out, uint64_t *ns, reef_error *error);
     /* OK, or the last failure at run time. NULL: it cannot fail. */
     reef_status (*health)(const reef_dev *dev, reef_error *error);
 };

@@ -59,7 +59,7 @@ static int setup(void **state)
     assert_int_equal(b->ops->open(&config, &b->dev, &error), REEF_OK);
     b->plan = chain_plan_create(KERNELS, ELEMS);
     assert_int_equal(b->ops->program_create(b->dev, b->plan, NULL, &b->program, &error), REEF_OK);
-    assert_int_equal(b->ops->instance_create(b->program, &b->instance), REEF_OK);
+    assert_int_equal(b->ops->instance_create(b->program, &b->instance, &error), REEF_OK);
     assert_int_equal(b->ops->queue_create(b->dev, true, 2, 1, &b->rt), REEF_OK);
     assert_int_equal(b->ops->queue_create(b->dev, false, 4, 1, &b->be), REEF_OK);
     b->x = malloc(ELEMS * sizeof *b->x);
@@ -203,7 +203,7 @@ static void real_time_launches_run_while_best_effort_units_are_taken_away(void *
 {
     bench *b = *state;
     reef_instance *other;
-    assert_int_equal(b->ops->instance_create(b->program, &other), REEF_OK);
+    assert_int_equal(b->ops->instance_create(b->program, &other, NULL), REEF_OK);
     float *z = malloc(ELEMS * sizeof *z);
     uint32_t events = 0;
     for (int round = 0; round < 30; round++) {
@@ -229,7 +229,7 @@ static void padded_tiles_advance_the_other_instance_exactly(void **state)
 {
     bench *b = *state;
     reef_instance *be;
-    assert_int_equal(b->ops->instance_create(b->program, &be), REEF_OK);
+    assert_int_equal(b->ops->instance_create(b->program, &be, NULL), REEF_OK);
     float *z = malloc(ELEMS * sizeof *z);
     b->ops->begin(be, 0, (const void *[]){b->x}, (void *[]){z});
     begin(b);

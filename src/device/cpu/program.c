@@ -183,12 +183,12 @@ static size_t io_bytes(const reef_plan *plan)
     return sum + 64;
 }
 
-reef_status cpu_instance_create(reef_program *base, reef_instance **out)
+reef_status cpu_instance_create(reef_program *base, reef_instance **out, reef_error *error)
 {
     const reef_plan *plan = base->plan;
     cpu_instance *instance = calloc(1, sizeof *instance);
     if (!instance) {
-        return REEF_NO_MEMORY;
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }
     instance->base.program = base;
     pthread_mutex_init(&instance->lock, NULL);
@@ -200,7 +200,7 @@ reef_status cpu_instance_create(reef_program *base, reef_instance **out)
     if (!instance->activations || !instance->zeros || !instance->storage || !instance->progress ||
         !instance->abandoned) {
         cpu_instance_destroy(&instance->base);
-        return REEF_NO_MEMORY;
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory for %zu bytes of activations", plan->activation_bytes);
     }
     const cpu_program *program = (const cpu_program *)base;
     for (size_t i = 0; i < plan->n_storage; i++) {

@@ -66,6 +66,14 @@ typedef struct CUDA_KERNEL_NODE_PARAMS { /* of cuGraphAddKernelNode_v2, CUDA 12.
     CUcontext ctx;
 } CUDA_KERNEL_NODE_PARAMS;
 
+typedef union CUlaunchAttributeValue {
+    char size[64];
+    struct {
+        unsigned x, y, z;
+    } cluster;
+} CUlaunchAttributeValue;
+enum { CUDA_NODE_CLUSTER = 4 };
+
 typedef struct CUgraphEdgeData { /* CUDA 12.3 */
     unsigned char from_port, to_port, type, reserved[5];
 } CUgraphEdgeData;
@@ -104,6 +112,7 @@ enum { CUDA_EDGE_FULL = 0, CUDA_EDGE_PROGRAMMATIC = 1 };
     X(host_device_pointer, cuMemHostGetDevicePointer_v2, (CUdeviceptr * pointer, void *memory, unsigned flags))        \
     X(memcpy_to_device, cuMemcpyHtoD_v2, (CUdeviceptr to, const void *from, size_t bytes))                             \
     X(memcpy_to_host, cuMemcpyDtoH_v2, (void *to, CUdeviceptr from, size_t bytes))                                     \
+    X(memcpy_on_device, cuMemcpyDtoDAsync_v2, (CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream))       \
     X(memset8, cuMemsetD8_v2, (CUdeviceptr to, unsigned char value, size_t bytes))                                     \
     X(memset8_async, cuMemsetD8Async, (CUdeviceptr to, unsigned char value, size_t bytes, CUstream stream))            \
     X(stream_create, cuStreamCreateWithPriority, (CUstream * stream, unsigned flags, int priority))                    \
@@ -122,6 +131,8 @@ enum { CUDA_EDGE_FULL = 0, CUDA_EDGE_PROGRAMMATIC = 1 };
     X(graph_destroy, cuGraphDestroy, (CUgraph graph))                                                                  \
     X(graph_add_kernel, cuGraphAddKernelNode_v2,                                                                       \
       (CUgraphNode * node, CUgraph graph, const CUgraphNode *after, size_t n, const CUDA_KERNEL_NODE_PARAMS *params))  \
+    X(graph_kernel_attribute, cuGraphKernelNodeSetAttribute,                                                           \
+      (CUgraphNode node, int attribute, const CUlaunchAttributeValue *value))                                          \
     X(graph_instantiate, cuGraphInstantiateWithFlags,                                                                  \
       (CUgraphExec * executable, CUgraph graph, unsigned long long flags))                                             \
     X(graph_exec_destroy, cuGraphExecDestroy, (CUgraphExec executable))                                                \
