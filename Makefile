@@ -178,17 +178,86 @@ $(TEST_BIN): $(O)/tests/%: $(O)/tests/unit/%.o $(O)/libsupport.a $(O)/libreef.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) -o $@ $< $(O)/libsupport.a $(ENGINE) -lcmocka $(LDLIBS)
 
+# A model through the interpreter instead of a device: tests/oracle/plan_check.c.
+$(O)/tests/oracle/plan_check.o: CPPFLAGS += -Itests
+$(O)/tests/plan_check: $(O)/tests/oracle/plan_check.o $(O)/libsupport.a $(O)/libreef.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $< $(O)/libsupport.a $(O)/libreef.a $(LDLIBS)
+
+# What depends on the instruction set is tested once for each.
+ISA_TEST_BIN := $(foreach i,$(ISAS),$(O)/tests/test_cpu_vmath.$(i))
+$(ISA_TEST_BIN): $(O)/tests/%: $(O)/tests/isa/%.o
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $< -lcmocka $(LDLIBS)
+
+# Random preemption of whole models: tests/stress/preempt.c.
+$(O)/tests/preempt: $(O)/tests/stress/preempt.o $(O)/libreef.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $< $(O)/libreef.a $(LDLIBS)
+
 .PHONY: test-programs unit
-test-programs: $(TEST_BIN)
+test-programs: $(TEST_BIN) $(ISA_TEST_BIN) $(O)/tests/preempt
 # make unit [MODE=asan|tsan]: the unit tests alone.
 unit: test-programs
-	@for t in $(TEST_BIN); do echo "== $$t"; $$t || exit 1; done
+	@for t in $(TEST_BIN) $(ISA_TEST_BIN); do echo "== $$t"; $$t || exit 1; done
 
 .PHONY: test-cli
 # make test-cli [MODE=asan]: bad input, exit codes and output of the command, on the fake engine and on the real one.
 test-cli: $(O)/reef-fake $(O)/reef
 	python3 tests/cli/test_cli.py --reef $(O)/reef-fake --fake
 	python3 tests/cli/test_cli.py --reef $(O)/reef
+
+# Programs that the tests' scripts call: tests/model/NAME.c becomes $(O)/tests/NAME.
+$(O)/tests/%: tests/model/%.c $(O)/libreef.a
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -o $@ $< $(O)/libreef.a $(LDLIBS)
+
+# make build/fuzz/fuzz_onnx CLANG=clang: a libFuzzer program; tests/fuzz/seeds.py writes it a corpus.
+CLANG ?= clang
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(wildcard src/base/*.c src/model/*.c src/model/*.h)
+	@mkdir -p $(@D)
+	$(CLANG) -std=c17 -O1 -g -fsanitize=fuzzer,address,undefined,float-cast-overflow -fno-sanitize-recover=all \
+	    $(CPPFLAGS) -o $@ $< $(wildcard src/base/*.c src/model/*.c) $(LDLIBS)
+
+# --- the two commands ----------------------------------------------------------------------------------------------
+.PHONY: test demo bench-cpu models format format-check tidy help
+# Everything CI runs, installs included. tests/run.sh has the stages; `make test STAGES="unit ops"` runs some of them.
+test:
+	@tools/setup.sh test
+	@bash tests/run.sh $(STAGES)
+
+# Reads a photographed page with real networks, then serves them under every policy: build/demo/report.json.
+demo:
+	@tools/setup.sh demo
+	@$(MAKE) --no-print-directory -j2 all
+	@tools/venv.sh
+	@.venv/bin/python tools/demo/demo.py --reef $(O)/reef
+
+models:
+	@tools/venv.sh
+	@.venv/bin/python tools/models/make_models.py
+
+# Solo latency of each model beside ONNX Runtime with as many threads; build/bench-cpu.json.
+bench-cpu: all models
+	@.venv/bin/python tools/demo/fetch_ocr.py
+	@.venv/bin/python tools/bench_cpu.py --reef $(O)/reef --json $(BUILD)/bench-cpu.json
+
+C_FILES = $(shell git ls-files '*.c' '*.h')
+format:
+	clang-format -i $(C_FILES)
+format-check:
+	@clang-format --dry-run -Werror $(C_FILES)
+# Tile sources are checked as AVX2 code.
+TIDY_SRC = $(LIB_SRC) $(KERNEL_SRC) $(BENCH_SRC) $(CLI_SRC)
+tidy:
+	@printf '%s\n' $(TIDY_SRC) | xargs -P 2 -n 1 sh -c \
+	    'clang-tidy --quiet "$$0" -- -std=c17 $(CPPFLAGS) -DREEF_ISA=avx2 -mavx2 -mfma 2>/dev/null || exit 255'
+
+help:
+	@grep -B1 -E '^[a-z-]+:' Makefile | grep -E '^# ' ; echo "targets: all lib demo test unit test-cli bench-cpu models install format tidy fuzz clean"
 
 clean:
 	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan $(BUILD)/cuda

@@ -2,18 +2,21 @@
 # Installs what building and testing reef needs from Debian's or Ubuntu's packages, if it is not there. Quick when it is.
 #
 #   tools/setup.sh build     # compiler, make, jansson, xxhash
-#   tools/setup.sh test      # and cmocka, clang's tools and runtimes, Python with venv
+#   tools/setup.sh demo      # and Python with venv
+#   tools/setup.sh test      # and also cmocka, clang's tools and runtimes, Python with venv
 set -eu
 
 die() { printf 'setup.sh: %s\n' "$*" >&2; exit 1; }
 
 build="gcc g++ make pkg-config libc6-dev libjansson-dev libxxhash-dev"
-check="libcmocka-dev clang clang-format clang-tidy python3 python3-venv"
+python="python3 python3-venv"
+check="libcmocka-dev clang clang-format clang-tidy"
 
 case "${1:-}" in
 build) wanted=$build ;;
-test) wanted="$build $check" ;;
-*) die "usage: tools/setup.sh build|test" ;;
+demo) wanted="$build $python" ;;
+test) wanted="$build $python $check" ;;
+*) die "usage: tools/setup.sh build|demo|test" ;;
 esac
 
 command -v dpkg-query >/dev/null 2>&1 || {

@@ -105,6 +105,12 @@ void bench_report_print(const bench_report *report, FILE *out)
     for (size_t i = 0; i < report->n_rows; i++) {
         print_row(report, &report->rows[i], report->rows[i].policy, out);
     }
+    if (report->alone.rt.n && report->alone.rt.n < 100) {
+        fprintf(
+            out,
+            "\nOnly %zu RT requests in %g s: p99 is the slowest of them. More --seconds give a p99 that means more.\n",
+            report->alone.rt.n, report->seconds);
+    }
     uint64_t compared = report->alone.compared;
     for (size_t i = 0; i < report->n_rows; i++) {
         compared += report->rows[i].compared;

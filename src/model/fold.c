@@ -60,8 +60,8 @@ static reef_status make_out(reef_infer *infer, size_t k, char **out)
     reef_value *value = infer->node->out[k];
     int64_t elems = reef_value_elems(value);
     void *memory = NULL;
-    TRY(charge(infer, elems));
     TRY(reef_fold_storage(infer, (size_t)elems * reef_dtype_bytes(value->dtype), &memory));
+    TRY(charge(infer, elems));
     value->data = memory;
     value->bytes = (size_t)elems * reef_dtype_bytes(value->dtype);
     *out = memory;
@@ -531,6 +531,13 @@ static bool integer_element(element_op op, const int64_t *v, int n, bool c_remai
     }
 }
 
+/* The remainder with the divisor's sign, as in Python; infinite divisors included. */
+static double float_modulo(double a, double b)
+{
+    double r = fmod(a, b);
+    return r == 0 ? copysign(0, b) : (r < 0) != (b < 0) ? r + b : r;
+}
+
 static double float_element(element_op op, const double *v, int n, bool c_remainder)
 {
     double a = v[0], b = n > 1 ? v[1] : 0;
@@ -562,7 +569,7 @@ static double float_element(element_op op, const double *v, int n, bool c_remain
     case OP_SUB: return a - b;
     case OP_MUL: return a * b;
     case OP_DIV: return a / b;
-    case OP_MOD: return c_remainder ? fmod(a, b) : a - b * floor(a / b);
+    case OP_MOD: return c_remainder ? fmod(a, b) : float_modulo(a, b);
     case OP_POW: return pow(a, b);
     case OP_MIN:
     case OP_MAX: /* a NaN wins, as in numpy */

@@ -108,8 +108,9 @@ typedef struct reef_pool {
     X(SUB)                                                                                                             \
     X(MUL)                                                                                                             \
     X(DIV)                                                                                                             \
-    X(MOD) X(FMOD) X(POW) X(MIN) X(MAX) X(EQ) X(LT) X(LE) X(GT) X(GE) /* type is the operands'; dst is bool */         \
-        X(AND) X(OR) X(XOR) X(NOT) X(WHERE)                           /* a (bool) ? b : c */                           \
+    X(MOD)                                                                                                             \
+    X(FMOD) X(POW) X(MIN) X(MAX) X(EQ) X(LT) X(LE) X(GT) X(GE) /* type is the operands'; dst is bool */                \
+        X(AND) X(OR) X(XOR) X(NOT) X(WHERE)                    /* a (bool) ? b : c */                                  \
         X(NEG) X(ABS) X(SIGN) X(SQRT) X(RECIPROCAL) X(EXP) X(LOG) X(ERF) X(SIN) X(COS) X(TANH) X(FLOOR) X(CEIL)        \
             X(ROUND) X(SIGMOID) X(SOFTPLUS)                                                                            \
                 X(ACT) /* dst = act(a) with imm, imm2 as the activation's a and b; act code in b */                    \

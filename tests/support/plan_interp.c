@@ -605,7 +605,6 @@ static reef_status run_reduce(const reef_kernel *k, char *const *base)
     return REEF_OK;
 }
 
-/* Calls for each line of x along `axis`: offsets of its first element in x and y. */
 static reef_status run_softmax(const reef_kernel *k, char *const *base)
 {
     const reef_view *x = &k->in[0], *y = &k->y;

@@ -45,6 +45,28 @@ static inline void epilogue_run(const epilogue *e, const float *acc, int64_t ld,
     });
 }
 
+/*
+ * An epilogue has begun when the first result is stored and must then be short. Activations made of exponentials are not,
+ * so they are computed into the sums first, EPILOGUE_STEP results between polls, and the epilogue only copies.
+ */
+enum { EPILOGUE_STEP = 1024 };
+static inline bool epilogue_is_long(const epilogue *e)
+{
+    return e->act == REEF_ACT_SIGMOID || e->act == REEF_ACT_SILU || e->act >= REEF_ACT_TANH;
+}
+static inline void epilogue_copy(const float *acc, int64_t ld, int64_t rows, int64_t cols, float *y, int64_t y_stride)
+{
+    for (int64_t i = 0; i < rows; i++, acc += ld, y += y_stride) {
+        int64_t j = 0;
+        for (; j + VL <= cols; j += VL) {
+            v_store(y + j, v_load(acc + j));
+        }
+        if (j < cols) {
+            v_store_n(y + j, v_load(acc + j), cols - j);
+        }
+    }
+}
+
 /* bias (n floats or NULL) padded for whole vectors anywhere in it, in memory of the program. NULL: out of memory. */
 static inline const float *epilogue_bias(reef_cpu_prepare *prepare, const float *bias, int64_t n)
 {

@@ -50,6 +50,15 @@ typedef void (*gemm_ukr)(const float *const *table, int64_t taps, int64_t skip, 
 #define PANEL_1    vf b0 = *(const vf *)w;
 #define PANEL_2    vf b0 = *(const vf *)w, b1 = *(const vf *)(w + VL);
 
+/* With so few rows the panels stream from memory: ask for them early. */
+#define AHEAD(MR, NV)                                                                                                  \
+    if (MR <= 2) {                                                                                                     \
+        __builtin_prefetch(w + 32 * NV * VL);                                                                          \
+        if (NV * VL > 16) {                                                                                            \
+            __builtin_prefetch(w + 32 * NV * VL + 16);                                                                 \
+        }                                                                                                              \
+    }
+
 #define DEFINE_UKR(MR, NV)                                                                                             \
     static void ukr_##MR##x##NV(const float *const *table, int64_t taps, int64_t skip, int64_t kc, const float *w,     \
                                 float *acc, int64_t ld, bool first)                                                    \
@@ -59,7 +68,7 @@ typedef void (*gemm_ukr)(const float *const *table, int64_t taps, int64_t skip, 
             ROWS_##MR(POINTER) table += MR;                                                                            \
             _Pragma("GCC unroll 4") for (int64_t k = -kc; k < 0; k++)                                                  \
             {                                                                                                          \
-                PANEL_##NV ROWS_##MR(STEP_##NV) w += NV * VL;                                                          \
+                AHEAD(MR, NV) PANEL_##NV ROWS_##MR(STEP_##NV) w += NV * VL;                                            \
             }                                                                                                          \
         }                                                                                                              \
         while (--taps)                                                                                                 \

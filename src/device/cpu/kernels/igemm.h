@@ -262,28 +262,57 @@ static inline bool igemm_run_patches(const igemm *c, const igemm_tile *t, const 
     return true;
 }
 
-/* The epilogue: sums (pixels, ld) of `channels` channels from `channel` on. */
-static inline void igemm_store(const igemm *c, const igemm_tile *t, char *const *base, const float *acc, int64_t ld,
-                               int64_t channel, int64_t channels)
+typedef enum igemm_step { IGEMM_FINISH, IGEMM_STORE, IGEMM_FINISH_AND_STORE } igemm_step;
+
+/* Walks sums (pixels, ld) of `channels` channels from `channel` on: finishes them in place, stores them, or both. */
+static inline bool igemm_walk_sums(const igemm *c, const igemm_tile *t, char *const *base, float *acc, int64_t ld,
+                                   int64_t channel, int64_t channels, igemm_step step, reef_tile_ctx *ctx)
 {
     const igemm_phase *p = t->phase;
     float *y = (float *)base[c->y.storage] + c->y.offset + channel;
     const float *residual =
         c->has_residual ? (const float *)base[c->residual.storage] + c->residual.offset + channel : NULL;
+    int64_t y_stride = c->y.w * c->out_step[1], residual_stride = c->residual.w * c->out_step[1];
     igemm_walk w = igemm_walk_start(p, t->pixel);
-    for (int64_t i = 0, n; i < t->pixels; i += n) {
+    for (int64_t i = 0, n, since = EPILOGUE_STEP; i < t->pixels; i += n, acc += n * ld, since += n * ld) {
         int64_t oy = p->out0[0] + w.r * c->out_step[0], ox = p->out0[1] + w.c * c->out_step[1];
+        int64_t at = w.image * c->residual.n + oy * c->residual.h + ox * c->residual.w;
+        float *to = y + w.image * c->y.n + oy * c->y.h + ox * c->y.w;
         n = t->pixels - i;
         if (!c->dense_y && n > p->cols - w.c) {
             n = p->cols - w.c;
         }
-        epilogue_run(&c->epilogue, acc + i * ld, ld, n, channel, channels,
-                     residual ? residual + w.image * c->residual.n + oy * c->residual.h + ox * c->residual.w : NULL,
-                     c->residual.w * c->out_step[1], y + w.image * c->y.n + oy * c->y.h + ox * c->y.w,
-                     c->y.w * c->out_step[1]);
-        w.c += n - 1;
-        igemm_walk_next(p, &w);
+        if (step == IGEMM_FINISH) {
+            if (since >= EPILOGUE_STEP && reef_tile_abandoned(ctx)) {
+                return false;
+            }
+            since = since >= EPILOGUE_STEP ? 0 : since;
+            n = n * ld > EPILOGUE_STEP ? (EPILOGUE_STEP + ld - 1) / ld : n;
+            epilogue_run(&c->epilogue, acc, ld, n, channel, channels, residual ? residual + at : NULL, residual_stride,
+                         acc, ld);
+        } else if (step == IGEMM_STORE) {
+            epilogue_copy(acc, ld, n, channels, to, y_stride);
+        } else {
+            epilogue_run(&c->epilogue, acc, ld, n, channel, channels, residual ? residual + at : NULL, residual_stride,
+                         to, y_stride);
+        }
+        w = igemm_walk_start(p, t->pixel + i + n);
     }
+    return true;
+}
+
+/* The end of a tile. False: abandoned. */
+static inline bool igemm_store(const igemm *c, const igemm_tile *t, char *const *base, float *acc, int64_t ld,
+                               int64_t channel, int64_t channels, reef_tile_ctx *ctx)
+{
+    bool is_long = epilogue_is_long(&c->epilogue);
+    if (is_long && !igemm_walk_sums(c, t, base, acc, ld, channel, channels, IGEMM_FINISH, ctx)) {
+        return false;
+    }
+    if (reef_tile_abandoned(ctx)) {
+        return false;
+    }
+    return igemm_walk_sums(c, t, base, acc, ld, channel, channels, is_long ? IGEMM_STORE : IGEMM_FINISH_AND_STORE, ctx);
 }
 
 static inline reef_tile_result igemm_tile_run(const void *args, char *const *base, uint32_t index, reef_tile_ctx *ctx)
@@ -317,11 +346,8 @@ static inline reef_tile_result igemm_tile_run(const void *args, char *const *bas
     } else { /* a transposed convolution's phase that no input reaches */
         memset(ctx->scratch, 0, (size_t)(t.pixels * ld) * sizeof(float));
     }
-    if (reef_tile_abandoned(ctx)) {
-        return REEF_TILE_ABANDONED;
-    }
-    igemm_store(c, &t, base, ctx->scratch, ld, t.group * c->filters + t.col, t.cols);
-    return REEF_TILE_DONE;
+    return igemm_store(c, &t, base, ctx->scratch, ld, t.group * c->filters + t.col, t.cols, ctx) ? REEF_TILE_DONE
+                                                                                                 : REEF_TILE_ABANDONED;
 }
 
 static inline bool igemm_dense(const igemm *c, const igemm_image *v, const igemm_phase *p)

@@ -101,15 +101,34 @@ static reef_tile_result run(const void *args, char *const *base, uint32_t index,
         const float *b = (const float *)base[p->b.storage] + batch_offset(p, &p->b, batch) + col * p->b_col;
         done = run_computed(p, b, cols, &block, (float *)((char *)ctx->scratch + p->pack_offset), ctx);
     }
-    if (!done || reef_tile_abandoned(ctx)) {
+    if (!done) {
         return REEF_TILE_ABANDONED;
     }
-
-    float *y = (float *)base[p->y.storage] + batch_offset(p, &p->y, batch) + col;
-    const float *residual =
-        p->has_residual ? (const float *)base[p->residual.storage] + batch_offset(p, &p->residual, batch) + col : NULL;
-    epilogue_run(&p->epilogue, acc, ld, rows, col, cols, residual ? residual + row * p->residual.row : NULL,
-                 p->residual.row, y + row * p->y.row, p->y.row);
+    float *y = (float *)base[p->y.storage] + batch_offset(p, &p->y, batch) + row * p->y.row + col;
+    const float *residual = NULL;
+    if (p->has_residual) {
+        residual = (const float *)base[p->residual.storage] + batch_offset(p, &p->residual, batch) +
+                   row * p->residual.row + col;
+    }
+    bool is_long = epilogue_is_long(&p->epilogue);
+    if (is_long) {
+        int64_t step = (EPILOGUE_STEP + ld - 1) / ld;
+        for (int64_t r = 0; r < rows; r += step) {
+            if (reef_tile_abandoned(ctx)) {
+                return REEF_TILE_ABANDONED;
+            }
+            epilogue_run(&p->epilogue, acc + r * ld, ld, rows - r < step ? rows - r : step, col, cols,
+                         residual ? residual + r * p->residual.row : NULL, p->residual.row, acc + r * ld, ld);
+        }
+    }
+    if (reef_tile_abandoned(ctx)) {
+        return REEF_TILE_ABANDONED;
+    }
+    if (is_long) {
+        epilogue_copy(acc, ld, rows, cols, y, p->y.row);
+    } else {
+        epilogue_run(&p->epilogue, acc, ld, rows, col, cols, residual, p->residual.row, y, p->y.row);
+    }
     return REEF_TILE_DONE;
 }
 

@@ -118,8 +118,23 @@ static void partial_loads_stay_inside(void **state)
     }
 }
 
+static bool runs_here(void)
+{
+#if defined(__AVX512F__)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
+#elif defined(__AVX2__)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    return true;
+#endif
+}
+
 int main(void)
 {
+    if (!runs_here()) {
+        printf("%s: skipped, this processor has no such instructions\n", REEF_ISA_NAME);
+        return 0;
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(close_to_libm),
         cmocka_unit_test(edges),

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "plan_interp.h"
+#include "support/plan_interp.h"
 
 static void print_view(const char *label, const reef_plan *plan, const reef_view *v)
 {
