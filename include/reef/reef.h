@@ -92,6 +92,8 @@ reef_status reef_device_set_policy(reef_device *device, const char *policy, reef
 bool reef_policy_list(size_t i, const char **name, const char **meaning);
 /* The i-th device this build can open here ("cpu", "cuda:0") and a description; false past the end. Static strings. */
 bool reef_device_list(size_t i, const char **name, const char **description);
+/* Whether reef_device_open would find it: OK, or NOT_FOUND or UNSUPPORTED with the reason. */
+reef_status reef_device_check(const char *name, reef_error *error);
 /* OK, or the device's last failure at run time with the call that failed. Requests that were under way then ended with
  * DEVICE; the device has been set up anew and serves every loaded model again, unless that failed too. */
 reef_status reef_device_health(const reef_device *device, reef_error *error);
@@ -178,6 +180,7 @@ typedef struct reef_kernel_info {
     uint64_t solo_p50_ns, solo_p99_ns; /* 0: not profiled */
     uint64_t tile_ns;                  /* one tile, measured or estimated */
     unsigned units;                    /* compute units it can fill */
+    unsigned tiles_per_unit;           /* that run at once on one unit (a GPU's occupancy) */
 } reef_kernel_info;
 bool reef_model_kernel(const reef_model *model, size_t i, reef_kernel_info *out);
 

@@ -38,6 +38,12 @@ bool reef_device_list(size_t i, const char **name, const char **description)
     return true;
 }
 
+reef_status reef_device_check(const char *name, reef_error *error)
+{
+    reef_device_entry entry;
+    return reef_device_find(name, &entry, error);
+}
+
 static const reef_policy *find_policy(const char *name, reef_error *error)
 {
     const reef_policy *policy = reef_policy_find(name);

@@ -259,6 +259,7 @@ bool reef_model_kernel(const reef_model *model, size_t i, reef_kernel_info *out)
         .solo_p99_ns = model->profile[i].p99_ns,
         .tile_ns = model->costs[i].tile_ns,
         .units = info.tiles < units ? info.tiles : units,
+        .tiles_per_unit = info.blocks_per_unit ? info.blocks_per_unit : 1,
     };
     memcpy(out->out_dims, kernel->y.dims, sizeof out->out_dims);
     return true;

@@ -156,7 +156,8 @@ static reef_status load_be(preempt *p, const preempt_load *be, reef_model **out,
         return reef_model_create_synthetic(p->device, be->kernels, be->tiles, (uint64_t)(be->tile_us * 1e3), out,
                                            error);
     }
-    reef_model_options options = {.progress = p->options->progress, .progress_context = p->options->progress_context};
+    reef_model_options options = {.precision = p->options->precision,
+                                  .progress = p->options->progress, .progress_context = p->options->progress_context};
     reef_status status = reef_model_load(p->device, be->path, &options, out, error);
     if (status && error && !strstr(error->message, be->path)) {
         reef_error_prefix(error, "%s: ", be->path);
