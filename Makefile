@@ -254,7 +254,7 @@ format-check:
 TIDY_SRC = $(LIB_SRC) $(KERNEL_SRC) $(BENCH_SRC) $(CLI_SRC)
 tidy:
 	@printf '%s\n' $(TIDY_SRC) | xargs -P 2 -n 1 sh -c \
-	    'clang-tidy --quiet "$$0" -- -std=c17 $(CPPFLAGS) -DREEF_ISA=avx2 -mavx2 -mfma 2>/dev/null || exit 255'
+	    'clang-tidy --quiet "$$0" -- -std=c17 $(CPPFLAGS) -DREEF_ISA=avx2 -mavx2 -mfma 2>/dev/null || exit 1'
 
 help:
 	@grep -B1 -E '^[a-z-]+:' Makefile | grep -E '^# ' ; echo "targets: all lib demo test unit test-cli bench-cpu models install format tidy fuzz clean"

@@ -85,7 +85,10 @@ static reef_status load_plan(const char *path, const reef_model_options *options
                              reef_error *error)
 {
     reef_graph *graph = NULL;
-    reef_status status = reef_graph_load(path, &graph, error);
+    reef_status status = reef_graph_load(path, &graph, error); /* its errors name the file */
+    if (status) {
+        return status;
+    }
     for (size_t i = 0; !status && i < options->n_shapes; i++) {
         const reef_shape *shape = &options->shapes[i];
         status = reef_graph_set_shape(graph, shape->input, shape->dims, shape->rank, error);
@@ -102,6 +105,7 @@ static reef_status load_plan(const char *path, const reef_model_options *options
     }
     if (status) {
         reef_graph_destroy(graph);
+        reef_error_prefix(error, "%s: ", path);
     }
     return status;
 }
@@ -117,21 +121,22 @@ reef_status reef_model_load(reef_device *device, const char *path, const reef_mo
         options->progress(options->progress_context, "reading", 0, 2);
     }
     reef_status status = load_plan(path, options, &plan, &nodes, error);
+    if (status) {
+        return status;
+    }
     if (options->progress) {
         options->progress(options->progress_context, "compiling", 1, 2);
     }
     reef_model *model = NULL;
-    if (!status) {
-        char *folder = options->cache_dir ? NULL : folder_of(path);
-        reef_program_options compile = {
-            .precision = options->precision,
-            .cache_dir = options->cache_dir ? options->cache_dir : folder,
-            .progress = options->progress,
-            .progress_context = options->progress_context,
-        };
-        status = model_from_plan(device, plan, &compile, &model, error);
-        free(folder);
-    }
+    char *folder = options->cache_dir ? NULL : folder_of(path);
+    reef_program_options compile = {
+        .precision = options->precision,
+        .cache_dir = options->cache_dir ? options->cache_dir : folder,
+        .progress = options->progress,
+        .progress_context = options->progress_context,
+    };
+    status = model_from_plan(device, plan, &compile, &model, error);
+    free(folder);
     if (status) {
         reef_error_prefix(error, "%s: ", path);
         return status;

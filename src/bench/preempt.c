@@ -19,6 +19,7 @@
 #include "bench/loadgen.h"
 #include "bench/rng.h"
 #include "bench/runner.h"
+#include "bench/workload.h"
 
 enum { FEEDER_DEPTH = 3, RT_TILE_NS = 10000 };
 static const uint64_t GAP_MIN_NS = 2000000u, GAP_SPREAD_NS = 8000000u, START_LIMIT_NS = 5000000000u;
@@ -150,18 +151,50 @@ static reef_status measure_loaded(preempt *p, feeder *f, preempt_row *row, reef_
     return status;
 }
 
-static reef_status load_be(preempt *p, const preempt_load *be, reef_model **out, reef_error *error)
+static reef_status load_file(preempt *p, const char *path, const reef_shape *shapes, size_t n_shapes, reef_model **out,
+                             reef_error *error)
+{
+    reef_model_options options = {
+        .shapes = shapes,
+        .n_shapes = n_shapes,
+        .precision = p->options->precision,
+        .progress = p->options->progress,
+        .progress_context = p->options->progress_context,
+    };
+    reef_status status = reef_model_load(p->device, path, &options, out, error);
+    if (status && error && !strstr(error->message, path)) {
+        reef_error_prefix(error, "%s: ", path);
+    }
+    return status;
+}
+
+/* The shapes that a built-in workload gives the network of that name; NULL when none knows it. */
+static const bench_client *known_client(const bench_workload *workload, const char *name)
+{
+    for (size_t i = 0; i < workload->n_clients; i++) {
+        if (strcmp(workload->clients[i].model, name) == 0) {
+            return &workload->clients[i];
+        }
+    }
+    return NULL;
+}
+
+static reef_status load_be(preempt *p, const preempt_load *be, const char *name, reef_model **out, reef_error *error)
 {
     if (!be->path) {
         return reef_model_create_synthetic(p->device, be->kernels, be->tiles, (uint64_t)(be->tile_us * 1e3), out,
                                            error);
     }
-    reef_model_options options = {.precision = p->options->precision,
-                                  .progress = p->options->progress, .progress_context = p->options->progress_context};
-    reef_status status = reef_model_load(p->device, be->path, &options, out, error);
-    if (status && error && !strstr(error->message, be->path)) {
-        reef_error_prefix(error, "%s: ", be->path);
+    if (p->options->n_shapes) {
+        return load_file(p, be->path, p->options->shapes, p->options->n_shapes, out, error);
     }
+    bench_workload disb = {0};
+    reef_status status = bench_workload_load("D", &disb, error);
+    if (!status) {
+        const bench_client *client = known_client(&disb, name);
+        status = load_file(p, be->path, client ? client->shapes : NULL, client ? client->n_shapes : 0, out, error);
+    }
+    bench_workload_free(&disb);
     return status;
 }
 
@@ -185,7 +218,9 @@ static reef_status run_load(preempt *p, const preempt_load *be, const bench_stat
 {
     feeder f = {0};
     reef_model *model = NULL;
-    reef_status status = load_be(p, be, &model, error);
+    char name[sizeof report->rows->be];
+    name_load(be, name, sizeof name);
+    reef_status status = load_be(p, be, name, &model, error);
     if (status) {
         return status;
     }
@@ -195,7 +230,7 @@ static reef_status run_load(preempt *p, const preempt_load *be, const bench_stat
     }
     for (size_t i = 0; !status && i < p->options->n_policies; i++) {
         preempt_row *row = &report->rows[report->n_rows];
-        name_load(be, row->be, sizeof row->be);
+        memcpy(row->be, name, sizeof row->be);
         row->mechanism = p->options->policies[i];
         row->idle = idle[i];
         row->idle_due = idle_due[i];

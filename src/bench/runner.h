@@ -41,6 +41,10 @@ typedef struct preempt_options {
     size_t n_policies;
     const preempt_load *loads;
     size_t n_loads;
+    /* For inputs with dynamic dimensions; every model must have the inputs named. Without
+     * any, the DISB networks get those of the built-in workloads. */
+    const reef_shape *shapes;
+    size_t n_shapes;
     unsigned count;          /* RT requests per load and policy */
     double seconds_per_cell; /* a cell that takes longer ends with fewer */
     uint64_t seed;

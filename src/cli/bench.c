@@ -18,7 +18,7 @@ typedef struct bench_args {
     reef_precision precision;
     uint64_t units, seed, count, profile_runs;
     double seconds, warmup;
-    cli_list policies, be, synthetic;
+    cli_list policies, be, shapes, synthetic;
 } bench_args;
 
 static const char name_of_command[] = "bench";
@@ -58,8 +58,8 @@ static int bench_workload_command(const bench_args *args, const char *spec)
         }
         form = matched ? BENCH_FORM_MATCHED : BENCH_FORM_PUBLISHED;
     }
-    if (args->be.n || args->synthetic.n) {
-        return cli_usage(name_of_command, "--be and --synthetic belong to reef bench preempt");
+    if (args->be.n || args->shapes.n || args->synthetic.n) {
+        return cli_usage(name_of_command, "--be, --shape and --synthetic belong to reef bench preempt");
     }
     reef_error error = {0};
     bench_workload workload = {0};
@@ -217,8 +217,13 @@ static int preempt_command(const bench_args *args)
     if (args->form) {
         return cli_usage(name_of_command, "--form does not apply to preempt");
     }
+    reef_shape *shapes = NULL;
+    int code = cli_shapes(name_of_command, &args->shapes, &shapes);
+    if (code >= 0) {
+        return code;
+    }
     load_list loads = {0};
-    int code = collect_loads(args, &loads);
+    code = collect_loads(args, &loads);
     code = code < 0 ? check_writable("json", args->json) : code;
     code = code < 0 ? check_writable("chart", args->chart) : code;
     if (code < 0) {
@@ -233,6 +238,8 @@ static int preempt_command(const bench_args *args)
             .n_policies = args->policies.n,
             .loads = loads.items,
             .n_loads = loads.n,
+            .shapes = shapes,
+            .n_shapes = args->shapes.n,
             .count = (unsigned)args->count,
             .seconds_per_cell = args->seconds,
             .seed = args->seed,
@@ -261,14 +268,12 @@ static int preempt_command(const bench_args *args)
     }
     free(loads.paths);
     free(loads.items);
+    free(shapes);
     return code;
 }
 
 static int check_names(const bench_args *args)
 {
-    if (args->policies.n == 0) {
-        return cli_usage(name_of_command, "--policy is missing; for example --policy rt-only,wait,reset");
-    }
     int code = cli_check_device(name_of_command, args->device);
     for (size_t i = 0; code < 0 && i < args->policies.n; i++) {
         code = cli_check_policy(name_of_command, args->policies.items[i]);
@@ -276,12 +281,28 @@ static int check_names(const bench_args *args)
     return code;
 }
 
+/* Without --policy: all of them in a workload, the two that the paper compares in preempt. */
+static int default_policies(bench_args *args, bool preempt)
+{
+    const char *name, *meaning;
+    bool ok = true;
+    if (args->policies.n) {
+        return -1;
+    }
+    for (size_t i = 0; !preempt && ok && reef_policy_list(i, &name, &meaning); i++) {
+        ok = cli_add_names(&args->policies, name);
+    }
+    ok = ok && (!preempt || cli_add_names(&args->policies, "wait,reset"));
+    return ok ? -1 : cli_fail(name_of_command, "out of memory");
+}
+
 int cli_bench(int argc, char **argv)
 {
     bench_args args = {.device = "cpu", .seed = 1, .count = 200, .profile_runs = 5, .seconds = 10, .warmup = 1};
     cli_option options[] = {
-        {"policy", "P[,P...]", "policies to measure, in this order (see reef devices)", CLI_NAMES, &args.policies, 0,
-         0},
+        {"policy", "P[,P...]",
+         "policies to measure, in this order (default: all of them, see reef devices; preempt: wait,reset)", CLI_NAMES,
+         &args.policies, 0, 0},
         {"device", "NAME", "device (default cpu)", CLI_TEXT, &args.device, 0, 0},
         {"precision", "P", CLI_PRECISION_HELP, CLI_TEXT, &args.precision_text, 0, 0},
         {"units", "N", "compute units (default: one per processor)", CLI_COUNT, &args.units, 1, 4096},
@@ -299,6 +320,8 @@ int cli_bench(int argc, char **argv)
          &args.profile_runs, 1, 1000},
         {"count", "N", "preempt: requests per row (default 200)", CLI_COUNT, &args.count, 1, 1000000},
         {"be", "MODEL.onnx", "preempt: a best-effort model; may be repeated", CLI_LIST, &args.be, 0, 0},
+        {"shape", "NAME=DIMS", "preempt: dimensions of an input of the --be model (the DISB networks need none)",
+         CLI_LIST, &args.shapes, 0, 0},
         {"synthetic", "KxTxUS", "preempt: K kernels of T tiles of US microseconds; may be repeated, or a comma list",
          CLI_NAMES, &args.synthetic, 0, 0},
         {"json", "FILE", "write the results as JSON", CLI_TEXT, &args.json, 0, 0},
@@ -306,7 +329,7 @@ int cli_bench(int argc, char **argv)
     };
     cli_command command = {
         .name = name_of_command,
-        .synopsis = "WORKLOAD --policy P[,P...] [options]",
+        .synopsis = "WORKLOAD [--policy P[,P...]] [options]",
         .about = "Plays a workload of real-time (RT) and best-effort (BE) clients under each policy and compares "
                  "latency and\n"
                  "throughput. WORKLOAD is A, B, C, D, E or REAL (DISB, the benchmark of the REEF paper), a JSON file "
@@ -328,6 +351,7 @@ int cli_bench(int argc, char **argv)
     };
     cli_list words = {0};
     int code = cli_parse(&command, argc, argv, &words);
+    code = code < 0 ? default_policies(&args, strcmp(words.items[0], "preempt") == 0) : code;
     code = code < 0 ? check_names(&args) : code;
     code = code < 0 ? cli_precision(name_of_command, args.precision_text, &args.precision) : code;
     if (code < 0) {

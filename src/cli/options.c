@@ -104,7 +104,7 @@ static bool append(cli_list *list, const char *item)
 }
 
 /* "a,b,c" -> three copies. */
-static bool append_names(cli_list *list, const char *text)
+bool cli_add_names(cli_list *list, const char *text)
 {
     for (;;) {
         size_t length = strcspn(text, ",");
@@ -155,7 +155,7 @@ static int set(const cli_command *command, const cli_option *option, const char 
         *(const char **)option->to = value;
         return -1;
     case CLI_LIST: ok = append(option->to, value); break;
-    case CLI_NAMES: ok = append_names(option->to, value); break;
+    case CLI_NAMES: ok = cli_add_names(option->to, value); break;
     case CLI_COUNT:
     case CLI_SECONDS: return set_number(command, option, value);
     }

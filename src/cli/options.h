@@ -42,6 +42,9 @@ typedef struct cli_command {
 int cli_parse(const cli_command *command, int argc, char **argv, cli_list *words);
 void cli_free(const cli_command *command, cli_list *words);
 
+/* Appends comma-separated names to a CLI_NAMES list, as the option would. false: out of memory. */
+bool cli_add_names(cli_list *list, const char *names);
+
 /* "reef run: ..." on stderr as one line. Return EXIT_FAILED and EXIT_USAGE. */
 __attribute__((format(printf, 2, 3))) int cli_fail(const char *command, const char *format, ...);
 __attribute__((format(printf, 2, 3))) int cli_usage(const char *command, const char *format, ...);

@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# Runs every test in stages and counts them. `make test` calls it; so does CI.
+#
+#   bash tests/run.sh                 # everything
+#   bash tests/run.sh unit ops        # some stages
+#
+# Output of a stage goes to build/test/STAGE.log and is shown when the stage fails.
+set -u
+cd "$(dirname "$0")/.."
+
+all_stages="house build unit cli asan tsan fuzz venv ops models preempt install tidy"
+stages=${*:-$all_stages}
+logs=build/test
+mkdir -p "$logs"
+jobs=$(nproc)
+python=.venv/bin/python
+passed=0
+failed=0
+
+make_quiet() { make --no-print-directory -j"$jobs" "$@"; }
+
+stage_house() {
+    python3 tests/house/layers.py && make_quiet format-check
+}
+stage_build() {
+    make_quiet all test-programs
+}
+stage_unit() {
+    make_quiet unit
+}
+# Bad input, exit codes and output of the command, on a fake engine and on the real one.
+stage_cli() {
+    make_quiet test-cli
+}
+# Address and undefined-behaviour sanitizers over the same unit tests, the command line, and the operators.
+stage_asan() {
+    make_quiet MODE=asan all test-programs && make_quiet MODE=asan unit && make_quiet MODE=asan test-cli
+}
+# Thread sanitizer over everything with threads: device, scheduler, public interface, load generator, real preemption.
+stage_tsan() {
+    make_quiet MODE=tsan all test-programs &&
+        for t in test_sched test_device test_api test_bench; do
+            if [ -f "tests/unit/$t.c" ]; then build/tsan/tests/$t || return 1; fi
+        done
+}
+stage_fuzz() {
+    make_quiet fuzz-smoke
+}
+stage_venv() {
+    tools/venv.sh
+}
+# Every operator against ONNX Runtime.
+stage_ops() {
+    $python tests/oracle/run_ops.py --jobs "$jobs"
+}
+fetch_models() {
+    $python tools/models/make_models.py --all && $python tools/demo/fetch_ocr.py
+}
+# Whole models against ONNX Runtime.
+stage_models() {
+    fetch_models && $python tests/oracle/run_models.py
+}
+# At least 10,000 random preemptions over real models, every answer identical to the undisturbed one.
+stage_preempt() {
+    fetch_models && bash tests/stress/run.sh
+}
+# What is installed can be compiled and linked against, shared and static.
+stage_install() {
+    bash tests/house/install.sh
+}
+stage_tidy() {
+    make_quiet tidy
+}
+
+for stage in $stages; do
+    if ! declare -F "stage_$stage" >/dev/null; then
+        echo "tests/run.sh: no stage '$stage'; there are: $all_stages" >&2
+        exit 2
+    fi
+    printf '%-8s ... ' "$stage"
+    start=$SECONDS
+    if "stage_$stage" >"$logs/$stage.log" 2>&1; then
+        passed=$((passed + 1))
+        note=$(grep -E '^[0-9]+ passed, [0-9]+ failed|^[0-9]+ models, policy' "$logs/$stage.log" | tail -n 1)
+        units=$(grep -cE '^\[       OK \]' "$logs/$stage.log")
+        [ "$units" -gt 0 ] && note="$units tests${note:+; $note}"
+        printf 'ok    %4d s  %s\n' $((SECONDS - start)) "$note"
+    else
+        failed=$((failed + 1))
+        printf 'FAILED %3d s; the end of %s:\n' $((SECONDS - start)) "$logs/$stage.log"
+        tail -n 60 "$logs/$stage.log" | sed 's/^/    /'
+    fi
+done
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
