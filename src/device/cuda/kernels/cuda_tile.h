@@ -18,10 +18,10 @@
  *   - worker form (`worker` is its name, NULL where there is none): second parameter reef_cuda_worker, see device.cuh.
  *   - Every store (y, workspace, counters) happens in the epilogue of a tile; a tile may be abandoned until then.
  *   - The same candidate gives the same bits in both forms, always.
- *   - Workspace is the instance's own, 256-byte aligned. Its first workspace_zero_bytes are zero when a run begins (the
- *     host side clears them at instance creation and after a run that was given up) and zero again when the kernel has
- *     finished; the rest is undefined. Kernels of one instance may share it when workspace_zero_bytes is 0 or the zero
- *     part is at the same place: it is enough to allocate the maximum over the plan.
+ *   - Workspace is the instance's own, 256-byte aligned, shared by the kernels of its plan: allocate the maximum of
+ *     workspace_bytes. Its first REEF_CUDA_ZERO_BYTES are counters: zero when a run begins (the host side clears them at
+ *     instance creation and after a run that was given up) and zero again whenever a kernel has finished. The rest is
+ *     undefined between kernels.
  *
  * Element types: in REEF_CUDA_FP16 mode f32 activations and packed weights are half. Inputs, outputs and constants that
  * are read through views stay f32, other dtypes stay what they are. Views keep element strides, so only the element's
@@ -66,6 +66,7 @@ typedef struct reef_cuda_reloc {
     int64_t bytes;
 } reef_cuda_reloc;
 
+enum { REEF_CUDA_ZERO_BYTES = 16 << 10 };
 enum { REEF_CUDA_MAX_RELOCS = REEF_KERNEL_MAX_IN + 4, REEF_CUDA_MAX_CANDIDATES = 48 };
 
 typedef struct reef_cuda_kernel {
@@ -74,13 +75,13 @@ typedef struct reef_cuda_kernel {
     const char *variant;  /* for people and the cache's key; static or in the arena: "igemm 64x64 f16 split 4" */
     unsigned tiles;       /* grid.x of the plain form; >= 1 */
     unsigned threads, dynamic_smem; /* above 48 KiB the host side raises the function's limit */
-    unsigned cluster; /* plain form: blocks per cluster (0: no cluster); divides tiles. The worker form has none. */
-    void *args;       /* in the prepare context's arena; constant addresses are already in place */
+    unsigned cluster;  /* plain form: blocks per cluster (0: no cluster); divides tiles. The worker form has none. */
+    void *args;        /* in the prepare context's arena; constant addresses are already in place */
     size_t args_bytes; /* <= 4000 */
     reef_cuda_reloc relocs[REEF_CUDA_MAX_RELOCS];
     unsigned n_relocs;
-    size_t workspace_bytes, workspace_zero_bytes;
-    double flops; /* useful arithmetic of the whole kernel */
+    size_t workspace_bytes; /* 0, or what it needs including REEF_CUDA_ZERO_BYTES */
+    double flops;           /* useful arithmetic of the whole kernel */
 } reef_cuda_kernel;
 
 typedef struct reef_cuda_prepare {

@@ -71,9 +71,10 @@ struct reef_cuda_kernel_progress {
 };
 enum { REEF_CUDA_MAX_WORKERS = 4096 };
 struct reef_cuda_progress {
-    unsigned long long current; /* epoch << 32 | first unfinished kernel; written by the worker of a kernel's last tile */
-    unsigned lock;              /* of the list below; held for a few loads and stores by one thread of a block */
-    unsigned n_abandoned;       /* tiles of the current kernel that were given back; at most one per worker */
+    unsigned long long
+        current;          /* epoch << 32 | first unfinished kernel; written by the worker of a kernel's last tile */
+    unsigned lock;        /* of the list below; held for a few loads and stores by one thread of a block */
+    unsigned n_abandoned; /* tiles of the current kernel that were given back; at most one per worker */
     unsigned abandoned[REEF_CUDA_MAX_WORKERS];
 };
 struct reef_cuda_worker {
@@ -292,7 +293,7 @@ static __device__ __forceinline__ float reef_act_rare(float x, int act, float a,
 }
 static __device__ __forceinline__ float reef_activate(float x, int act, float a, float b)
 {
-    return act == REEF_DACT_NONE ? x : act == REEF_DACT_RELU ? fmaxf(x, 0.0f) : reef_act_rare(x, act, a, b);
+    return act == REEF_DACT_NONE ? x : act == REEF_DACT_RELU ? (x < 0.0f ? 0.0f : x) : reef_act_rare(x, act, a, b);
 }
 #endif
 
