@@ -334,8 +334,9 @@ static void padded_tiles_advance_the_other_instance_exactly(void **state)
     free(z);
 }
 
-/* A plan whose second buffer lies far outside the instance's memory: its kernels fault. */
-static void a_kernel_that_faults_fails_its_request_and_no_other(void **state)
+/* A plan whose second buffer lies far outside the instance's memory: its kernels fault. Depending on the driver the device
+ * then starts over, or is lost to this process; either way every request is answered and the process goes on. */
+static void a_kernel_that_faults_fails_its_request_and_says_why(void **state)
 {
     bench *b = *state;
     if (!b->ops->health) {
@@ -355,14 +356,17 @@ static void a_kernel_that_faults_fails_its_request_and_no_other(void **state)
     assert_int_equal(b->events[0].kind, REEF_EVENT_FAILED);
     assert_ptr_equal(b->events[0].tag, instance);
     assert_int_equal(b->ops->health(b->dev, &error), REEF_DEVICE);
+    assert_non_null(strstr(error.message, "cu"));
     print_message("%s: said after a fault: %s\n", device.name, error.message);
-    /* The others go on as if nothing had been. */
+    bool lost = strstr(error.message, "lost") != NULL;
     for (uint32_t i = 0; i < 3; i++) {
         begin(b);
         assert_int_equal(launch(b, i % 2 ? b->be : b->rt, REEF_LAUNCH_PLAIN, 0, KERNELS), REEF_OK);
         wait_events(b, 2 + i);
-        assert_int_equal(b->events[1 + i].kind, REEF_EVENT_DONE);
-        assert_answer(b);
+        assert_int_equal(b->events[1 + i].kind, lost ? REEF_EVENT_FAILED : REEF_EVENT_DONE);
+        if (!lost) {
+            assert_answer(b);
+        }
     }
     b->ops->instance_destroy(instance);
     b->ops->program_destroy(program);
@@ -420,13 +424,19 @@ int main(void)
         T(a_replay_computes_what_a_launch_does),
         T(a_kernel_can_be_measured_alone),
         T(more_memory_than_there_is_is_refused_with_the_reason),
-        T(a_kernel_that_faults_fails_its_request_and_no_other),
         T(a_device_that_is_not_there_is_refused_with_the_reason),
     };
+    const struct CMUnitTest last[] = {T(a_kernel_that_faults_fails_its_request_and_says_why)};
     int failed = 0;
+    if (getenv("REEF_TEST_SKIP")) {
+        cmocka_set_skip_filter(getenv("REEF_TEST_SKIP"));
+    }
     for (size_t i = 0; reef_device_entry_at(i, &device); i++) {
         print_message("device %s: %s\n", device.name, device.description);
         failed += cmocka_run_group_tests_name(device.name, tests, NULL, NULL);
+    }
+    for (size_t i = 0; reef_device_entry_at(i, &device); i++) { /* a device may be of no use to this process after it */
+        failed += cmocka_run_group_tests_name(device.name, last, NULL, NULL);
     }
     for (size_t i = 0; reef_device_ops_at(i); i++) {
         reef_error error = {0};

@@ -6,6 +6,7 @@
  * compiles (once; it keeps the result in its own cache).
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "device/cuda/cuda.h"
@@ -82,6 +83,7 @@ reef_status cuda_code_load(cuda_device *device, reef_error *error)
             reef_error_prefix(error, "kernels '%s' for sm_%u%s: ", best->name, best->arch, best->is_ptx ? " (PTX)" : "");
             return status;
         }
+        device->images[n] = best;
         device->exact[n] = !best->is_ptx && best->arch == gpu->major * 10 + gpu->minor;
         device->code_hash = cuda_hash(device->code_hash, best->begin, (size_t)(best->end - best->begin));
         device->n_modules++;
@@ -92,26 +94,80 @@ reef_status cuda_code_load(cuda_device *device, reef_error *error)
     return status ? status : cuda_code_function(device, "reef_io_end", 0, &device->io_end, error);
 }
 
-reef_status cuda_code_function(const cuda_device *device, const char *name, unsigned dynamic_smem, CUfunction *out,
-                               reef_error *error)
+/* Is the entry point in the image? A cubin has a section named after it, PTX its declaration. Asking the driver instead
+ * would do, but every miss counts as an error with tools that watch its calls. */
+static bool has_function(const reef_cuda_image *image, const char *name)
 {
-    CUfunction function = NULL;
-    for (unsigned i = 0; !function && i < device->n_modules; i++) {
-        if (device->cu->module_function(&function, device->modules[i], name) != CUDA_OK) {
-            function = NULL;
+    char text[160];
+    int length = snprintf(text, sizeof text, image->is_ptx ? ".entry %s(" : ".text.%s", name);
+    if (length < 0 || (size_t)length >= sizeof text) {
+        return false;
+    }
+    /* A section's name ends with a zero. */
+    return memmem(image->begin, (size_t)(image->end - image->begin), text, (size_t)length + !image->is_ptx) != NULL;
+}
+
+typedef struct cuda_function {
+    struct cuda_function *next;
+    CUfunction function;
+    unsigned dynamic_smem; /* that it may use; only ever raised */
+    char name[];
+} cuda_function;
+
+static reef_status find(cuda_device *device, const char *name, cuda_function **out, reef_error *error)
+{
+    for (cuda_function *known = device->functions; known; known = known->next) {
+        if (!strcmp(known->name, name)) {
+            *out = known;
+            return REEF_OK;
         }
     }
-    if (!function) {
+    unsigned i = 0;
+    while (i < device->n_modules && !has_function(device->images[i], name)) {
+        i++;
+    }
+    if (i == device->n_modules) {
         return reef_fail(error, REEF_NOT_FOUND, "no kernel '%s' for this GPU", name);
     }
-    if (dynamic_smem > 48 * 1024) {
-        reef_status status =
-            CUDA_TRY(device->cu, error, func_set_attribute(function, CUDA_FUNC_DYNAMIC_SMEM, (int)dynamic_smem));
+    CUfunction function;
+    reef_status status = CUDA_TRY(device->cu, error, module_function(&function, device->modules[i], name));
+    cuda_function *added = status ? NULL : malloc(sizeof *added + strlen(name) + 1);
+    if (!added) {
+        return status ? status : reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
+    *added = (cuda_function){.next = device->functions, .function = function, .dynamic_smem = 48 * 1024};
+    strcpy(added->name, name);
+    device->functions = added;
+    *out = added;
+    return REEF_OK;
+}
+
+reef_status cuda_code_function(cuda_device *device, const char *name, unsigned dynamic_smem, CUfunction *out,
+                               reef_error *error)
+{
+    cuda_function *found = NULL;
+    pthread_mutex_lock(&device->code_lock);
+    reef_status status = find(device, name, &found, error);
+    if (!status && dynamic_smem > found->dynamic_smem) {
+        status = CUDA_TRY(device->cu, error, func_set_attribute(found->function, CUDA_FUNC_DYNAMIC_SMEM, (int)dynamic_smem));
+        found->dynamic_smem = status ? found->dynamic_smem : dynamic_smem;
         if (status) {
             reef_error_prefix(error, "kernel '%s' with %u bytes of shared memory: ", name, dynamic_smem);
-            return status;
         }
     }
-    *out = function;
-    return REEF_OK;
+    pthread_mutex_unlock(&device->code_lock);
+    if (!status) {
+        *out = found->function;
+    }
+    return status;
+}
+
+void cuda_code_unload(cuda_device *device)
+{
+    while (device->functions) {
+        cuda_function *function = device->functions;
+        device->functions = function->next;
+        free(function);
+    }
+    device->n_modules = 0;
 }

@@ -128,9 +128,12 @@ struct cuda_device {
     pthread_mutex_t lock;
     CUcontext context;
     CUmodule modules[CUDA_MAX_MODULES];
+    const reef_cuda_image *images[CUDA_MAX_MODULES];
     bool exact[CUDA_MAX_MODULES]; /* compiled for this very architecture */
     unsigned n_modules;
     CUfunction io_in, io_end;
+    pthread_mutex_t code_lock; /* guards functions */
+    struct cuda_function *functions;
     uint64_t code_hash; /* of the images in use: part of what measurements are valid for */
     int least_priority, greatest_priority;
     reef_list queues, programs, instances;
@@ -157,8 +160,10 @@ void cuda_leave(const cuda_device *device);
 
 /* code.c: the modules of the context. */
 reef_status cuda_code_load(cuda_device *device, reef_error *error);
+/* Forgets the functions of a context that is gone, or about to go. */
+void cuda_code_unload(cuda_device *device);
 /* NOT_FOUND when no module has it. */
-reef_status cuda_code_function(const cuda_device *device, const char *name, unsigned dynamic_smem, CUfunction *out,
+reef_status cuda_code_function(cuda_device *device, const char *name, unsigned dynamic_smem, CUfunction *out,
                                reef_error *error);
 
 /* program.c */

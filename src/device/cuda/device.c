@@ -60,10 +60,12 @@ static void cuda_close(reef_dev *dev)
     if (device->has_completer) {
         pthread_join(device->completer, NULL);
     }
+    cuda_code_unload(device);
     if (device->context) {
         device->cu->ctx_destroy(device->context);
     }
     pthread_mutex_destroy(&device->lock);
+    pthread_mutex_destroy(&device->code_lock);
     pthread_rwlock_destroy(&device->context_lock);
     free(device);
 }
@@ -121,6 +123,7 @@ static reef_status cuda_open(const reef_dev_config *config, reef_dev **out, reef
     reef_list_init(&device->programs);
     reef_list_init(&device->instances);
     pthread_mutex_init(&device->lock, NULL);
+    pthread_mutex_init(&device->code_lock, NULL);
     pthread_rwlock_init(&device->context_lock, NULL);
     status = set_up(device, error);
     if (status) {

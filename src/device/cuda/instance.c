@@ -90,7 +90,10 @@ void cuda_instance_unload(cuda_instance *instance)
         device->cu->stream_destroy(instance->replay_stream);
         instance->replay_stream = NULL;
     }
-    device->cu->host_unregister(instance->pinned);
+    if (instance->pinned_address) {
+        device->cu->host_unregister(instance->pinned);
+        instance->pinned_address = 0;
+    }
     if (instance->memory) {
         device->cu->mem_free(instance->memory);
         instance->memory = 0;

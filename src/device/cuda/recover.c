@@ -3,7 +3,8 @@
  *
  * A kernel that faults poisons its context: every call fails from then on, whoever makes it. So whatever was in the
  * streams has failed, the requests are told so, and the device starts over with what the host still has: plans, chosen
- * variants, a copy of the constants. Other models then go on as before. Measurements and handles stay valid.
+ * variants, weights. Other models then go on as before; handles stay valid. Where the driver refuses a new context the
+ * device is lost: every launch fails at once with that reason, and the process and its other devices go on.
  */
 #include "device/cuda/cuda.h"
 
@@ -47,18 +48,21 @@ void cuda_recover(cuda_device *device)
     pthread_rwlock_wrlock(&device->context_lock);
     pthread_mutex_lock(&device->lock);
     fail_launches(device);
-    reef_error ignored, error = {0};
+    reef_error ignored, error = {0}, before = device->failure;
     if (!cuda_enter(device, &ignored)) {
         for (reef_list *link = device->instances.next; link != &device->instances; link = link->next) {
             cuda_instance_unload(REEF_CONTAINER(link, cuda_instance, link));
         }
         cuda_leave(device);
     }
+    cuda_code_unload(device);
     device->cu->ctx_destroy(device->context);
     if (load_all(device, &error)) {
         device->dead = true;
-        reef_error_prefix(&error, "the device failed (%.160s) and could not be set up again: ", device->failure.message);
-        device->failure = error;
+        /* Drivers differ: since about 580 a fault takes every context of the process with it, and no new one is made. */
+        reef_fail(&device->failure, REEF_DEVICE,
+                  "%.200s; %s is lost to this process (%.160s): restart it to use the GPU again", before.message,
+                  device->gpu->name, error.message);
     }
     pthread_mutex_unlock(&device->lock);
     pthread_rwlock_unlock(&device->context_lock);
