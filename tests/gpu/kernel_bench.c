@@ -31,7 +31,7 @@
         }                                                                                                              \
     } while (0)
 
-enum { MAX_VIEWS = 6, MAX_UPLOADS = 8, MAX_CANDIDATES = 128, MAX_LAUNCHES = 48, W_OFFSET = 8 };
+enum { MAX_VIEWS = 6, MAX_UPLOADS = 8, MAX_CANDIDATES = REEF_CUDA_MAX_CANDIDATES, MAX_LAUNCHES = 48, W_OFFSET = 8 };
 static const size_t copies_bytes = (size_t)160 << 20;
 
 typedef struct layer {
@@ -418,7 +418,7 @@ int main(int argc, char **argv)
                     fprintf(stderr, "no entry point %s\n", c->function);
                     return 1;
                 }
-                if (c->dynamic_smem > 48 << 10) {
+                if (c->dynamic_smem > 32 << 10) {
                     CU(cuFuncSetAttribute(f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)c->dynamic_smem));
                 }
                 if (c->workspace_bytes > workspace_bytes) {

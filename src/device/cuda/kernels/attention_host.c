@@ -40,7 +40,7 @@ REEF_CUDA_PREPARE(attention)
         if (!a) {
             return reef_fail(ctx->error, REEF_NO_MEMORY, "out of memory");
         }
-        const int64_t rows = form == 0 ? 64 : ANY_WARPS;
+        const int64_t rows = form == 0 ? 16 : ANY_WARPS;
         *a = (reef_attention_args){
             .q_b = stride_of(q, 0),
             .q_h = stride_of(q, 1),
@@ -84,7 +84,7 @@ REEF_CUDA_PREPARE(attention)
             .tiles = (unsigned)(a->batch * a->heads * a->row_blocks),
             .threads = form == 0 ? 128 : 256,
             .dynamic_smem =
-                form == 0 ? 64 * 128 + 2 * 2 * 64 * 128 : (unsigned)((ANY_WARPS + 2 * ANY_PIECE) * (a->dim + 1)) * 4,
+                form == 0 ? 16 * 128 + 4 * 2 * 2 * 32 * 128 : (unsigned)((ANY_WARPS + 2 * ANY_PIECE) * (a->dim + 1)) * 4,
             .args = a,
             .args_bytes = sizeof *a,
             .flops = k->flops,

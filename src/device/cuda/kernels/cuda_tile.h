@@ -74,7 +74,7 @@ typedef struct reef_cuda_kernel {
     const char *worker;   /* entry symbol of the worker form, or NULL */
     const char *variant;  /* for people and the cache's key; static or in the arena: "igemm 64x64 f16 split 4" */
     unsigned tiles;       /* grid.x of the plain form; >= 1 */
-    unsigned threads, dynamic_smem; /* above 48 KiB the host side raises the function's limit */
+    unsigned threads, dynamic_smem; /* the host side raises the limit to dynamic_smem (static comes on top) */
     unsigned cluster;  /* plain form: blocks per cluster (0: no cluster); divides tiles. The worker form has none. */
     void *args;        /* in the prepare context's arena; constant addresses are already in place */
     size_t args_bytes; /* <= 4000 */

@@ -1,8 +1,9 @@
 /*
  * igemm_host.c - packs weights for the matrix kernels and lists the candidates for a problem.
  *
- * One packing serves all candidates of a precision: [group][column / 8][step][8 columns][128 bytes], where 16-byte chunk c of
- * column r lies at place c ^ r: a kilobyte is copied to shared memory as it is.
+ * Packed weights are [group][column / 32][step][32 columns][128 bytes], where 16-byte chunk c of column r lies at place
+ * c ^ (r % 8): 4 KiB are copied to shared memory as they are, whatever the tile. A step is one tap and a block of channels
+ * (taps innermost), or, for the forms that read x element by element, simply the next 128 bytes of (tap, channel).
  */
 #include "device/cuda/kernels/igemm_host.h"
 
@@ -11,30 +12,39 @@
 #include <stdlib.h>
 #include <string.h>
 
+typedef enum igemm_form { FAST, WINDOW, ANY, TRANSPOSED } igemm_form;
+
 /* One instance of igemm.cuh: must agree with igemm_f16.cu, igemm_tf32.cu, igemm_f32.cu. */
 typedef struct igemm_config {
     const char *name;   /* behind reef_igemm_<precision>_ */
     uint8_t precisions; /* bit per reef_cuda_precision */
-    bool wgmma, any, transposed;
+    igemm_form form;
+    bool wgmma;
+    bool spare; /* not offered where wgmma is there */
     int bm, bn, threads, stages;
+    float alone_us, shared_us; /* a step of a lone block; a step's share of a busy unit. f16, measured on an H200 */
 } igemm_config;
 
 enum { P32 = 1 << REEF_CUDA_FP32, PT = 1 << REEF_CUDA_TF32, P16 = 1 << REEF_CUDA_FP16 };
 
 static const igemm_config configs[] = {
-    {"wg64x64", PT | P16, true, false, false, 64, 64, 128, 5},
-    {"wg64x32", PT | P16, true, false, false, 64, 32, 128, 6},
-    {"wg64x128", PT | P16, true, false, false, 64, 128, 128, 4},
-    {"wg128x64", PT | P16, true, false, false, 128, 64, 256, 4},
-    {"wg128x128", PT | P16, true, false, false, 128, 128, 256, 4},
-    {"64x64", P32 | PT | P16, false, false, false, 64, 64, 128, 4},
-    {"64x32", PT | P16, false, false, false, 64, 32, 128, 5},
-    {"32x32", PT | P16, false, false, false, 32, 32, 128, 6},
-    {"128x128", PT | P16, false, false, false, 128, 128, 256, 3},
-    {"any", P32 | PT | P16, false, true, false, 64, 64, 128, 3},
-    {"transposed", P32 | PT | P16, false, true, true, 64, 64, 128, 3},
+    {"wg64x64", PT | P16, FAST, true, false, 64, 64, 128, 6, 0.16f, 0.12f},
+    {"wg64x32", PT | P16, FAST, true, false, 64, 32, 128, 8, 0.13f, 0.09f},
+    {"wg64x128", PT | P16, FAST, true, false, 64, 128, 128, 4, 0.25f, 0.20f},
+    {"wg128x64", PT | P16, FAST, true, false, 128, 64, 256, 4, 0.25f, 0.20f},
+    {"wg128x128", PT | P16, FAST, true, false, 128, 128, 256, 6, 0.35f, 0.33f},
+    {"64x64", P32 | PT | P16, FAST, false, true, 64, 64, 128, 4, 0.30f, 0.22f},
+    {"64x32", PT | P16, FAST, false, true, 64, 32, 128, 5, 0.20f, 0.14f},
+    {"32x32", PT | P16, FAST, false, false, 32, 32, 128, 6, 0.14f, 0.09f},
+    {"128x128", PT | P16, FAST, false, true, 128, 128, 256, 3, 0.70f, 0.60f},
+    {"window", P16, WINDOW, false, false, 64, 64, 128, 3, 1.0f, 0.6f},
+    {"window32", P16, WINDOW, false, false, 64, 32, 128, 3, 0.9f, 0.5f},
+    {"window", PT, WINDOW, false, false, 64, 64, 128, 5, 1.0f, 0.6f},
+    {"window32", PT, WINDOW, false, false, 64, 32, 128, 5, 0.9f, 0.5f},
+    {"any", P32 | PT | P16, ANY, false, false, 64, 64, 128, 3, 4.0f, 3.0f},
+    {"transposed", P32 | PT | P16, TRANSPOSED, false, false, 64, 64, 128, 3, 4.0f, 3.0f},
 };
-enum { N_CONFIGS = sizeof configs / sizeof *configs };
+enum { N_CONFIGS = sizeof configs / sizeof *configs, MAX_SMEM = 227 << 10 };
 
 static const char *const precision_name[] = {"f32", "tf32", "f16"};
 
@@ -95,46 +105,51 @@ reef_status igemm_upload_bias(reef_cuda_prepare *ctx, const float *bias, int64_t
     return ctx->upload(ctx->owner, bias, (size_t)elems * 4, address);
 }
 
-static reef_status pack(const igemm_problem *p, reef_cuda_prepare *ctx, int steps, uint64_t *address)
+/* Where (tap, channel) lies in a packed column. */
+static size_t place_of(const reef_igemm_args *a, bool blocked, size_t step_elems, size_t tap, size_t c)
+{
+    size_t taps = (size_t)a->taps_h * (size_t)a->taps_w;
+    return blocked ? (c / step_elems * taps + tap) * step_elems + c % step_elems : tap * (size_t)a->channels + c;
+}
+
+static reef_status pack(const igemm_problem *p, reef_cuda_prepare *ctx, bool blocked, uint64_t *address)
 {
     const reef_igemm_args *a = &p->args;
     const bool half = ctx->precision == REEF_CUDA_FP16;
-    const size_t elem = half ? 2 : 4, step_elems = 128 / elem, depth = (size_t)steps * step_elems;
-    const size_t blocks = ((size_t)a->cols + 7) / 8, bytes = blocks * (size_t)a->groups * (size_t)steps * 1024;
+    const size_t elem = half ? 2 : 4, step_elems = 128 / elem, steps = (size_t)a->steps, depth = steps * step_elems;
+    const size_t blocks = (size_t)a->w_group, cols = (size_t)a->cols, bytes = blocks * (size_t)a->groups * steps * 4096;
     const size_t taps = (size_t)a->taps_h * (size_t)a->taps_w, channels = (size_t)a->channels;
     char *packed = malloc(bytes);
-    float *rows = calloc(8 * depth, sizeof *rows);
+    float *rows = malloc(8 * depth * sizeof *rows);
     char *words = malloc(depth * elem);
     reef_status status = REEF_NO_MEMORY;
     if (!packed || !rows || !words) {
         reef_error_set(ctx->error, status, "out of memory for %zu bytes of weights", bytes);
         goto done;
     }
-    for (size_t g = 0; g < (size_t)a->groups; g++) {
-        for (size_t block = 0; block < blocks; block++) {
-            size_t n = (size_t)a->cols - block * 8 < 8 ? (size_t)a->cols - block * 8 : 8;
-            const float *w = p->w + (int64_t)g * p->w_g + (int64_t)block * 8 * p->w_n;
-            memset(rows, 0, 8 * depth * sizeof *rows);
-            for (size_t c = 0; c < channels; c++) {
-                for (size_t r = 0; r < n; r++) {
-                    const float *from = w + (int64_t)r * p->w_n + (int64_t)c * p->w_c;
-                    for (size_t t = 0; t < taps; t++) {
-                        rows[r * depth + t * channels + c] = from[t];
-                    }
+    for (size_t i = 0; i < (size_t)a->groups * blocks * 4; i++) { /* eight columns at a time */
+        size_t g = i / (blocks * 4), col = i % (blocks * 4) * 8, n = col >= cols ? 0 : cols - col < 8 ? cols - col : 8;
+        const float *w = p->w + (int64_t)g * p->w_g + (int64_t)col * p->w_n;
+        char *to = packed + (i / 4) * steps * 4096 + i % 4 * 1024;
+        memset(rows, 0, 8 * depth * sizeof *rows);
+        for (size_t c = 0; c < channels; c++) {
+            for (size_t r = 0; r < n; r++) {
+                const float *from = w + (int64_t)r * p->w_n + (int64_t)c * p->w_c;
+                for (size_t t = 0; t < taps; t++) {
+                    rows[r * depth + place_of(a, blocked, step_elems, t, c)] = from[t];
                 }
             }
-            char *to = packed + (g * blocks + block) * (size_t)steps * 1024;
-            for (size_t r = 0; r < 8; r++) {
-                if (half) {
-                    igemm_to_half((uint16_t *)(void *)words, rows + r * depth, depth);
-                } else if (ctx->precision == REEF_CUDA_TF32) {
-                    to_tf32((uint32_t *)(void *)words, rows + r * depth, depth);
-                } else {
-                    memcpy(words, rows + r * depth, depth * 4);
-                }
-                for (size_t c = 0; c < (size_t)steps * 8; c++) {
-                    memcpy(to + c / 8 * 1024 + r * 128 + ((c % 8) ^ r) * 16, words + c * 16, 16);
-                }
+        }
+        for (size_t r = 0; r < 8; r++) {
+            if (half) {
+                igemm_to_half((uint16_t *)(void *)words, rows + r * depth, depth);
+            } else if (ctx->precision == REEF_CUDA_TF32) {
+                to_tf32((uint32_t *)(void *)words, rows + r * depth, depth);
+            } else {
+                memcpy(words, rows + r * depth, depth * 4);
+            }
+            for (size_t c = 0; c < steps * 8; c++) {
+                memcpy(to + c / 8 * 4096 + r * 128 + ((c % 8) ^ r) * 16, words + c * 16, 16);
             }
         }
     }
@@ -146,13 +161,26 @@ done:
     return status;
 }
 
-/* Can rows be read in 16-byte pieces of one tap? */
-static bool vector_rows(const igemm_problem *p, const reef_cuda_prepare *ctx)
+static igemm_form form_of(const igemm_problem *p, const reef_cuda_prepare *ctx)
 {
-    const int chunk = ctx->precision == REEF_CUDA_FP16 ? 8 : 4;
-    const int32_t type = ctx->precision == REEF_CUDA_FP16 ? REEF_CUDA_F16 : REEF_CUDA_F32;
-    return !p->b && !p->transposed && p->args.xs.type == type && p->args.channels % chunk == 0 &&
-           igemm_strides_fit(&p->args.xs, p->x->offset, chunk);
+    const reef_igemm_args *a = &p->args;
+    const bool half = ctx->precision == REEF_CUDA_FP16;
+    const int chunk = half ? 8 : 4, taps = a->taps_h * a->taps_w, depth = taps * a->channels;
+    if (p->transposed) {
+        return TRANSPOSED;
+    }
+    /* rows in 16-byte pieces of one tap */
+    if (!p->b && a->xs.type == (half ? REEF_CUDA_F16 : REEF_CUDA_F32) && a->channels % chunk == 0 && taps <= 31 &&
+        igemm_strides_fit(&a->xs, p->x->offset, chunk)) {
+        return FAST;
+    }
+    /* input rows dense; k within the stages; the window small */
+    const int window_row = ((64 - 1) * a->stride_w + (a->taps_w - 1) * a->dil_w + 1) * a->channels;
+    if (!p->b && !p->residual && ctx->precision != REEF_CUDA_FP32 && a->groups == 1 && a->xs.w == a->channels &&
+        depth <= (half ? 3 * 64 : 5 * 32) && window_row * a->taps_h <= 8192 && a->out_w >= 32) {
+        return WINDOW;
+    }
+    return ANY;
 }
 
 static void finish_operand(reef_igemm_operand *o, const reef_view *v, const reef_igemm_args *a)
@@ -166,10 +194,27 @@ static void finish_operand(reef_igemm_operand *o, const reef_view *v, const reef
     }
 }
 
-static reef_status add(const igemm_problem *p, const igemm_config *c, int splits, bool cluster, reef_cuda_prepare *ctx,
-                       reef_cuda_kernel *out)
+typedef struct choice {
+    const igemm_config *config;
+    int splits, tiles;
+    bool cluster;
+    float us; /* a guess */
+} choice;
+
+/* Blocks of a choice are spread over the units; a unit's blocks share it, and a lone block waits for its own loads. */
+static float guess_us(const reef_igemm_args *a, const igemm_config *c, int tiles, int splits, bool cluster, int sms)
 {
+    float steps = (float)((a->steps + splits - 1) / splits), busy = (float)((tiles * splits + sms - 1) / sms);
+    float alone = steps * c->alone_us, shared = busy * steps * c->shared_us;
+    float sum = splits == 1 ? 0 : cluster ? 0.4f + 0.05f * (float)splits : 2.0f + 0.3f * (float)splits;
+    return (alone > shared ? alone : shared) + sum;
+}
+
+static reef_status add(const igemm_problem *p, const choice *choice, reef_cuda_prepare *ctx, reef_cuda_kernel *out)
+{
+    const igemm_config *c = choice->config;
     const char *precision = precision_name[ctx->precision];
+    const int splits = choice->splits;
     char text[96];
     int length;
     reef_igemm_args *a = reef_arena_alloc(ctx->arena, sizeof *a);
@@ -178,21 +223,35 @@ static reef_status add(const igemm_problem *p, const igemm_config *c, int splits
     out->function = reef_arena_string(ctx->arena, text, (size_t)length);
     length = snprintf(text, sizeof text, "reef_igemm_%s_%s_be", precision, c->name);
     out->worker = reef_arena_string(ctx->arena, text, (size_t)length);
-    length =
-        snprintf(text, sizeof text, "igemm %s %s split %d%s", c->name, precision, splits, cluster ? " cluster" : "");
+    length = snprintf(text, sizeof text, "igemm %s %s split %d%s", c->name, precision, splits,
+                      choice->cluster ? " cluster" : "");
     out->variant = reef_arena_string(ctx->arena, text, (size_t)length);
     if (!a || !out->function || !out->worker || !out->variant) {
         return reef_fail(ctx->error, REEF_NO_MEMORY, "out of memory");
     }
     *a = p->args;
     a->splits = splits;
-    a->cluster = cluster;
-    a->row_tiles = (a->rows + c->bm - 1) / c->bm;
+    a->cluster = choice->cluster;
     a->col_tiles = (a->cols + c->bn - 1) / c->bn;
-    unsigned tiles = (unsigned)a->row_tiles * (unsigned)a->col_tiles * (unsigned)a->groups;
-    out->tiles = tiles * (unsigned)splits;
-    out->dynamic_smem = (unsigned)(c->stages * (c->bm + c->bn) * 128);
-    out->cluster = cluster ? (unsigned)splits : 0;
+    a->row_tiles = choice->tiles / a->col_tiles / a->groups;
+    out->tiles = (unsigned)(choice->tiles * splits);
+    out->cluster = choice->cluster ? (unsigned)splits : 0;
+
+    /* shared memory: as many stages as there are steps, or the staged result; then the residual, or the window */
+    int steps = (a->steps + splits - 1) / splits, stage = (c->bm + c->bn) * 128;
+    int stages = stage * (steps < c->stages ? steps : c->stages), result = (c->bm * (c->bn + 8) + c->bn) * 4;
+    a->extra = stages > result ? stages : result;
+    int extra = 0, elem = ctx->precision == REEF_CUDA_FP16 ? 2 : 4;
+    if (c->form == WINDOW) {
+        a->window_row = ((c->bm - 1) * a->stride_w + (a->taps_w - 1) * a->dil_w + 1) * a->channels;
+        extra = a->window_row * a->taps_h * elem;
+    } else if (p->residual && a->rs.vec && a->cols % 8 == 0) {
+        extra = c->bm * c->bn * (a->rs.type == REEF_CUDA_F16 ? 2 : 4);
+        a->residual_early = a->extra + extra <= MAX_SMEM - 1024;
+        extra = a->residual_early ? extra : 0;
+    }
+    out->dynamic_smem = (unsigned)(a->extra + extra);
+
     reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, x), p->x);
     reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, y), p->y);
     if (p->residual) {
@@ -209,56 +268,72 @@ static reef_status add(const igemm_problem *p, const igemm_config *c, int splits
     return REEF_OK;
 }
 
+/* All choices that may be worth a measurement, likely best first. */
+static size_t choose(const reef_igemm_args *a, igemm_form form, const reef_cuda_prepare *ctx, choice *out, size_t max)
+{
+    static const int parts[] = {1, 2, 3, 4, 5, 6, 8, 12, 16};
+    const int sms = (int)ctx->sm_count;
+    size_t n = 0;
+    for (int i = 0; i < N_CONFIGS; i++) {
+        const igemm_config *c = &configs[i];
+        if (!(c->precisions >> ctx->precision & 1) || c->form != form || (c->wgmma && !ctx->arch_kernels) ||
+            (c->spare && ctx->arch_kernels && ctx->precision != REEF_CUDA_FP32)) {
+            continue;
+        }
+        int rows = form == WINDOW ? a->rows / a->out_w * ((a->out_w + c->bm - 1) / c->bm) : (a->rows + c->bm - 1) / c->bm;
+        int tiles = rows * ((a->cols + c->bn - 1) / c->bn) * a->groups;
+        for (size_t s = 0; s < sizeof parts / sizeof *parts; s++) {
+            const int splits = parts[s];
+            const bool cluster = splits > 1 && splits <= 8 && ctx->sm_arch >= 90;
+            if (splits > 1 && (form == WINDOW || splits > a->steps || tiles * splits > sms * 5 / 2 ||
+                               tiles * 4 > REEF_CUDA_ZERO_BYTES || (splits > 8 && ctx->sm_arch >= 90))) {
+                break;
+            }
+            choice next = {c, splits, tiles, cluster, guess_us(a, c, tiles, splits, cluster, sms)};
+            size_t at = n < max ? n++ : n;
+            for (; at > 0 && out[at - 1].us > next.us; at--) {
+                if (at < max) {
+                    out[at] = out[at - 1];
+                }
+            }
+            if (at < max) {
+                out[at] = next;
+            }
+        }
+    }
+    return n;
+}
+
 reef_status igemm_offer(igemm_problem *p, const reef_kernel *k, reef_cuda_prepare *ctx, reef_cuda_kernel *out,
                         size_t max, size_t *n)
 {
     reef_igemm_args *a = &p->args;
     const int step_elems = ctx->precision == REEF_CUDA_FP16 ? 64 : 32;
-    const int64_t depth = (int64_t)a->channels * a->taps_h * a->taps_w;
-    const bool any = !vector_rows(p, ctx);
+    const int64_t taps = (int64_t)a->taps_h * a->taps_w, depth = a->channels * taps;
+    const igemm_form form = form_of(p, ctx);
     if (depth > INT32_MAX / 2 || (int64_t)a->rows * a->cols > INT32_MAX) {
         return reef_fail(ctx->error, REEF_UNSUPPORTED, "kernel '%s' is too large", k->name);
     }
-    a->steps = (int32_t)((depth + step_elems - 1) / step_elems);
+    a->steps = (int32_t)(form == FAST ? (a->channels + step_elems - 1) / step_elems * taps
+                                      : (depth + step_elems - 1) / step_elems);
     finish_operand(&a->ys, p->y, a);
     if (p->residual) {
         finish_operand(&a->rs, p->residual, a);
     }
     reef_status status = igemm_upload_bias(ctx, p->bias, p->bias_elems, &a->bias);
     if (!status && !p->b) {
-        a->w_group = (a->cols + 7) / 8 * a->steps;
-        status = pack(p, ctx, a->steps, &a->w);
-    }
-    const int sms = (int)ctx->sm_count;
-    for (int i = 0; i < N_CONFIGS && !status; i++) {
-        const igemm_config *c = &configs[i];
-        if (!(c->precisions >> ctx->precision & 1) || c->any != any || c->transposed != p->transposed ||
-            (c->wgmma && !ctx->arch_kernels)) {
-            continue;
+        a->w_group = (a->cols + 31) / 32;
+        if ((int64_t)a->w_group * a->steps * 4096 > INT32_MAX) {
+            return reef_fail(ctx->error, REEF_UNSUPPORTED, "kernel '%s': weights of 2 GiB or more", k->name);
         }
-        int tiles = (a->rows + c->bm - 1) / c->bm * ((a->cols + c->bn - 1) / c->bn) * a->groups;
-        static const int parts[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32};
-        for (size_t s = 0; s < sizeof parts / sizeof *parts && !status; s++) {
-            int splits = parts[s];
-            if (splits > 1 && (splits > a->steps || tiles * splits > sms * 5 / 2 || tiles * 4 > REEF_CUDA_ZERO_BYTES)) {
-                break;
-            }
-            if (tiles * splits * 4 < sms && splits < 32 && splits * 2 <= a->steps) {
-                continue; /* too few blocks, and a larger split will do better */
-            }
-            bool clusters = splits > 1 && splits <= 8 && ctx->sm_arch >= 90;
-            if (clusters && *n < max) {
-                status = add(p, c, splits, true, ctx, &out[*n]);
-                *n += !status;
-            }
-            if (!clusters && *n < max && !status) {
-                status = add(p, c, splits, false, ctx, &out[*n]);
-                *n += !status;
-            }
-        }
+        status = pack(p, ctx, form == FAST, &a->w);
     }
-    if (!status && *n == 0) {
-        return reef_fail(ctx->error, REEF_UNSUPPORTED, "kernel '%s': no kernel for these operands", k->name);
+    choice choices[REEF_CUDA_MAX_CANDIDATES];
+    size_t n_choices =
+        choose(a, form, ctx, choices, max < REEF_CUDA_MAX_CANDIDATES ? max : REEF_CUDA_MAX_CANDIDATES);
+    for (size_t i = 0; i < n_choices && !status; i++) {
+        status = add(p, &choices[i], ctx, &out[*n]);
+        *n += !status;
     }
     return status;
 }

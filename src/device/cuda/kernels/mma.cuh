@@ -32,6 +32,31 @@ static __device__ __forceinline__ void copy16(uint32_t dst, const void *src, boo
                  : "memory");
 #endif
 }
+static __device__ __forceinline__ void copy16(uint32_t dst, const void *src)
+{
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(dst), "l"(src) : "memory");
+#else
+    copy16(dst, src, true);
+#endif
+}
+/* By way of L1: for what the block will read again. */
+static __device__ __forceinline__ void copy16_near(uint32_t dst, const void *src, bool valid)
+{
+#if __CUDA_ARCH__ >= 800
+    int bytes = valid ? 16 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(dst), "l"(src), "r"(bytes) : "memory");
+#else
+    copy16(dst, src, valid);
+#endif
+}
+/* One thread: bytes (a multiple of 16) at src are on their way into L2. */
+static __device__ __forceinline__ void prefetch_l2(const void *src, uint32_t bytes)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(src), "r"(bytes) : "memory");
+#endif
+}
 static __device__ __forceinline__ void copy_commit(void)
 {
 #if __CUDA_ARCH__ >= 800
@@ -224,6 +249,19 @@ static __device__ __forceinline__ void cluster_barrier(void)
 {
 #if __CUDA_ARCH__ >= 900
     asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
+#endif
+}
+/* The two halves of a barrier: after arriving a block may go on with its own things. */
+static __device__ __forceinline__ void cluster_arrive(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.aligned;" ::: "memory");
+#endif
+}
+static __device__ __forceinline__ void cluster_wait(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
 #endif
 }
 /* Four floats at this block's shared address, but in block `rank` of the cluster. */
