@@ -108,7 +108,7 @@ define cubin_rule
 $(BUILD)/cuda/%.sm_$(1).cubin: %.cu
 	@mkdir -p $$(@D)
 	$$(call say,NVCC,$$@)
-	$$(Q)$(NVCC) $(NVCC_FLAGS) -gencode=arch=compute_$(1),code=sm_$(1) -MMD -MP -MT $$@ -MF $$@.d -cubin -o $$@ $$<
+	$$(Q)$(NVCC) $(NVCC_FLAGS) $(if $(filter %a,$(1)),-DREEF_WGMMA_BUILD) -gencode=arch=compute_$(1),code=sm_$(1) -MMD -MP -MT $$@ -MF $$@.d -cubin -o $$@ $$<
 endef
 $(foreach a,$(CUDA_ARCHS),$(eval $(call cubin_rule,$(a))))
 define ptx_rule

@@ -1,12 +1,12 @@
 #!/bin/sh
 # Runs the tests that need a GPU; run.sh brings them to the machine that has one.
 #
-#     h200/gpu_tests.sh OUT [sanitize]
+#     tools/h200/gpu_tests.sh OUT [sanitize]
 #
 # OUT gets a log per test. sanitize: the device suite under compute-sanitizer as well, with memcheck, racecheck and
 # initcheck. The test that makes a kernel fault on purpose is left out there.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 out=$1
 mkdir -p "$out"
 failed=0

@@ -7,8 +7,8 @@ largest output. PyTorch: the same networks from torchvision and transformers, ch
 compiled with mode="reduce-overhead"; each in a process of its own, which compiles while others do but is timed alone.
 
 Runs on the machine with the GPU; run.sh brings it there. Examples:
-  python3 h200/solo.py --reef ./reef --out out
-  python3 h200/solo.py --reef ./reef --out out --precisions fp16 --no-torch vgg19
+  python3 tools/h200/solo.py --reef ./reef --out out
+  python3 tools/h200/solo.py --reef ./reef --out out --precisions fp16 --no-torch vgg19
 """
 
 from __future__ import annotations
@@ -195,6 +195,7 @@ def main() -> None:
         torch_worker(name, precision, int(runs), lock)
         return
     names, precisions = args.names or list(FIVE), args.precisions.split(",")
+    args.reef = args.reef.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     make_models(names, args.models)
     rows = []

@@ -210,11 +210,11 @@ static float guess_us(const reef_igemm_args *a, const igemm_config *c, int tiles
     return (alone > shared ? alone : shared) + sum;
 }
 
-static reef_status add(const igemm_problem *p, const choice *choice, reef_cuda_prepare *ctx, reef_cuda_kernel *out)
+static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_prepare *ctx, reef_cuda_kernel *out)
 {
-    const igemm_config *c = choice->config;
+    const igemm_config *c = picked->config;
     const char *precision = precision_name[ctx->precision];
-    const int splits = choice->splits;
+    const int splits = picked->splits;
     char text[96];
     int length;
     reef_igemm_args *a = reef_arena_alloc(ctx->arena, sizeof *a);
@@ -224,18 +224,18 @@ static reef_status add(const igemm_problem *p, const choice *choice, reef_cuda_p
     length = snprintf(text, sizeof text, "reef_igemm_%s_%s_be", precision, c->name);
     out->worker = reef_arena_string(ctx->arena, text, (size_t)length);
     length = snprintf(text, sizeof text, "igemm %s %s split %d%s", c->name, precision, splits,
-                      choice->cluster ? " cluster" : "");
+                      picked->cluster ? " cluster" : "");
     out->variant = reef_arena_string(ctx->arena, text, (size_t)length);
     if (!a || !out->function || !out->worker || !out->variant) {
         return reef_fail(ctx->error, REEF_NO_MEMORY, "out of memory");
     }
     *a = p->args;
     a->splits = splits;
-    a->cluster = choice->cluster;
+    a->cluster = picked->cluster;
     a->col_tiles = (a->cols + c->bn - 1) / c->bn;
-    a->row_tiles = choice->tiles / a->col_tiles / a->groups;
-    out->tiles = (unsigned)(choice->tiles * splits);
-    out->cluster = choice->cluster ? (unsigned)splits : 0;
+    a->row_tiles = picked->tiles / a->col_tiles / a->groups;
+    out->tiles = (unsigned)(picked->tiles * splits);
+    out->cluster = picked->cluster ? (unsigned)splits : 0;
 
     /* shared memory: as many stages as there are steps, or the staged result; then the residual, or the window */
     int steps = (a->steps + splits - 1) / splits, stage = (c->bm + c->bn) * 128;
