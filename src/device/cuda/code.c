@@ -110,7 +110,7 @@ static bool has_function(const reef_cuda_image *image, const char *name)
 typedef struct cuda_function {
     struct cuda_function *next;
     CUfunction function;
-    unsigned dynamic_smem; /* that it may use; only ever raised */
+    unsigned dynamic_smem; /* that it was allowed; only ever raised. The default of 48 KiB counts static memory too. */
     char name[];
 } cuda_function;
 
@@ -135,7 +135,7 @@ static reef_status find(cuda_device *device, const char *name, cuda_function **o
     if (!added) {
         return status ? status : reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }
-    *added = (cuda_function){.next = device->functions, .function = function, .dynamic_smem = 48 * 1024};
+    *added = (cuda_function){.next = device->functions, .function = function};
     strcpy(added->name, name);
     device->functions = added;
     *out = added;
