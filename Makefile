@@ -128,8 +128,9 @@ endef
 $(foreach i,$(ISAS),$(eval $(call isa_rule,$(i))))
 
 # --- install -------------------------------------------------------------------------------------------------------
-.PHONY: install
-$(O)/reef.pc: Makefile
+.PHONY: install always
+# Written anew each time: PREFIX may have changed.
+$(O)/reef.pc: always
 	@mkdir -p $(@D)
 	@printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' 'libdir=$${prefix}/lib' '' 'Name: reef' \
 	    'Description: real-time and best-effort neural-network inference on one device' 'Version: $(VERSION)' \

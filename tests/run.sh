@@ -20,7 +20,7 @@ failed=0
 make_quiet() { make --no-print-directory -j"$jobs" "$@"; }
 
 stage_house() {
-    python3 tests/house/layers.py && make_quiet format-check
+    python3 tests/house/layers.py && python3 tools/readme_tables.py --check && make_quiet format-check
 }
 stage_build() {
     make_quiet all test-programs

@@ -86,7 +86,8 @@ reef_status reef_device_open(const char *name, const reef_device_options *option
 /* Every model must have been destroyed. NULL is allowed. */
 void reef_device_close(reef_device *device);
 
-/* Changes the policy. BUSY unless no request is queued or running; UNSUPPORTED where the device lacks what it needs. */
+/* Changes the policy. BUSY unless no request is queued or running and no model is being profiled; UNSUPPORTED where the
+ * device lacks what it needs. */
 reef_status reef_device_set_policy(reef_device *device, const char *policy, reef_error *error);
 /* The i-th policy's name and one-sentence meaning; false past the end. Static strings. */
 bool reef_policy_list(size_t i, const char **name, const char **meaning);
@@ -193,7 +194,8 @@ bool reef_model_buffer(const reef_model *model, size_t i, reef_buffer_info *out)
 
 /*
  * Measures every kernel alone on the device (runs times) and keeps the result in the model and in the cache. Until then
- * the scheduler works with estimates. BUSY unless no request is queued or running.
+ * the scheduler works with estimates. BUSY unless no request is queued or running; requests submitted meanwhile wait for
+ * its end, so progress must not wait for one.
  */
 reef_status reef_model_profile(reef_model *model, unsigned runs, reef_progress progress, void *context,
                                reef_error *error);
@@ -250,7 +252,7 @@ reef_status reef_session_submit(reef_session *session, const reef_submit_options
  * NULL) filled: info->status says how the request ended. */
 reef_status reef_request_wait(reef_request *request, uint64_t timeout_ns, reef_request_info *info);
 /* Asks it to end with CANCELLED: at once when queued, at the next kernel or tile when running. No effect on one that
- * has ended. */
+ * has ended, even when its session is gone. */
 void reef_request_cancel(reef_request *request);
 /* Gives the handle back; a request still under way goes on. NULL is allowed. */
 void reef_request_release(reef_request *request);

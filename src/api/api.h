@@ -25,7 +25,8 @@ struct reef_model {
     reef_device *device;
     reef_plan *plan;
     reef_program *program;
-    reef_kernel_cost *costs;      /* one per kernel; written while nothing runs */
+    /* Once the model is loaded, these three change under the scheduler's lock only. */
+    reef_kernel_cost *costs;      /* one per kernel */
     reef_kernel_profile *profile; /* one per kernel */
     bool profiled;
     unsigned units_needed;

@@ -223,6 +223,7 @@ static uint64_t kernel_solo_ns(const reef_model *model, size_t k)
 void reef_model_info_get(const reef_model *model, reef_model_info *out)
 {
     const reef_plan *plan = model->plan;
+    pthread_mutex_lock(&model->device->sched.lock); /* a profile may come in */
     *out = (reef_model_info){
         .nodes = model->nodes,
         .kernels = plan->n_kernels,
@@ -238,6 +239,7 @@ void reef_model_info_get(const reef_model *model, reef_model_info *out)
         out->flops += plan->kernels[k].flops;
         out->solo_ns += kernel_solo_ns(model, k);
     }
+    pthread_mutex_unlock(&model->device->sched.lock);
 }
 
 bool reef_model_kernel(const reef_model *model, size_t i, reef_kernel_info *out)
@@ -249,6 +251,7 @@ bool reef_model_kernel(const reef_model *model, size_t i, reef_kernel_info *out)
     reef_dev_kernel info;
     model->device->dev->ops->kernel_info(model->program, (uint32_t)i, &info);
     uint32_t units = model->device->dev->units;
+    pthread_mutex_lock(&model->device->sched.lock);
     *out = (reef_kernel_info){
         .name = kernel->name,
         .ops = kernel->ops,
@@ -266,6 +269,7 @@ bool reef_model_kernel(const reef_model *model, size_t i, reef_kernel_info *out)
         .units = info.tiles < units ? info.tiles : units,
         .tiles_per_unit = info.blocks_per_unit ? info.blocks_per_unit : 1,
     };
+    pthread_mutex_unlock(&model->device->sched.lock);
     memcpy(out->out_dims, kernel->y.dims, sizeof out->out_dims);
     return true;
 }

@@ -52,31 +52,38 @@ static int compare_ns(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* What a profile finds out, one entry per kernel; becomes the model's when all is measured. */
+typedef struct measured {
+    uint64_t *samples, *tile_ns;
+    reef_kernel_profile *profile;
+} measured;
+
 /* Where the device can say what the kernel takes without launching and being told: a GPU. */
-static reef_status measure_kernel(reef_model *model, reef_instance *instance, uint32_t kernel, unsigned runs,
-                                  uint64_t *samples, reef_error *error)
+static reef_status measure_kernel(const reef_model *model, reef_instance *instance, uint32_t kernel, unsigned runs,
+                                  measured *out, reef_error *error)
 {
     const reef_dev *dev = model->device->dev;
     reef_dev_kernel info;
-    reef_status status = dev->ops->measure(instance, kernel, runs, samples, error);
+    reef_status status = dev->ops->measure(instance, kernel, runs, out->samples, error);
     if (!status) {
-        qsort(samples, runs, sizeof *samples, compare_ns);
+        qsort(out->samples, runs, sizeof *out->samples, compare_ns);
         dev->ops->kernel_info(model->program, kernel, &info);
         uint64_t at_once = (uint64_t)dev->units * (info.blocks_per_unit ? info.blocks_per_unit : 1);
         uint64_t waves = (info.tiles + at_once - 1) / at_once;
-        model->profile[kernel].p50_ns = samples[(runs - 1) / 2] ? samples[(runs - 1) / 2] : 1;
-        model->profile[kernel].p99_ns = samples[(runs * 99 + 99) / 100 - 1];
-        model->costs[kernel].tile_ns = model->profile[kernel].p50_ns / waves;
+        out->profile[kernel].p50_ns = out->samples[(runs - 1) / 2] ? out->samples[(runs - 1) / 2] : 1;
+        out->profile[kernel].p99_ns = out->samples[(runs * 99 + 99) / 100 - 1];
+        out->tile_ns[kernel] = out->profile[kernel].p50_ns / waves;
     }
     return status;
 }
 
 static reef_status profile_kernel(reef_model *model, reef_dqueue *queue, reef_instance *instance, uint32_t kernel,
-                                  unsigned runs, uint64_t *samples, reef_error *error)
+                                  unsigned runs, measured *out, reef_error *error)
 {
     reef_device *device = model->device;
+    uint64_t *samples = out->samples;
     if (device->dev->ops->measure) {
-        return measure_kernel(model, instance, kernel, runs, samples, error);
+        return measure_kernel(model, instance, kernel, runs, out, error);
     }
     reef_dev_stats before, after;
     uint64_t took;
@@ -92,27 +99,21 @@ static reef_status profile_kernel(reef_model *model, reef_dqueue *queue, reef_in
     qsort(samples, runs, sizeof *samples, compare_ns);
     uint64_t busy = after.busy_ns_rt + after.busy_ns_be - before.busy_ns_rt - before.busy_ns_be;
     uint64_t tiles = after.tiles_run - before.tiles_run;
-    model->profile[kernel].p50_ns = samples[(runs - 1) / 2] ? samples[(runs - 1) / 2] : 1;
-    model->profile[kernel].p99_ns = samples[(runs * 99 + 99) / 100 - 1];
-    if (tiles) {
-        model->costs[kernel].tile_ns = busy / tiles;
-    }
+    uint64_t p50 = samples[(runs - 1) / 2], p99 = samples[((uint64_t)runs * 99 + 99) / 100 - 1];
+    out->profile[kernel] = (reef_kernel_profile){.p50_ns = p50 ? p50 : 1, .p99_ns = p99 ? p99 : 1};
+    out->tile_ns[kernel] = tiles ? busy / tiles : model->costs[kernel].tile_ns;
     return REEF_OK;
 }
 
 static reef_status profile_kernels(reef_model *model, unsigned runs, reef_progress progress, void *context,
-                                   reef_error *error)
+                                   measured *out, reef_error *error)
 {
     reef_device *device = model->device;
     const reef_device_ops *ops = device->dev->ops;
     reef_profiler profiler = {0};
     reef_instance *instance = NULL;
     reef_dqueue *queue = NULL;
-    uint64_t *samples = calloc(runs, sizeof *samples);
-    reef_status status = samples ? REEF_OK : REEF_NO_MEMORY;
-    if (!status) {
-        status = ops->instance_create(model->program, &instance, error);
-    }
+    reef_status status = ops->instance_create(model->program, &instance, error);
     if (!status) {
         status = ops->queue_create(device->dev, true, 1, 1, &queue);
     }
@@ -121,7 +122,7 @@ static reef_status profile_kernels(reef_model *model, unsigned runs, reef_progre
         if (progress) {
             progress(context, "profiling", k, model->plan->n_kernels);
         }
-        status = profile_kernel(model, queue, instance, k, runs, samples, error);
+        status = profile_kernel(model, queue, instance, k, runs, out, error);
     }
     if (queue) {
         ops->queue_destroy(queue);
@@ -130,8 +131,50 @@ static reef_status profile_kernels(reef_model *model, unsigned runs, reef_progre
         ops->instance_destroy(instance);
     }
     device->profiler = NULL;
-    free(samples);
     return status;
+}
+
+/* All kernels at once, so that the scheduler and the functions that describe the model see the old numbers or the new. */
+static void install(reef_model *model, const measured *found)
+{
+    pthread_mutex_lock(&model->device->sched.lock);
+    for (size_t k = 0; k < model->plan->n_kernels; k++) {
+        model->profile[k] = found->profile[k];
+        model->costs[k].tile_ns = found->tile_ns[k];
+    }
+    model->profiled = true;
+    pthread_mutex_unlock(&model->device->sched.lock);
+}
+
+/* The device is the profile's alone: requests that arrive meanwhile wait. */
+static reef_status profile_alone(reef_model *model, unsigned runs, reef_progress progress, void *context,
+                                 reef_error *error)
+{
+    reef_device *device = model->device;
+    if (reef_sched_hold(&device->sched)) {
+        return reef_fail(error, REEF_BUSY, "a model can only be profiled while no request waits or runs");
+    }
+    size_t n = model->plan->n_kernels + 1;
+    measured found = {
+        .samples = calloc(runs, sizeof *found.samples),
+        .tile_ns = calloc(n, sizeof *found.tile_ns),
+        .profile = calloc(n, sizeof *found.profile),
+    };
+    reef_error cause = {0};
+    reef_status status = REEF_NO_MEMORY;
+    if (found.samples && found.tile_ns && found.profile) {
+        status = profile_kernels(model, runs, progress, context, &found, &cause);
+    }
+    if (!status) {
+        install(model, &found);
+    }
+    reef_sched_release(&device->sched);
+    free(found.samples);
+    free(found.tile_ns);
+    free(found.profile);
+    return status ? reef_fail(error, status, "profiling failed: %s",
+                              cause.status ? cause.message : reef_status_text(status))
+                  : REEF_OK;
 }
 
 reef_status reef_model_profile(reef_model *model, unsigned runs, reef_progress progress, void *context,
@@ -142,25 +185,16 @@ reef_status reef_model_profile(reef_model *model, unsigned runs, reef_progress p
         return reef_fail(error, REEF_INVALID_ARGUMENT, "%u runs: give 1 to 1000000", runs);
     }
     pthread_mutex_lock(&device->profile_lock);
-    /* Setting the policy that is set already asks whether the device is idle. */
-    reef_status status = reef_sched_set_policy(&device->sched, reef_sched_policy(&device->sched));
-    if (status) {
-        pthread_mutex_unlock(&device->profile_lock);
-        return reef_fail(error, status, "a model can only be profiled while no request waits or runs");
+    reef_status status = profile_alone(model, runs, progress, context, error);
+    if (!status) {
+        /* A folder that cannot be written costs the next start a profile, not this one its result. */
+        reef_profile_save(model, NULL);
     }
-    reef_error cause = {0};
-    status = profile_kernels(model, runs, progress, context, &cause);
     pthread_mutex_unlock(&device->profile_lock);
-    if (status) {
-        return reef_fail(error, status, "profiling failed: %s", cause.status ? cause.message : reef_status_text(status));
-    }
-    model->profiled = true;
-    if (progress) {
+    if (!status && progress) {
         progress(context, "profiling", model->plan->n_kernels, model->plan->n_kernels);
     }
-    /* A folder that cannot be written costs the next start a profile, not this one its result. */
-    reef_profile_save(model, NULL);
-    return REEF_OK;
+    return status;
 }
 
 /* ------------------------------------------------------------- on disk -- */

@@ -37,6 +37,7 @@ struct reef_session {
     const void **pointers; /* the requests' input and output tables */
     reef_list live;
     unsigned n_requests, handed_out;
+    unsigned inside;      /* threads between taking a request and the scheduler having it, or cancelling one */
     bool closing, orphan; /* orphan: destroyed, memory kept for handles that are still out */
     reef_session_stats stats;
 };
@@ -48,6 +49,17 @@ static void session_free(reef_session *session)
     free(session->requests);
     free(session->pointers);
     free(session);
+}
+
+/* A thread is done with the scheduler; destroying waits for it. */
+static void leave(reef_session *session)
+{
+    pthread_mutex_lock(&session->lock);
+    session->inside--;
+    if (session->closing && session->inside == 0) {
+        pthread_cond_broadcast(&session->idle);
+    }
+    pthread_mutex_unlock(&session->lock);
 }
 
 /* Drops one reference; the last one puts the request back. */
@@ -179,6 +191,10 @@ void reef_session_destroy(reef_session *session)
     reef_device *device = session->model->device;
     pthread_mutex_lock(&session->lock);
     session->closing = true;
+    /* A callback may be submitting just now: its request is live, but the scheduler does not know it yet. */
+    while (session->inside) {
+        pthread_cond_wait(&session->idle, &session->lock);
+    }
     for (unsigned i = 0; i < session->n_requests; i++) {
         reef_request *request = &session->requests[i];
         if (!reef_list_empty(&request->live)) {
@@ -190,7 +206,7 @@ void reef_session_destroy(reef_session *session)
             pthread_mutex_lock(&session->lock);
         }
     }
-    while (!reef_list_empty(&session->live)) {
+    while (session->inside || !reef_list_empty(&session->live)) {
         pthread_cond_wait(&session->idle, &session->lock);
     }
     pthread_mutex_unlock(&session->lock);
@@ -218,6 +234,7 @@ static reef_request *take_request(reef_session *session, reef_status *status)
     if (request) {
         session->free_requests = request->next_free;
         session->handed_out++;
+        session->inside++;
         session->stats.submitted++;
         reef_list_insert(&session->live, &request->live);
     } else {
@@ -285,6 +302,7 @@ reef_status reef_session_submit(reef_session *session, const reef_submit_options
         pthread_mutex_unlock(&session->lock);
         drop(request);
     }
+    leave(session);
     return status;
 }
 
@@ -306,7 +324,16 @@ reef_status reef_request_wait(reef_request *request, uint64_t timeout_ns, reef_r
 
 void reef_request_cancel(reef_request *request)
 {
-    reef_sched_cancel(&request->session->model->device->sched, &request->task);
+    /* The handle may outlive session, model and device: they are there only while the request is live. */
+    reef_session *session = request->session;
+    pthread_mutex_lock(&session->lock);
+    bool live = !reef_list_empty(&request->live);
+    session->inside += live;
+    pthread_mutex_unlock(&session->lock);
+    if (live) {
+        reef_sched_cancel(&session->model->device->sched, &request->task);
+        leave(session);
+    }
 }
 
 void reef_request_release(reef_request *request)

@@ -52,20 +52,21 @@ reef_status reef_model_solo(reef_model *model, const void *const *inputs, void *
 {
     reef_device *device = model->device;
     const reef_device_ops *ops = device->dev->ops;
+    if (!ops->replay) {
+        return run_all(model, inputs, outputs, runs, samples, error);
+    }
+    reef_instance *instance;
     pthread_mutex_lock(&device->profile_lock);
-    /* Setting the policy that is set already asks whether the device is idle. */
-    reef_status status = reef_sched_set_policy(&device->sched, reef_sched_policy(&device->sched));
-    if (status) {
-        status = reef_fail(error, status, "a model can only be timed alone while no request waits or runs");
-    } else if (!ops->replay) {
-        status = run_all(model, inputs, outputs, runs, samples, error);
-    } else {
-        reef_instance *instance;
+    reef_status status = reef_sched_hold(&device->sched)
+                             ? reef_fail(error, REEF_BUSY, "a model can only be timed alone while no request waits or runs")
+                             : REEF_OK;
+    if (!status) {
         status = ops->instance_create(model->program, &instance, error);
         if (!status) {
             status = replay_all(model, instance, inputs, outputs, runs, samples, error);
             ops->instance_destroy(instance);
         }
+        reef_sched_release(&device->sched);
     }
     pthread_mutex_unlock(&device->profile_lock);
     return status;

@@ -100,21 +100,23 @@ typedef struct reef_pool {
     int64_t kernel[2], stride[2], pad[2], pad_end[2], dilation[2];
 } reef_pool;
 
-/* Element operators. Operands a, b, c are registers; registers 0..n_in-1 hold the inputs. */
+/* Element operators. Operands a, b, c are registers; registers 0..n_in-1 hold the inputs.
+ *   CONST             dst = imm (double, converted to type)
+ *   CAST              dst(type) = a(from)
+ *   EQ LT LE GT GE    type is the operands'; dst is bool
+ *   WHERE             a (bool) ? b : c
+ *   ACT               dst = act(a) with imm, imm2 as the activation's a and b; the code of act in b
+ *   FMA               a * b + c
+ */
+/* clang-format off */
 #define REEF_ELT_LIST(X)                                                                                               \
-    X(CONST) /* dst = imm (double, converted to type) */                                                               \
-    X(CAST)  /* dst(type) = a(from) */                                                                                 \
-    X(ADD)                                                                                                             \
-    X(SUB)                                                                                                             \
-    X(MUL)                                                                                                             \
-    X(DIV)                                                                                                             \
-    X(MOD)                                                                                                             \
-    X(FMOD) X(POW) X(MIN) X(MAX) X(EQ) X(LT) X(LE) X(GT) X(GE) /* type is the operands'; dst is bool */                \
-        X(AND) X(OR) X(XOR) X(NOT) X(WHERE)                    /* a (bool) ? b : c */                                  \
-        X(NEG) X(ABS) X(SIGN) X(SQRT) X(RECIPROCAL) X(EXP) X(LOG) X(ERF) X(SIN) X(COS) X(TANH) X(FLOOR) X(CEIL)        \
-            X(ROUND) X(SIGMOID) X(SOFTPLUS)                                                                            \
-                X(ACT) /* dst = act(a) with imm, imm2 as the activation's a and b; act code in b */                    \
-        X(FMA)         /* a * b + c */
+    X(CONST) X(CAST)                                                                                                   \
+    X(ADD) X(SUB) X(MUL) X(DIV) X(MOD) X(FMOD) X(POW) X(MIN) X(MAX)                                                    \
+    X(EQ) X(LT) X(LE) X(GT) X(GE)                                                                                      \
+    X(AND) X(OR) X(XOR) X(NOT) X(WHERE)                                                                                \
+    X(NEG) X(ABS) X(SIGN) X(SQRT) X(RECIPROCAL) X(EXP) X(LOG) X(ERF) X(SIN) X(COS) X(TANH) X(FLOOR) X(CEIL) X(ROUND)   \
+    X(SIGMOID) X(SOFTPLUS) X(ACT) X(FMA)
+/* clang-format on */
 
 typedef enum reef_elt_op {
 #define X(name) REEF_ELT_##name,

@@ -78,7 +78,7 @@ static void settle(reef_vhq *vhq)
 
 unsigned reef_vhq_evict(reef_vhq *vhq, reef_evict how, bool *touched)
 {
-    *touched = vhq->on_device > 0;
+    *touched = vhq->on_device > 0 && !vhq->evicting;
     if (!vhq->on_device) {
         return 0;
     }
@@ -95,7 +95,8 @@ reef_task *reef_vhq_event(reef_vhq *vhq, const reef_event *event)
     if (event) {
         vhq->on_device--;
         vhq->failed |= event->kind == REEF_EVENT_FAILED;
-        if (vhq->running && !vhq->running->start_ns) {
+        /* Two units may bring the events of two launches in either order. */
+        if (vhq->running && event->start_ns && (!vhq->running->start_ns || event->start_ns < vhq->running->start_ns)) {
             vhq->running->start_ns = event->start_ns;
         }
     }

@@ -41,7 +41,7 @@ reef_task *reef_vhq_start(reef_vhq *vhq);
 /* Hands launches to the device until its queue is full or nothing is left to hand over. */
 void reef_vhq_fill(reef_vhq *vhq, reef_launch_mode mode);
 /* Takes back what the device has not finished. Returns the kernels that had not started; *touched says whether the
- * device held anything of this queue. */
+ * device held anything of this queue that was not on its way out already. */
 unsigned reef_vhq_evict(reef_vhq *vhq, reef_evict how, bool *touched);
 /* A launch of this queue has left the device, or (padded) an RT launch that carried its tiles. Returns the task when
  * that finished it; the caller ends it with reef_vhq_finish. */

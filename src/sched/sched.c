@@ -230,6 +230,9 @@ static void settle_be(reef_sched *sched)
 
 static void settle(reef_sched *sched)
 {
+    if (sched->held) {
+        return;
+    }
     settle_rt(sched);
     settle_be(sched);
     /* A BE task that ended just now may have been what an RT task waits for (seq). */
@@ -401,19 +404,42 @@ void reef_sched_remove_queue(reef_sched *sched, reef_vhq *vhq)
     pthread_mutex_unlock(&sched->lock);
 }
 
+static bool idle(const reef_sched *sched)
+{
+    bool any = sched->held || sched->rt_running || !reef_list_empty(&sched->rt_waiting) || !be_quiet(sched, true);
+    for (reef_list *link = sched->queues.next; link != &sched->queues; link = link->next) {
+        any |= REEF_CONTAINER(link, reef_vhq, link)->waiting_count > 0;
+    }
+    return !any;
+}
+
+reef_status reef_sched_hold(reef_sched *sched)
+{
+    pthread_mutex_lock(&sched->lock);
+    bool can = idle(sched);
+    sched->held |= can;
+    pthread_mutex_unlock(&sched->lock);
+    return can ? REEF_OK : REEF_BUSY;
+}
+
+void reef_sched_release(reef_sched *sched)
+{
+    pthread_mutex_lock(&sched->lock);
+    sched->held = false;
+    settle(sched);
+    unlock_and_deliver(sched);
+}
+
 reef_status reef_sched_set_policy(reef_sched *sched, const reef_policy *policy)
 {
     pthread_mutex_lock(&sched->lock);
-    bool busy = sched->rt_running || !reef_list_empty(&sched->rt_waiting) || !be_quiet(sched, true);
-    for (reef_list *link = sched->queues.next; link != &sched->queues; link = link->next) {
-        busy |= REEF_CONTAINER(link, reef_vhq, link)->waiting_count > 0;
-    }
-    if (!busy) {
+    bool can = idle(sched);
+    if (can) {
         sched->policy = policy;
         ops_of(sched)->queue_priority(sched->rt_queue, policy->rt_first ? 1 : 0);
     }
     pthread_mutex_unlock(&sched->lock);
-    return busy ? REEF_BUSY : REEF_OK;
+    return can ? REEF_OK : REEF_BUSY;
 }
 
 void reef_sched_stats_get(reef_sched *sched, reef_sched_stats *out)

@@ -39,6 +39,7 @@ typedef struct reef_sched {
     reef_task *rt_running;
     bool rt_mode;      /* RT work waits or runs: the lease and the queues are in the policy's RT state */
     bool be_beside_rt; /* in RT mode: BE launches go on (the lease left them something) */
+    bool held;         /* tasks wait and none starts: the device is somebody else's (profiling) */
     reef_vhq *padding[REEF_LAUNCH_MAX_PADS]; /* queues whose tiles ride in the current RT launch */
     unsigned n_padding;
 
@@ -63,7 +64,12 @@ reef_status reef_sched_submit(reef_sched *sched, reef_task *task);
 void reef_sched_cancel(reef_sched *sched, reef_task *task);
 void reef_sched_event(void *sched, const reef_event *event);
 
-/* BUSY unless nothing waits or runs. */
+/* Takes the device away from the scheduler: until it is released tasks queue up and none starts. BUSY unless nothing
+ * waits or runs, or when it is held already. */
+reef_status reef_sched_hold(reef_sched *sched);
+void reef_sched_release(reef_sched *sched);
+
+/* BUSY unless nothing waits or runs, and while held. */
 reef_status reef_sched_set_policy(reef_sched *sched, const reef_policy *policy);
 void reef_sched_stats_get(reef_sched *sched, reef_sched_stats *out);
 const reef_policy *reef_sched_policy(reef_sched *sched);

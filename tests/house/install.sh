@@ -12,7 +12,7 @@ cat >"$prefix/user.c" <<'C'
 
 int main(void)
 {
-    reef_error error = {0};
+    reef_error error;
     reef_device *device;
     reef_model *model;
     reef_session *session;

@@ -13,10 +13,10 @@
 
 #include "base/clock.h"
 #include "base/futex.h"
-#include "support/chain_plan.h"
 #include "device/device.h"
+#include "support/chain_plan.h"
 
-enum { KERNELS = 9, ELEMS = 1 << 18, MAX_EVENTS = 256 };
+enum { KERNELS = 9, ELEMS = 1 << 18, MAX_EVENTS = 512 };
 
 typedef struct bench {
     reef_dev *dev;
@@ -27,6 +27,7 @@ typedef struct bench {
     reef_dqueue *rt, *be;
     unsigned units;
     float *x, *y, *expected;
+    void (*then)(struct bench *, const reef_event *); /* called by on_event, on the device's thread */
     _Atomic uint32_t n_events;
     reef_event events[MAX_EVENTS];
 } bench;
@@ -34,6 +35,9 @@ typedef struct bench {
 static void on_event(void *context, const reef_event *event)
 {
     bench *b = context;
+    if (b->then) {
+        b->then(b, event);
+    }
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     pthread_mutex_lock(&lock);
     uint32_t n = atomic_load(&b->n_events);
@@ -54,14 +58,14 @@ static void wait_events(bench *b, uint32_t n)
 
 static reef_device_entry device; /* that the suite is running on */
 
-static int setup(void **state)
+static bench *bench_make(unsigned units)
 {
     bench *b = calloc(1, sizeof *b);
     b->ops = device.ops;
     reef_error error = {0};
     bool threads = !strcmp(device.name, "cpu"); /* as many units as we like */
     reef_dev_config config = {
-        .ordinal = device.ordinal, .units = threads ? 3 : 0, .on_event = on_event, .context = b};
+        .ordinal = device.ordinal, .units = threads ? units : 0, .on_event = on_event, .context = b};
     assert_int_equal(b->ops->open(&config, &b->dev, &error), REEF_OK);
     b->plan = chain_plan_create(KERNELS, ELEMS);
     assert_int_equal(b->ops->program_create(b->dev, b->plan, NULL, &b->program, &error), REEF_OK);
@@ -77,13 +81,11 @@ static int setup(void **state)
     }
     chain_plan_expect(KERNELS, ELEMS, b->x, b->expected);
     b->units = b->dev->units;
-    *state = b;
-    return 0;
+    return b;
 }
 
-static int teardown(void **state)
+static void bench_free(bench *b)
 {
-    bench *b = *state;
     b->ops->queue_destroy(b->rt);
     b->ops->queue_destroy(b->be);
     b->ops->instance_destroy(b->instance);
@@ -94,6 +96,17 @@ static int teardown(void **state)
     free(b->y);
     free(b->expected);
     free(b);
+}
+
+static int setup(void **state)
+{
+    *state = bench_make(3);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    bench_free(*state);
     return 0;
 }
 
@@ -125,6 +138,28 @@ static void a_launch_runs_every_kernel_and_reports_once(void **state)
     assert_true(b->events[0].start_ns > 0 && b->events[0].end_ns >= b->events[0].start_ns);
     assert_int_equal(b->ops->progress(b->instance), KERNELS);
     assert_answer(b);
+}
+
+/* The unit that reports a launch need not be the one that ran its last tile. */
+static void an_event_carries_the_end_of_the_last_tile(void **state)
+{
+    bench *b = *state;
+    reef_plan *plan;
+    reef_program *program;
+    reef_instance *instance;
+    assert_int_equal(reef_plan_create_synthetic(1, 1, 1000, &plan), REEF_OK);
+    assert_int_equal(b->ops->program_create(b->dev, plan, NULL, &program, NULL), REEF_OK);
+    assert_int_equal(b->ops->instance_create(program, &instance, NULL), REEF_OK);
+    for (int i = 0; i < 5000; i++) {
+        atomic_store(&b->n_events, 0);
+        b->ops->begin(instance, 0, NULL, NULL);
+        assert_int_equal(b->ops->launch(b->rt, &(reef_launch){.instance = instance, .count = 1}), REEF_OK);
+        wait_events(b, 1);
+        assert_true(b->events[0].end_ns >= b->events[0].start_ns + 1000);
+    }
+    b->ops->instance_destroy(instance);
+    b->ops->program_destroy(program);
+    reef_plan_destroy(plan);
 }
 
 static void a_full_queue_refuses_and_keeps_what_it_has(void **state)
@@ -205,6 +240,39 @@ static void preempted_anywhere_and_launched_again_the_answer_is_the_same(void **
     }
     /* Where a kernel that runs goes on to its end, a run is only cut between launches. */
     assert_true(cut > 20 || !(b->ops->caps & REEF_CAP_KILL));
+}
+
+static void a_kernel_that_is_no_transaction_is_stopped_between_tiles_only(void **state)
+{
+    bench *b = *state;
+    if (!(b->ops->caps & REEF_CAP_KILL)) {
+        skip(); /* is stopped between kernels only */
+    }
+    reef_plan *plan;
+    reef_program *program;
+    reef_instance *instance;
+    assert_int_equal(reef_plan_create_synthetic(1, 300, 100000, &plan), REEF_OK);
+    plan->kernels[0].transaction = false;
+    plan->kernels[0].why_not = "the test says so";
+    assert_int_equal(b->ops->program_create(b->dev, plan, NULL, &program, NULL), REEF_OK);
+    assert_int_equal(b->ops->instance_create(program, &instance, NULL), REEF_OK);
+    b->ops->begin(instance, 0, NULL, NULL);
+    b->ops->launch(b->be, &(reef_launch){.instance = instance, .count = 1, .mode = REEF_LAUNCH_LEASED});
+    while (b->ops->progress(instance) == 0) {
+        struct timespec moment = {.tv_nsec = 200000};
+        b->ops->lease(b->dev, reef_lease_make(b->units, b->units));
+        nanosleep(&moment, NULL);
+        b->ops->lease(b->dev, reef_lease_make(0, b->units));
+        nanosleep(&moment, NULL);
+    }
+    wait_events(b, 1);
+    reef_dev_stats stats;
+    b->ops->stats(b->dev, &stats);
+    assert_int_equal(stats.tiles_abandoned, 0);
+    assert_int_equal(stats.tiles_run, 300);
+    b->ops->instance_destroy(instance);
+    b->ops->program_destroy(program);
+    reef_plan_destroy(plan);
 }
 
 static void real_time_launches_run_while_best_effort_units_are_taken_away(void **state)
@@ -408,6 +476,112 @@ static void a_device_that_is_not_there_is_refused_with_the_reason(void **state)
     assert_int_equal(reef_device_find("cpu", &entry, &error), REEF_OK);
 }
 
+/* Two best-effort queues on one unit: a kernel that goes on and on, and one tile at a time. */
+typedef struct pair {
+    bench *b;
+    reef_plan *long_plan, *short_plan;
+    reef_program *long_program, *short_program;
+    reef_instance *long_instance, *short_instance;
+    reef_dqueue *other;
+} pair;
+
+enum { LONG_TILES = 20000, TURNS = 300 };
+static const uint64_t TURN_NS = 100000;
+static pair *fair;
+
+static pair *pair_make(void)
+{
+    pair *p = fair = calloc(1, sizeof *p);
+    bench *b = p->b = bench_make(1);
+    assert_int_equal(reef_plan_create_synthetic(1, LONG_TILES, TURN_NS, &p->long_plan), REEF_OK);
+    assert_int_equal(reef_plan_create_synthetic(1, 1, TURN_NS, &p->short_plan), REEF_OK);
+    assert_int_equal(b->ops->program_create(b->dev, p->long_plan, NULL, &p->long_program, NULL), REEF_OK);
+    assert_int_equal(b->ops->program_create(b->dev, p->short_plan, NULL, &p->short_program, NULL), REEF_OK);
+    assert_int_equal(b->ops->instance_create(p->long_program, &p->long_instance, NULL), REEF_OK);
+    assert_int_equal(b->ops->instance_create(p->short_program, &p->short_instance, NULL), REEF_OK);
+    assert_int_equal(b->ops->queue_create(b->dev, false, 4, 1, &p->other), REEF_OK);
+    return p;
+}
+
+static void pair_free(pair *p)
+{
+    bench *b = p->b;
+    b->ops->queue_destroy(p->other);
+    b->ops->instance_destroy(p->long_instance);
+    b->ops->instance_destroy(p->short_instance);
+    b->ops->program_destroy(p->long_program);
+    b->ops->program_destroy(p->short_program);
+    bench_free(b);
+    reef_plan_destroy(p->long_plan);
+    reef_plan_destroy(p->short_plan);
+    free(p);
+}
+
+static void launch_long(pair *p)
+{
+    p->b->ops->begin(p->long_instance, 0, NULL, NULL);
+    p->b->ops->launch(p->other,
+                      &(reef_launch){.instance = p->long_instance, .count = 1, .mode = REEF_LAUNCH_LEASED, .tag = p});
+}
+
+static void launch_short(pair *p)
+{
+    p->b->ops->begin(p->short_instance, 0, NULL, NULL);
+    p->b->ops->launch(
+        p->b->be, &(reef_launch){.instance = p->short_instance, .count = 1, .mode = REEF_LAUNCH_LEASED, .tag = p->b});
+}
+
+static void next_turn(bench *b, const reef_event *event)
+{
+    if (event->tag == b && atomic_load(&b->n_events) + 1 < TURNS) {
+        launch_short(fair);
+    }
+}
+
+static void a_worker_that_stays_makes_room_for_a_queue_that_comes_later(void **state)
+{
+    (void)state;
+    if (!(device.ops->caps & REEF_CAP_KILL)) {
+        skip();
+    }
+    pair *p = pair_make();
+    bench *b = p->b;
+    launch_long(p);
+    reef_dev_stats stats;
+    do {
+        b->ops->stats(b->dev, &stats);
+    } while (stats.tiles_run < 2); /* the unit is inside */
+    launch_short(p);
+    wait_events(b, 1);
+    assert_ptr_equal(b->events[0].tag, b);
+    reef_evicted evicted;
+    b->ops->evict(p->other, REEF_EVICT_NOW, &evicted);
+    wait_events(b, 2);
+    pair_free(p);
+}
+
+static void short_launches_get_their_share_beside_a_long_one(void **state)
+{
+    (void)state;
+    if (!(device.ops->caps & REEF_CAP_KILL)) {
+        skip();
+    }
+    pair *p = pair_make();
+    bench *b = p->b;
+    b->then = next_turn;
+    launch_long(p);
+    launch_short(p);
+    wait_events(b, TURNS);
+    reef_dev_stats stats;
+    b->ops->stats(b->dev, &stats);
+    /* Half the tiles each; a queue that lost its place whenever it ran dry would have had one in ten. */
+    assert_true(stats.tiles_run < 4 * TURNS);
+    reef_evicted evicted;
+    b->ops->evict(p->other, REEF_EVICT_NOW, &evicted);
+    wait_events(b, TURNS + 1);
+    pair_free(p);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -415,16 +589,20 @@ int main(void)
         T(a_launch_runs_every_kernel_and_reports_once),
         T(a_launch_of_nothing_is_over_at_once),
         T(short_launches_make_the_same_answer_as_one),
+        T(an_event_carries_the_end_of_the_last_tile),
         T(a_full_queue_refuses_and_keeps_what_it_has),
         T(leased_launches_run_only_inside_the_lease),
         T(evicting_what_has_not_started_drops_it_silently),
         T(preempted_anywhere_and_launched_again_the_answer_is_the_same),
+        T(a_kernel_that_is_no_transaction_is_stopped_between_tiles_only),
         T(real_time_launches_run_while_best_effort_units_are_taken_away),
         T(padded_tiles_advance_the_other_instance_exactly),
         T(a_replay_computes_what_a_launch_does),
         T(a_kernel_can_be_measured_alone),
         T(more_memory_than_there_is_is_refused_with_the_reason),
         T(a_device_that_is_not_there_is_refused_with_the_reason),
+        cmocka_unit_test(a_worker_that_stays_makes_room_for_a_queue_that_comes_later),
+        cmocka_unit_test(short_launches_get_their_share_beside_a_long_one),
     };
     const struct CMUnitTest last[] = {T(a_kernel_that_faults_fails_its_request_and_says_why)};
     int failed = 0;

@@ -9,8 +9,8 @@
 
 #include <cmocka.h>
 
-#include "support/fake_device.h"
 #include "sched/sched.h"
+#include "support/fake_device.h"
 
 enum { UNITS = 4, MAX_TASKS = 8 };
 
@@ -307,6 +307,21 @@ static void lease_is_reset_when_nothing_is_left_over(void **state)
     world_free(w);
 }
 
+static void lease_counts_a_preemption_once_however_many_wide_requests_follow(void **state)
+{
+    (void)state;
+    world *w = world_make("lease", 1, 8, 4, 8);
+    submit_be(w, 0, 0, 0);
+    fake_finish_tiles(&w->device, "be0", 1);
+    submit_rt(w, 1, 0);
+    submit_rt(w, 2, 0);
+    fake_finish(&w->device, "rt"); /* the best-effort launch has not left yet */
+    assert_int_equal(w->sched.stats.preemptions, 1);
+    assert_int_equal(w->tasks[0].preemptions, 1);
+    drain(w);
+    world_free(w);
+}
+
 static void pad_fills_spare_slots_with_tiles_that_fit(void **state)
 {
     (void)state;
@@ -478,6 +493,45 @@ static void the_policy_changes_only_when_idle(void **state)
     world_free(w);
 }
 
+static void while_held_requests_wait_and_the_policy_stays(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 1, 8, 4, 8);
+    assert_int_equal(reef_sched_hold(&w->sched), REEF_OK);
+    assert_int_equal(reef_sched_hold(&w->sched), REEF_BUSY);
+    assert_int_equal(reef_sched_set_policy(&w->sched, reef_policy_find("wait")), REEF_BUSY);
+    submit_be(w, 0, 0, 0);
+    submit_rt(w, 1, 0);
+    submit_rt(w, 2, 0);
+    reef_sched_cancel(&w->sched, &w->tasks[2]);
+    assert_int_equal(w->tasks[2].status, REEF_CANCELLED);
+    assert_log(w, "");
+    reef_sched_release(&w->sched);
+    assert_log(w, "lease 4..4\nlaunch rt 0+1\n");
+    drain(w);
+    assert_int_equal(w->ended[0] + w->ended[1], 2);
+    submit_be(w, 3, 0, 0);
+    assert_int_equal(reef_sched_hold(&w->sched), REEF_BUSY);
+    drain(w);
+    world_free(w);
+}
+
+static void a_request_started_with_its_first_tile_in_whatever_order_events_come(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 1, 8, 8, 8);
+    submit_be(w, 0, 0, 0);
+    fake_instance *instance = (fake_instance *)w->tasks[0].instance;
+    fake_queue *queue = (fake_queue *)w->queues[0].dqueue;
+    instance->current = 8;
+    queue->count = 0;
+    reef_sched_event(&w->sched, &(reef_event){.tag = &w->queues[0], .start_ns = 700});
+    reef_sched_event(&w->sched, &(reef_event){.tag = &w->queues[0], .start_ns = 300});
+    assert_int_equal(w->ended[0], 1);
+    assert_int_equal(w->tasks[0].start_ns, 300);
+    world_free(w);
+}
+
 static void random_traffic_under_every_policy_ends_every_request_once(void **state)
 {
     (void)state;
@@ -538,6 +592,7 @@ int main(void)
         cmocka_unit_test(priority_differs_from_streams_in_the_device_priority_alone),
         cmocka_unit_test(lease_leaves_the_units_that_the_plan_cannot_fill),
         cmocka_unit_test(lease_is_reset_when_nothing_is_left_over),
+        cmocka_unit_test(lease_counts_a_preemption_once_however_many_wide_requests_follow),
         cmocka_unit_test(pad_fills_spare_slots_with_tiles_that_fit),
         cmocka_unit_test(pad_leaves_out_tiles_that_take_longer_than_the_kernel),
         cmocka_unit_test(padding_can_finish_a_best_effort_request),
@@ -548,6 +603,8 @@ int main(void)
         cmocka_unit_test(cancelling_a_queued_request_ends_it_at_once),
         cmocka_unit_test(cancelling_a_running_request_frees_its_instance_when_it_has_left),
         cmocka_unit_test(the_policy_changes_only_when_idle),
+        cmocka_unit_test(while_held_requests_wait_and_the_policy_stays),
+        cmocka_unit_test(a_request_started_with_its_first_tile_in_whatever_order_events_come),
         cmocka_unit_test(random_traffic_under_every_policy_ends_every_request_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -23,7 +23,7 @@ enum {
     CPU_MAX_UNITS = 256,
     CPU_SCRATCH_BYTES = 512 * 1024, /* of a unit; tile.h lets a kernel ask for half */
     CPU_SPIN_NS = 50 * 1000,        /* how long a unit with nothing to do looks again before it sleeps */
-    CPU_SHARE_NS = 1000 * 1000,     /* how long a persistent worker stays when another queue of its rank waits */
+    CPU_SHARE_NS = 1000 * 1000,     /* how long a persistent worker stays before it looks whether another queue waits */
 };
 
 typedef struct cpu_program {
@@ -90,6 +90,7 @@ typedef struct cpu_queue {
     cpu_launch *records;
     unsigned n_records;
     _Atomic uint64_t service_ns; /* unit time received / weight: the fair share's measure */
+    uint64_t turn_ns;            /* service_ns when a unit last took a launch from here */
 } cpu_queue;
 
 typedef struct cpu_unit {

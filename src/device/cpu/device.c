@@ -168,19 +168,20 @@ static void cpu_queue_priority(reef_dqueue *base, int priority)
     pthread_mutex_unlock(&device->lock);
 }
 
-/* A queue that was idle starts level with the one that has received least, so that it neither starves nor is starved. */
+/*
+ * A queue that was idle neither has credit for that time nor waits for what others received then: it starts at the
+ * latest turn that any queue of its rank was given (start-time fair queueing). One that ran dry for a moment between
+ * two requests keeps its place, since no turn later than its own claim has been given meanwhile.
+ */
 static void join_fairly(cpu_device *device, cpu_queue *queue)
 {
-    uint64_t least = UINT64_MAX;
+    uint64_t latest = atomic_load_explicit(&queue->service_ns, memory_order_relaxed);
     for (cpu_queue *other = device->queues; other; other = other->next) {
-        if (other != queue && other->count && other->priority == queue->priority) {
-            uint64_t service = atomic_load_explicit(&other->service_ns, memory_order_relaxed);
-            least = service < least ? service : least;
+        if (other->priority == queue->priority && other->turn_ns > latest) {
+            latest = other->turn_ns;
         }
     }
-    if (least != UINT64_MAX && atomic_load_explicit(&queue->service_ns, memory_order_relaxed) < least) {
-        atomic_store_explicit(&queue->service_ns, least, memory_order_relaxed);
-    }
+    atomic_store_explicit(&queue->service_ns, latest, memory_order_relaxed);
 }
 
 static cpu_launch *free_record(cpu_queue *queue)

@@ -167,8 +167,10 @@ static bool run_tile(tile_run *run, cpu_instance *instance, uint32_t epoch, uint
     cpu_unit *unit = run->unit;
     cpu_device *device = unit->device;
     const reef_cpu_kernel *code = &cpu_program_of(instance)->kernels[kernel];
+    /* What is no transaction is only stopped between tiles. */
+    bool may_stop = leased && code->epilogue_only && instance->base.program->plan->kernels[kernel].transaction;
     reef_tile_ctx ctx = {
-        .lease = leased ? &device->lease : NULL,
+        .lease = may_stop ? &device->lease : NULL,
         .unit = unit->index,
         .scratch = unit->scratch,
         .polls_left = UINT64_MAX,
@@ -187,6 +189,8 @@ static bool run_tile(tile_run *run, cpu_instance *instance, uint32_t epoch, uint
         return false;
     }
     add_relaxed(&unit->tiles_run, 1);
+    /* Before the tile counts as finished: whoever sees the last one may report the launch at once. */
+    atomic_store_explicit(&run->launch->end_ns, run->now_ns, memory_order_relaxed);
     if (cpu_finish_tile(instance, epoch, kernel)) {
         cpu_bump(device);
     }
@@ -247,9 +251,9 @@ static void run_launch(cpu_unit *unit, cpu_launch *launch, bool shared, uint32_t
         if (!run_tile(run, instance, launch->epoch, kernel, tile, !launch->realtime, leased)) {
             return;
         }
-        atomic_store_explicit(&launch->end_ns, run->now_ns, memory_order_relaxed);
         bool changed = atomic_load_explicit(&device->changes, memory_order_relaxed) != seen;
-        if (leased ? shared && run->now_ns - began > CPU_SHARE_NS : shared || changed) {
+        /* `shared` is as old as the attachment: a worker that stays looks again after its time in any case. */
+        if (leased ? run->now_ns - began > CPU_SHARE_NS : shared || changed) {
             return;
         }
     }
@@ -283,6 +287,7 @@ void *cpu_unit_main(void *argument)
             continue;
         }
         launch->attached++;
+        queue->turn_ns = atomic_load_explicit(&queue->service_ns, memory_order_relaxed);
         pthread_mutex_unlock(&device->lock);
         tile_run run = {.unit = unit, .launch = launch, .now_ns = reef_now_ns()};
         run_launch(unit, launch, shared, seen, &run);

@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Puts the tables of measured figures into README.md, from the JSON files that the benchmarks wrote.
+
+Each table stands between `<!-- table:NAME -->` and `<!-- /table -->`; what is between is replaced.
+
+Examples:
+  python3 tools/readme_tables.py            # rewrite README.md
+  python3 tools/readme_tables.py --check    # exit status 1 if that would change it
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results" / "cpu"
+
+
+def rows_of(name: str) -> list:
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))["rows"]
+
+
+def time_text(us: float) -> str:
+    return f"{us:.1f} us" if us < 100 else f"{us:.0f} us" if us < 1000 else f"{us / 1000:.1f} ms"
+
+
+def table(head: list, rows: list, source: str) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([*lines, "", f"`docs/results/cpu/{source}`"])
+
+
+def preempt() -> str:
+    rows = rows_of("preempt.json")
+    loads = list(dict.fromkeys(row["be"] for row in rows))
+    by = {(row["be"], row["mechanism"]): row for row in rows}
+    body = []
+    for load in loads:
+        wait, reset = by[load, "wait"], by[load, "reset"]
+        body.append(
+            [
+                load,
+                f"{time_text(wait['p50_us'])} / {time_text(wait['p99_us'])}",
+                f"**{time_text(reset['p50_us'])} / {time_text(reset['p99_us'])}**",
+                f"{time_text(reset['due_p50_us'])} / {time_text(reset['due_p99_us'])}",
+                f"{reset['be_lost_pct']:.1f}%",
+            ]
+        )
+    head = ["best-effort work", "`wait` p50 / p99", "`reset` p50 / p99", "`reset`, from the due time", "BE time lost"]
+    return table(head, body, "preempt.json")
+
+
+def disb() -> str:
+    body = []
+    for row in rows_of("disb_a.json"):
+        body.append(
+            [
+                f"`{row['policy']}`",
+                time_text(row["rt_p50_us"]),
+                time_text(row["rt_p99_us"]),
+                f"{row['rt_p50_us'] / row['rt_alone_p50_us']:.2f}",
+                f"{row['be_per_s']:.1f}",
+                f"{row['be_of_idle_pct']:.0f}%",
+                str(row["preemptions"]),
+                str(row["mismatches"]),
+            ]
+        )
+    head = ["policy", "RT p50", "RT p99", "p50 / alone", "BE per s", "BE of idle time", "preemptions", "wrong answers"]
+    return table(head, body, "disb_a.json")
+
+
+def solo() -> str:
+    body = [
+        [row["model"], f"{row['reef_us'] / 1000:.1f} ms", f"{row['onnxruntime_us'] / 1000:.1f} ms", f"{row['ratio']:.2f}"]
+        for row in rows_of("solo.json")
+    ]
+    return table(["network", "reef", "ONNX Runtime", "ratio"], body, "solo.json")
+
+
+TABLES = {"preempt": preempt, "disb": disb, "solo": solo}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if README.md is out of date")
+    arguments = parser.parse_args()
+    path = ROOT / "README.md"
+    old = path.read_text(encoding="utf-8")
+    new = re.sub(
+        r"<!-- table:(\w+) -->.*?<!-- /table -->",
+        lambda match: f"<!-- table:{match[1]} -->\n{TABLES[match[1]]()}\n<!-- /table -->",
+        old,
+        flags=re.DOTALL,
+    )
+    if arguments.check:
+        if new != old:
+            print("README.md is out of date: run tools/readme_tables.py")
+        return 1 if new != old else 0
+    path.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
