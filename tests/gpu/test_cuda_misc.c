@@ -176,7 +176,8 @@ static const reef_cuda_prepare_fn prepares[REEF_KERNEL_KINDS] = {
 
 static bool is_half(const world *w, reef_cuda_precision precision, const reef_view *v)
 {
-    return precision == REEF_CUDA_FP16 && v->dtype == REEF_F32 && w->storage[v->storage].kind == REEF_STORAGE_ACTIVATION;
+    return precision == REEF_CUDA_FP16 && v->dtype == REEF_F32 &&
+           w->storage[v->storage].kind == REEF_STORAGE_ACTIVATION;
 }
 
 /* A storage's bytes as the device keeps them; *bytes is how many. */
@@ -500,8 +501,11 @@ static void programs(int rounds)
         }
         /* Products of products grow: hold the result where halves still have digits. */
         if (e->n_insns > 3) {
-            e->insns[e->n_insns - 1] = (reef_elt_insn){
-                .op = REEF_ELT_ACT, .type = REEF_F32, .a = e->result, .b = REEF_ACT_TANH, .dst = e->result};
+            e->insns[e->n_insns - 1] = (reef_elt_insn){.op = REEF_ELT_ACT,
+                                                       .type = REEF_F32,
+                                                       .a = e->insns[e->n_insns - 2].dst,
+                                                       .b = REEF_ACT_TANH,
+                                                       .dst = e->result};
         }
         check(&k, &w, 1e-4);
     }

@@ -69,9 +69,9 @@ static reef_status prepare_short(const reef_kernel *k, reef_cuda_prepare *ctx, r
     halves = halves && reef_cuda_elem(ctx, in[0]) == REEF_CUDA_F16;
     reef_cuda_walk w;
     walk_of(&w, y, in, 3);
-    int v = halves && w.total / 8 >= (int64_t)ctx->sm_count * 64 && by_vectors(&w, ctx, y, in, 3, 8) ? 8
-            : by_vectors(&w, ctx, y, in, 3, 4)                                                         ? 4
-                                                                                                       : 1;
+    int v = halves && w.total / 8 >= (int64_t)ctx->sm_count * 256 && by_vectors(&w, ctx, y, in, 3, 8) ? 8
+            : by_vectors(&w, ctx, y, in, 3, 4)                                                        ? 4
+                                                                                                      : 1;
     reef_cuda_short_args *a = v == 8   ? REEF_CUDA_CANDIDATE(k, ctx, out, "reef_short_v8", "short x8", *a)
                               : v == 4 ? REEF_CUDA_CANDIDATE(k, ctx, out, "reef_short_v4", "short x4", *a)
                                        : REEF_CUDA_CANDIDATE(k, ctx, out, "reef_short_v1", "short", *a);
@@ -140,8 +140,8 @@ static bool match_short(const reef_kernel *k, short_program *p)
         return false;
     }
     const reef_elt_insn *s = e->insns;
-    if (i < e->n_insns && (s->op == REEF_ELT_ADD || s->op == REEF_ELT_SUB || s->op == REEF_ELT_MUL ||
-                           s->op == REEF_ELT_FMA)) {
+    if (i < e->n_insns &&
+        (s->op == REEF_ELT_ADD || s->op == REEF_ELT_SUB || s->op == REEF_ELT_MUL || s->op == REEF_ELT_FMA)) {
         p->op = s->op == REEF_ELT_ADD   ? REEF_CUDA_SHORT_ADD
                 : s->op == REEF_ELT_SUB ? REEF_CUDA_SHORT_SUB
                 : s->op == REEF_ELT_MUL ? REEF_CUDA_SHORT_MUL
