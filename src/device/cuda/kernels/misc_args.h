@@ -58,7 +58,7 @@ typedef struct reef_cuda_short_args {
     reef_cuda_walk4 walk; /* y, in[0..3) */
 } reef_cuda_short_args;
 
-/* In the order of REEF_ELT_LIST (model/plan.h), which nvcc need not read; eltwise.c asserts that they agree. */
+/* In the order of REEF_ELT_LIST (model/plan.h), which nvcc need not read; eltwise_host.c asserts that they agree. */
 #define REEF_CUDA_ELT_LIST(X)                                                                                          \
     X(CONST)                                                                                                           \
     X(CAST)                                                                                                            \

@@ -1,19 +1,17 @@
 /*
  * pool.cu - maximum and average over windows, x and y (N,C,H,W) with C dense.
  *
- * A thread has one output pixel and V neighbouring channels. Taps are read in groups, so that all reads of a 3x3 window
- * are on their way before the first is used.
+ * A thread has one output pixel and V neighbouring channels. Taps are read in groups of 4 or 9, so that all reads of a
+ * 2x2 or 3x3 window are on their way before the first is used.
  */
 #include "device/cuda/kernels/walk.cuh"
-
-enum { POOL_GROUP = 9 };
 
 template <int V>
 struct pool_kernel {
     using args = reef_cuda_pool_args;
     static constexpr int threads = 256;
 
-    template <class T, class Abandon>
+    template <class T, int GROUP, class Abandon>
     static __device__ __forceinline__ void run(const args &a, int64_t item, Abandon &abandon)
     {
         int64_t c[4];
@@ -46,11 +44,11 @@ struct pool_kernel {
             share = 1.0f / (float)(count ? count : 1);
         }
         abandon.wait();
-        for (int t = 0; t < taps; t += POOL_GROUP) {
-            pack<T, V> v[POOL_GROUP];
-            bool inside[POOL_GROUP];
+        for (int t = 0; t < taps; t += GROUP) {
+            pack<T, V> v[GROUP];
+            bool inside[GROUP];
 #pragma unroll
-            for (int g = 0; g < POOL_GROUP; g++) {
+            for (int g = 0; g < GROUP; g++) {
                 inside[g] = t + g < taps && (uint32_t)h < (uint32_t)a.h && (uint32_t)w < (uint32_t)a.w;
                 v[g] = *(const pack<T, V> *)(inside[g] ? x : any); /* no branch between the reads */
                 x += across;
@@ -61,7 +59,7 @@ struct pool_kernel {
                 }
             }
 #pragma unroll
-            for (int g = 0; g < POOL_GROUP; g++) {
+            for (int g = 0; g < GROUP; g++) {
 #pragma unroll
                 for (int i = 0; i < V; i++) {
                     const float e = (float)v[g].e[i];
@@ -83,15 +81,13 @@ struct pool_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
-        if (V == 8 || a.x_type == REEF_ELEM_F16) { /* f32 goes by four */
-            WALK_ITEMS(a, index, item)
-            {
-                run<__half>(a, item, abandon);
-            }
-        } else {
-            WALK_ITEMS(a, index, item)
-            {
-                run<float>(a, item, abandon);
+        const bool small = a.kernel[0] * a.kernel[1] <= 4;
+        WALK_ITEMS(a, index, item)
+        {
+            if (V == 8 || a.x_type == REEF_ELEM_F16) { /* f32 goes by four */
+                small ? run<__half, 4>(a, item, abandon) : run<__half, 9>(a, item, abandon);
+            } else {
+                small ? run<float, 4>(a, item, abandon) : run<float, 9>(a, item, abandon);
             }
         }
         abandon.wait();

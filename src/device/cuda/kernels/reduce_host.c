@@ -1,5 +1,5 @@
 /*
- * reduce.c - arguments of the kernels whose results have many elements each (reduce.cu, layer_norm.cu), and of spin.
+ * reduce_host.c - arguments of the kernels whose results have many elements each (reduce.cu, layer_norm.cu), and of spin.
  */
 #include <stdlib.h>
 

@@ -1,5 +1,5 @@
 /*
- * copy.c - which kernel moves elements from one view to another (copy.cu; eltwise.cu where types differ), and gathering.
+ * copy_host.c - which kernel moves elements from one view to another (copy.cu; eltwise.cu where types differ), and gathering.
  */
 #include <stdlib.h>
 
