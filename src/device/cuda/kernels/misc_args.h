@@ -63,7 +63,8 @@ typedef struct reef_cuda_short_args {
     X(CONST)                                                                                                           \
     X(CAST)                                                                                                            \
     X(ADD)                                                                                                             \
-    X(SUB) X(MUL) X(DIV) X(MOD) X(FMOD) X(POW) X(MIN) X(MAX) X(EQ) X(LT) X(LE) X(GT) X(GE) X(AND) X(OR) X(XOR) X(NOT)  \
+    X(SUB)                                                                                                             \
+    X(MUL) X(DIV) X(MOD) X(FMOD) X(POW) X(MIN) X(MAX) X(EQ) X(LT) X(LE) X(GT) X(GE) X(AND) X(OR) X(XOR) X(NOT)         \
         X(WHERE) X(NEG) X(ABS) X(SIGN) X(SQRT) X(RECIPROCAL) X(EXP) X(LOG) X(ERF) X(SIN) X(COS) X(TANH) X(FLOOR)       \
             X(CEIL) X(ROUND) X(SIGMOID) X(SOFTPLUS) X(ACT) X(FMA)
 enum {
