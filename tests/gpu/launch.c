@@ -12,12 +12,14 @@
 #include <time.h>
 
 #define CALLS(X)                                                                                                       \
-    X(cuInit) X(cuDeviceGet) X(cuDeviceGetAttribute) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent)                    \
-    X(cuCtxSynchronize) X(cuModuleLoadData) X(cuModuleGetFunction) X(cuMemAlloc) X(cuMemcpyHtoD) X(cuMemcpyDtoH)       \
-    X(cuMemcpyHtoDAsync) X(cuMemsetD8) X(cuStreamCreate) X(cuStreamSynchronize) X(cuStreamQuery) X(cuLaunchKernelEx)   \
-    X(cuStreamBeginCapture) X(cuStreamEndCapture) X(cuGraphInstantiate) X(cuGraphLaunch) X(cuGraphDestroy)             \
-    X(cuGraphExecDestroy) X(cuEventCreate) X(cuEventRecord) X(cuEventElapsedTime) X(cuEventSynchronize)                \
-    X(cuFuncSetAttribute) X(cuGetErrorString)
+    X(cuInit)                                                                                                          \
+    X(cuDeviceGet)                                                                                                     \
+    X(cuDeviceGetAttribute) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuCtxSynchronize) X(cuModuleLoadData)     \
+        X(cuModuleGetFunction) X(cuMemAlloc) X(cuMemcpyHtoD) X(cuMemcpyDtoH) X(cuMemcpyHtoDAsync) X(cuMemsetD8)        \
+            X(cuStreamCreate) X(cuStreamSynchronize) X(cuStreamQuery) X(cuLaunchKernelEx) X(cuStreamBeginCapture)      \
+                X(cuStreamEndCapture) X(cuGraphInstantiate) X(cuGraphLaunch) X(cuGraphDestroy) X(cuGraphExecDestroy)   \
+                    X(cuEventCreate) X(cuEventRecord) X(cuEventElapsedTime) X(cuEventSynchronize)                      \
+                        X(cuFuncSetAttribute) X(cuGetErrorString)
 #define TEXT2(x) #x
 #define TEXT(x)  TEXT2(x)
 
@@ -175,10 +177,25 @@ void gpu_bind(reef_cuda_kernel *c, const uint64_t *base, uint64_t workspace)
 
 static CUfunction find(const char *name, unsigned dynamic_smem)
 {
+    static struct {
+        char name[64];
+        CUfunction function;
+    } known[256];
+    static int n_known;
     CUfunction f;
+    for (int i = 0; i < n_known; i++) {
+        if (strcmp(known[i].name, name) == 0) {
+            return known[i].function;
+        }
+    }
     for (int i = 0; i < n_modules; i++) {
         if (cu.cuModuleGetFunction(&f, modules[i], name) == CUDA_SUCCESS) {
-            if (dynamic_smem > 48 * 1024) {
+            if (n_known < 256) {
+                snprintf(known[n_known].name, sizeof known[n_known].name, "%s", name);
+                known[n_known++].function = f;
+            }
+            if (dynamic_smem) { /* once: for as much as any candidate takes */
+                dynamic_smem = 200 * 1024;
                 DO(cuFuncSetAttribute(f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)dynamic_smem));
             }
             return f;
@@ -205,8 +222,8 @@ static void launch(const char *name, const reef_cuda_kernel *c, unsigned blocks,
                                                             .value.programmaticStreamSerializationAllowed = 1};
     }
     if (c->cluster && !worker) {
-        attributes[config.numAttrs++] = (CUlaunchAttribute){
-            .id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, .value.clusterDim = {.x = c->cluster, .y = 1, .z = 1}};
+        attributes[config.numAttrs++] = (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+                                                            .value.clusterDim = {.x = c->cluster, .y = 1, .z = 1}};
     }
     void *params[2] = {c->args, worker};
     check(cu.cuLaunchKernelEx(&config, find(name, c->dynamic_smem), params, NULL), name);

@@ -12,16 +12,21 @@ struct copy_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
-        abandon.wait();
-        WALK_ITEMS(a, index, item) {
+        WALK_ITEMS(a, index, item)
+        {
             int64_t off[2];
             walk_at<2>(a.walk, item, off);
+            abandon.wait();
             if (a.unit_bytes == 16) {
                 ((uint4 *)a.y)[off[0]] = ((const uint4 *)a.x)[off[1]];
+            } else if (a.unit_bytes == 0) { /* from one type to another */
+                store_raw(a.y, off[0], elem_bytes(a.y_type),
+                          convert_raw(load_raw(a.x, off[1], elem_bytes(a.x_type)), a.x_type, a.y_type));
             } else {
                 store_raw(a.y, off[0], a.unit_bytes, load_raw(a.x, off[1], a.unit_bytes));
             }
         }
+        abandon.wait();
         return true;
     }
 };
@@ -35,8 +40,8 @@ struct transpose_kernel {
     static __device__ __forceinline__ void square(const args &a, uint32_t index, T (*shared)[side + 1],
                                                   Abandon &abandon)
     {
-        const int64_t across = index % a.col_tiles, rest = index / a.col_tiles;
-        const int64_t row = rest % a.row_tiles * side, col = across * side;
+        const uint32_t rest = index / a.col_tiles;
+        const int64_t row = (int64_t)(rest % a.row_tiles) * side, col = (int64_t)(index - rest * a.col_tiles) * side;
         int64_t off[2];
         walk_at<2>(a.outer, rest / a.row_tiles, off);
         const int inner = threadIdx.x % side, outer = threadIdx.x / side;
@@ -65,7 +70,7 @@ struct transpose_kernel {
     {
         __shared__ uint64_t shared[side][side + 1];
         if (elem_bytes(a.y_type) <= 4) {
-            square<uint32_t>(a, index, (uint32_t(*)[side + 1])shared, abandon);
+            square<uint32_t>(a, index, (uint32_t(*)[side + 1]) shared, abandon);
         } else {
             square<uint64_t>(a, index, shared, abandon);
         }
@@ -80,14 +85,13 @@ struct pad_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
-        abandon.wait();
         const int64_t first = (int64_t)index * a.per_tile, end = min(first + (int64_t)a.per_tile, a.total);
         for (int64_t item = first + threadIdx.x; item < end; item += blockDim.x) {
             int64_t rest = item, x = 0, y = 0;
             bool outside = false;
             for (int d = a.rank - 1; d >= 0; d--) {
-                const int64_t up = a.total <= INT32_MAX ? (int64_t)((uint32_t)rest / (uint32_t)a.dims[d])
-                                                        : rest / a.dims[d];
+                const int64_t up =
+                    a.total <= INT32_MAX ? (int64_t)((uint32_t)rest / (uint32_t)a.dims[d]) : rest / a.dims[d];
                 const int64_t c = rest - up * a.dims[d], last = a.x_dims[d] - 1;
                 int64_t from = c - a.before[d];
                 rest = up;
@@ -101,9 +105,11 @@ struct pad_kernel {
                 x += from * a.x_stride[d];
                 y += c * a.y_stride[d];
             }
+            abandon.wait();
             store_raw(a.y, y, elem_bytes(a.y_type),
                       outside ? a.value : convert_raw(load_raw(a.x, x, elem_bytes(a.x_type)), a.x_type, a.y_type));
         }
+        abandon.wait();
         return true;
     }
 };
@@ -124,12 +130,21 @@ struct gather_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
-        abandon.wait();
-        WALK_ITEMS(a, index, item) {
+        WALK_ITEMS(a, index, item)
+        {
             int64_t off[3];
             walk_at<3>(a.walk, item, off);
+            abandon.wait();
             const int64_t from = off[1] + gather_at(a, off[2]) * a.axis_stride;
-            if constexpr (V > 1) {
+            if (V > 1 && a.data_type == a.y_type) { /* bit for bit */
+                if (a.y_type == REEF_ELEM_F16) {
+                    *(pack<uint16_t, V> *)((uint16_t *)a.y + off[0]) =
+                        *(const pack<uint16_t, V> *)((const uint16_t *)a.data + from);
+                } else {
+                    *(pack<uint32_t, V> *)((uint32_t *)a.y + off[0]) =
+                        *(const pack<uint32_t, V> *)((const uint32_t *)a.data + from);
+                }
+            } else if constexpr (V > 1) {
                 float v[V];
                 load_vector<V>(a.data, from, a.data_type, v);
                 store_vector<V>(a.y, off[0], a.y_type, v);
@@ -138,6 +153,7 @@ struct gather_kernel {
                           convert_raw(load_raw(a.data, from, elem_bytes(a.data_type)), a.data_type, a.y_type));
             }
         }
+        abandon.wait();
         return true;
     }
 };

@@ -43,18 +43,15 @@ struct short_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
-        bool waited = false;
-        WALK_ITEMS(a, index, item) {
+        WALK_ITEMS(a, index, item)
+        {
             int64_t off[4];
             walk_at<4>(a.walk, item, off);
             float x[V], p[V], q[V];
             if (a.early) {
                 others(a, off, p, q);
             }
-            if (!waited) {
-                abandon.wait();
-                waited = true;
-            }
+            abandon.wait();
             short_load<V>(a, 0, off[1], x);
             if (!a.early) {
                 others(a, off, p, q);
@@ -90,9 +87,7 @@ struct short_kernel {
             }
             store_vector<V>(a.y, off[0], a.y_type, x);
         }
-        if (!waited) {
-            abandon.wait();
-        }
+        abandon.wait();
         return true;
     }
 };
@@ -137,7 +132,8 @@ static __device__ __noinline__ float elt_rare(int op, float a, float b)
 
 #define EACH(expr)                                                                                                     \
     {                                                                                                                  \
-        _Pragma("unroll") for (int i = 0; i < V; i++) {                                                                \
+        _Pragma("unroll") for (int i = 0; i < V; i++)                                                                  \
+        {                                                                                                              \
             const float p = a[i], q = b[i], r = c[i];                                                                  \
             (void)p, (void)q, (void)r;                                                                                 \
             d[i] = (expr);                                                                                             \
@@ -229,10 +225,11 @@ struct elt_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
-        abandon.wait();
-        WALK_ITEMS(a, index, item) {
+        WALK_ITEMS(a, index, item)
+        {
             int64_t off[9];
             walk_at<9>(a.walk, item, off);
+            abandon.wait();
             float reg[16][V];
 #pragma unroll
             for (int i = 0; i < 8; i++) {
@@ -245,7 +242,7 @@ struct elt_kernel {
 #pragma unroll
                     for (int j = 0; j < V; j++) {
                         const int64_t at = off[1 + i] + (a.splat[i] ? 0 : j);
-                        reg[i][j] = a.type[i] <= REEF_ELEM_F16 ? reef_load_elem(a.in[i], at, a.type[i])
+                        reg[i][j] = a.type[i] <= REEF_ELEM_F16       ? reef_load_elem(a.in[i], at, a.type[i])
                                     : ((const uint8_t *)a.in[i])[at] ? 1.0f
                                                                      : 0.0f;
                     }
@@ -269,6 +266,7 @@ struct elt_kernel {
                 }
             }
         }
+        abandon.wait();
         return true;
     }
 };
@@ -302,14 +300,14 @@ static __device__ int64_t saturated(double v, int dtype)
     if (v != v) {
         return 0;
     }
-    const double low = dtype == REEF_CUDA_DTYPE_U8   ? 0.0
-                       : dtype == REEF_CUDA_DTYPE_I8 ? -128.0
+    const double low = dtype == REEF_CUDA_DTYPE_U8    ? 0.0
+                       : dtype == REEF_CUDA_DTYPE_I8  ? -128.0
                        : dtype == REEF_CUDA_DTYPE_I32 ? -2147483648.0
-                                                 : -9223372036854775808.0;
+                                                      : -9223372036854775808.0;
     const double high = dtype == REEF_CUDA_DTYPE_U8    ? 255.0
                         : dtype == REEF_CUDA_DTYPE_I8  ? 127.0
                         : dtype == REEF_CUDA_DTYPE_I32 ? 2147483647.0
-                                                  : 9223372036854775808.0;
+                                                       : 9223372036854775808.0;
     if (dtype == REEF_CUDA_DTYPE_BOOL) {
         return v != 0;
     }
@@ -373,9 +371,9 @@ static __device__ uint64_t elt_wide(const reef_cuda_elt_insn &s, uint64_t a, uin
     const bool f32 = s.type == REEF_CUDA_DTYPE_F32;
     switch (s.op) {
     case REEF_CUDA_ELT_CONST:
-        return f32                            ? of_f32((float)s.imm)
+        return f32                             ? of_f32((float)s.imm)
                : s.type == REEF_CUDA_DTYPE_F64 ? (uint64_t)__double_as_longlong(s.imm)
-                                          : (uint64_t)saturated(s.imm, s.type);
+                                               : (uint64_t)saturated(s.imm, s.type);
     case REEF_CUDA_ELT_CAST: return elt_cast(a, s.from, s.type);
     case REEF_CUDA_ELT_WHERE: return a != 0 ? b : c;
     case REEF_CUDA_ELT_EQ: return f32 ? as_f32(a) == as_f32(b) : a == b;
@@ -413,10 +411,11 @@ struct elt_wide_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
-        abandon.wait();
-        WALK_ITEMS(a, index, item) {
+        WALK_ITEMS(a, index, item)
+        {
             int64_t off[9];
             walk_at<9>(a.walk, item, off);
+            abandon.wait();
             uint64_t reg[16];
 #pragma unroll
             for (int i = 0; i < 8; i++) {
@@ -438,6 +437,7 @@ struct elt_wide_kernel {
             default: ((uint64_t *)a.y)[off[0]] = v; break;
             }
         }
+        abandon.wait();
         return true;
     }
 };

@@ -58,11 +58,15 @@ typedef struct reef_cuda_short_args {
     reef_cuda_walk4 walk; /* y, in[0..3) */
 } reef_cuda_short_args;
 
-/* In the order of REEF_ELT_LIST (model/plan.h), which nvcc need not read; eltwise.c asserts that they agree. */
+/* In the order of REEF_ELT_LIST (model/plan.h), which nvcc need not read; eltwise_host.c asserts that they agree. */
 #define REEF_CUDA_ELT_LIST(X)                                                                                          \
-    X(CONST) X(CAST) X(ADD) X(SUB) X(MUL) X(DIV) X(MOD) X(FMOD) X(POW) X(MIN) X(MAX) X(EQ) X(LT) X(LE) X(GT) X(GE)     \
-    X(AND) X(OR) X(XOR) X(NOT) X(WHERE) X(NEG) X(ABS) X(SIGN) X(SQRT) X(RECIPROCAL) X(EXP) X(LOG) X(ERF) X(SIN) X(COS) \
-    X(TANH) X(FLOOR) X(CEIL) X(ROUND) X(SIGMOID) X(SOFTPLUS) X(ACT) X(FMA)
+    X(CONST)                                                                                                           \
+    X(CAST)                                                                                                            \
+    X(ADD)                                                                                                             \
+    X(SUB)                                                                                                             \
+    X(MUL) X(DIV) X(MOD) X(FMOD) X(POW) X(MIN) X(MAX) X(EQ) X(LT) X(LE) X(GT) X(GE) X(AND) X(OR) X(XOR) X(NOT)         \
+        X(WHERE) X(NEG) X(ABS) X(SIGN) X(SQRT) X(RECIPROCAL) X(EXP) X(LOG) X(ERF) X(SIN) X(COS) X(TANH) X(FLOOR)       \
+            X(CEIL) X(ROUND) X(SIGMOID) X(SOFTPLUS) X(ACT) X(FMA)
 enum {
 #define X(name) REEF_CUDA_ELT_##name,
     REEF_CUDA_ELT_LIST(X)
@@ -100,7 +104,8 @@ typedef struct reef_cuda_elt_args {
 typedef struct reef_cuda_copy_args {
     void *y;
     const void *x;
-    uint32_t unit_bytes, per_tile;
+    uint32_t unit_bytes, per_tile; /* 0 bytes: elements of x_type become elements of y_type */
+    int32_t y_type, x_type;
     reef_cuda_walk2 walk; /* y, x */
 } reef_cuda_copy_args;
 
@@ -111,9 +116,9 @@ typedef struct reef_cuda_transpose_args {
     int32_t y_type, x_type;
     int64_t rows, cols; /* rows: neighbours in x; cols: neighbours in y */
     int64_t y_row, x_col;
-    int64_t y_col, x_row;         /* 1, or whatever the view has */
-    int64_t row_tiles, col_tiles; /* a tile's number: (outer, row tile, column tile) */
-    reef_cuda_walk2 outer;        /* y, x */
+    int64_t y_col, x_row;          /* 1, or whatever the view has */
+    uint32_t row_tiles, col_tiles; /* a tile's number: (outer, row tile, column tile) */
+    reef_cuda_walk2 outer;         /* y, x */
 } reef_cuda_transpose_args;
 
 typedef struct reef_cuda_pad_args {
@@ -134,7 +139,7 @@ typedef struct reef_cuda_pool_args {
     int32_t y_type, x_type;
     int32_t average, count_include_pad;
     int32_t kernel[2], stride[2], pad[2], pad_end[2], dilation[2];
-    int64_t h, w;
+    int32_t h, w;
     int64_t x_stride[3], y_stride[3]; /* n, h, w */
     uint32_t per_tile;
     reef_cuda_walk1 walk; /* dimensions n, oh, ow, c; never merged */
@@ -203,7 +208,7 @@ typedef struct reef_cuda_layer_norm_args {
     float epsilon;
     int64_t channels;
     int64_t y_stride, x_stride, residual_stride; /* between channels: 1, or whatever the view has */
-    reef_cuda_walk3 rows; /* y, x, residual */
+    reef_cuda_walk3 rows;                        /* y, x, residual */
 } reef_cuda_layer_norm_args;
 
 typedef struct reef_cuda_gather_args {

@@ -8,6 +8,8 @@
 #include "device/cuda/kernels/walk.cuh"
 
 enum { KIND_SUM, KIND_MEAN, KIND_MAX, KIND_MIN, KIND_PROD, KIND_L1, KIND_L2, KIND_SUM_SQUARE, KIND_LOG_SUM_EXP };
+enum { REDUCE_GROUP = 4 /* elements of a thread that are read at once */ };
+enum { SOFTMAX_GROUP = 4 };
 enum { TEST_EVERY = 256 /* elements of a thread between two looks at the lease: a few microseconds */ };
 
 /* Elements first, first + step, ... below count, cut into stretches with a test before each but the first. Every thread
@@ -70,14 +72,6 @@ struct reduce_kernel {
     using args = reef_cuda_reduce_args;
     static constexpr int threads = 256;
 
-    static __device__ __forceinline__ float element(const args &a, int64_t at, float)
-    {
-        return reef_load_elem(a.x, at, a.x_type);
-    }
-    static __device__ __forceinline__ int64_t element(const args &a, int64_t at, int64_t)
-    {
-        return ((const int64_t *)a.x)[at];
-    }
     static __device__ __forceinline__ void store(const args &a, int64_t at, float v, int64_t count)
     {
         v = a.kind == KIND_MEAN ? v / (float)count : a.kind == KIND_L2 ? sqrtf(v) : v;
@@ -89,7 +83,8 @@ struct reduce_kernel {
         ((int64_t *)a.y)[at] = v;
     }
 
-    template <class T, class Abandon>
+    /* T: the sum's type, E: the elements'. */
+    template <class T, class E, class Abandon>
     static __device__ __forceinline__ bool run(const args &a, uint32_t index, T *shared, Abandon &abandon)
     {
         const block_share s = share_block(a.lanes_log2, a.along);
@@ -99,14 +94,36 @@ struct reduce_kernel {
         if (mine) {
             walk_at<2>(a.kept, lane, off);
         }
-        T v = neutral<T>(a.kind);
-        STRETCHES(count, s.parts, from, to) {
-            if (mine) {
-#pragma unroll 4
-                for (int64_t i = from + s.part; i < to; i += s.parts) {
-                    int64_t x[1];
-                    walk_at<1>(a.reduced, i, x);
-                    v = joined<T>(a.kind, v, mapped<T>(a.kind, element(a, off[1] + x[0], T())));
+        const E *const x = (const E *)a.x + off[1];
+        const bool sums = sizeof(T) == 4 && a.kind != KIND_MAX && a.kind != KIND_MIN && a.kind != KIND_PROD;
+        T v = neutral<T>(a.kind), lost = 0; /* lost: what the sum's rounding left out */
+        abandon.wait();
+        STRETCHES(count, s.parts, from, to)
+        {
+            for (int64_t i = from + s.part; mine && i < to; i += REDUCE_GROUP * s.parts) {
+                E e[REDUCE_GROUP];
+#pragma unroll
+                for (int g = 0; g < REDUCE_GROUP; g++) { /* all on their way before the first is used */
+                    int64_t at[1];
+                    if (i + g * s.parts < to) {
+                        walk_at<1>(a.reduced, i + g * s.parts, at);
+                        e[g] = x[at[0]];
+                    }
+                }
+#pragma unroll
+                for (int g = 0; g < REDUCE_GROUP; g++) {
+                    if (i + g * s.parts >= to) {
+                        break;
+                    }
+                    const T m = mapped<T>(a.kind, (T)e[g]);
+                    if (sums) {
+                        const T more = m - lost, sum = v + more;
+                        const T next = (sum - v) - more;
+                        lost = next == next ? next : 0; /* infinities leave no rest */
+                        v = sum;
+                    } else {
+                        v = joined<T>(a.kind, v, m);
+                    }
                 }
             }
         }
@@ -129,7 +146,8 @@ struct reduce_kernel {
         }
         scaled v;
         v.top = -INFINITY, v.sum = 0;
-        STRETCHES(count, s.parts, from, to) {
+        STRETCHES(count, s.parts, from, to)
+        {
             for (int64_t i = from + s.part; mine && i < to; i += s.parts) {
                 int64_t x[1];
                 walk_at<1>(a.reduced, i, x);
@@ -147,12 +165,13 @@ struct reduce_kernel {
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
         __shared__ uint64_t shared[threads];
-        abandon.wait();
         if (a.kind == KIND_LOG_SUM_EXP) {
+            abandon.wait();
             return run_exp(a, index, (scaled *)shared, abandon);
         }
-        return a.x_type <= REEF_ELEM_F16 ? run<float>(a, index, (float *)shared, abandon)
-                                         : run<int64_t>(a, index, (int64_t *)shared, abandon);
+        return a.x_type == REEF_ELEM_F16   ? run<float, __half>(a, index, (float *)shared, abandon)
+               : a.x_type == REEF_ELEM_F32 ? run<float, float>(a, index, (float *)shared, abandon)
+                                           : run<int64_t, int64_t>(a, index, (int64_t *)shared, abandon);
     }
 };
 
@@ -174,9 +193,27 @@ struct softmax_kernel {
         abandon.wait();
         scaled v;
         v.top = -INFINITY, v.sum = 0;
-        STRETCHES(a.length, s.parts, from, to) {
-            for (int64_t i = from + s.part; mine && i < to; i += s.parts) {
-                v = add_scaled(v, reef_load_elem(a.x, off[1] + i * a.x_stride, a.x_type));
+        STRETCHES(a.length, s.parts, from, to)
+        {
+            for (int64_t i = from + s.part; mine && i < to; i += SOFTMAX_GROUP * s.parts) {
+                float e[SOFTMAX_GROUP], top = v.top;
+#pragma unroll
+                for (int g = 0; g < SOFTMAX_GROUP; g++) {
+                    const int64_t at = i + g * s.parts;
+                    e[g] = at < to ? reef_load_elem(a.x, off[1] + at * a.x_stride, a.x_type) : -INFINITY;
+                }
+#pragma unroll
+                for (int g = 0; g < SOFTMAX_GROUP; g++) {
+                    top = fmaxf(top, e[g]);
+                }
+                v.sum = v.top == top ? v.sum : v.sum * expf(v.top - top);
+                v.top = top;
+#pragma unroll
+                for (int g = 0; g < SOFTMAX_GROUP; g++) {
+                    if (i + g * s.parts < to) {
+                        v.sum += e[g] == top ? 1.0f : expf(e[g] - top);
+                    }
+                }
             }
         }
         v = join_parts(s, v, shared, join_scaled);
@@ -232,7 +269,8 @@ struct arg_max_kernel {
         }
         best<T> v;
         v.value = 0, v.at = -1;
-        STRETCHES(a.length, s.parts, from, to) {
+        STRETCHES(a.length, s.parts, from, to)
+        {
             for (int64_t i = from + s.part; mine && i < to; i += s.parts) {
                 best<T> one;
                 one.value = element(a, off[1] + i * a.x_stride, T());

@@ -13,14 +13,15 @@ struct resize_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
-        abandon.wait();
-        WALK_ITEMS(a, index, item) {
+        WALK_ITEMS(a, index, item)
+        {
             int64_t c[4];
             walk_coords(a.walk, item, c);
             const int64_t column = a.walk.dims[1] + c[2];
             const int64_t base = c[0] * a.x_stride[0] + c[3] * V;
             const int64_t top = base + a.low[c[1]] * a.x_stride[1], left = a.low[column] * a.x_stride[2];
             float v[V];
+            abandon.wait();
             load_vector<V>(a.x, top + left, a.x_type, v);
             if (a.linear) {
                 const int64_t bottom = base + a.high[c[1]] * a.x_stride[1], right = a.high[column] * a.x_stride[2];
@@ -29,8 +30,7 @@ struct resize_kernel {
                 load_vector<V>(a.x, top + right, a.x_type, v01);
                 load_vector<V>(a.x, bottom + left, a.x_type, v10);
                 load_vector<V>(a.x, bottom + right, a.x_type, v11);
-                const float w[4] = {(1 - down) * (1 - across), (1 - down) * across, down * (1 - across),
-                                    down * across};
+                const float w[4] = {(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across};
 #pragma unroll
                 for (int i = 0; i < V; i++) { /* a corner without weight may be infinite */
                     float sum = w[0] == 0 ? 0.0f : w[0] * v[i];
@@ -40,9 +40,10 @@ struct resize_kernel {
                     v[i] = sum;
                 }
             }
-            store_vector<V>(a.y,
-                            c[0] * a.y_stride[0] + c[1] * a.y_stride[1] + c[2] * a.y_stride[2] + c[3] * V, a.y_type, v);
+            store_vector<V>(a.y, c[0] * a.y_stride[0] + c[1] * a.y_stride[1] + c[2] * a.y_stride[2] + c[3] * V,
+                            a.y_type, v);
         }
+        abandon.wait();
         return true;
     }
 };
@@ -54,22 +55,23 @@ struct lrn_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
-        abandon.wait();
-        WALK_ITEMS(a, index, item) {
+        WALK_ITEMS(a, index, item)
+        {
             int64_t c[4];
             walk_coords(a.walk, item, c);
             const int64_t x = c[0] * a.x_stride[0] + c[1] * a.x_stride[1] + c[2] * a.x_stride[2];
             const int64_t first = max((int64_t)0, c[3] - (a.size - 1) / 2);
             const int64_t last = min(a.walk.dims[3] - 1, c[3] + a.size / 2);
             float sum = 0;
+            abandon.wait();
             for (int64_t i = first; i <= last; i++) {
                 const float v = reef_load_elem(a.x, x + i, a.x_type);
                 sum += v * v;
             }
             reef_store_elem(a.y, c[0] * a.y_stride[0] + c[1] * a.y_stride[1] + c[2] * a.y_stride[2] + c[3], a.y_type,
-                            reef_load_elem(a.x, x + c[3], a.x_type) /
-                                powf(a.bias + a.alpha_over_size * sum, a.beta));
+                            reef_load_elem(a.x, x + c[3], a.x_type) / powf(a.bias + a.alpha_over_size * sum, a.beta));
         }
+        abandon.wait();
         return true;
     }
 };

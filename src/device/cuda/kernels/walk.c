@@ -172,10 +172,14 @@ reef_cuda_lanes reef_cuda_lanes_choose(const reef_cuda_prepare *ctx, int64_t kep
     if (along && share > 5 && length <= 1024 && kept >= 8 * (int64_t)ctx->sm_count) {
         l.log2 = 3; /* a warp a line: no waiting for other warps */
     }
-    /* No more lanes than results, and blocks for every multiprocessor. */
-    while (l.log2 > 0 && l.threads > 64 && (kept + (INT64_C(1) << l.log2) - 1) >> l.log2 < ctx->sm_count) {
+    /* Blocks for every multiprocessor: fewer lanes, and more threads for each while there is work for them. */
+    while (l.log2 > 0 && (kept + (INT64_C(1) << l.log2) - 1) >> l.log2 < ctx->sm_count) {
+        const bool busy = length >> (8 - l.log2) >= 8 && (along || l.log2 > 3);
+        if (!busy && l.threads <= 64) {
+            break;
+        }
         l.log2--;
-        l.threads /= 2;
+        l.threads = busy ? l.threads : l.threads / 2;
     }
     int64_t tiles = (kept + (INT64_C(1) << l.log2) - 1) >> l.log2;
     l.tiles = tiles < 1 ? 1 : tiles > INT32_MAX ? 0 : (unsigned)tiles;

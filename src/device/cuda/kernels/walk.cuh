@@ -75,7 +75,10 @@ static __device__ __forceinline__ void walk_coords(const Walk &w, int64_t at, in
     }
 }
 
-/* Runs `body(item)` for this thread's items of the tile. */
+/*
+ * This thread's items of the tile. The body waits for the predecessor when it has worked out its addresses, so that this
+ * is done by then; waiting again costs nothing. Behind the loop the tile waits once more, for threads without items.
+ */
 #define WALK_ITEMS(args, index, item)                                                                                  \
     for (int64_t item = (int64_t)(index) * (args).per_tile + threadIdx.x,                                              \
                  item##_end = min((int64_t)((index) + 1) * (int64_t)(args).per_tile, (args).walk.total);               \
@@ -241,10 +244,31 @@ static __device__ __forceinline__ block_share share_block(uint32_t lanes_log2, u
     }
     return s;
 }
+template <class T>
+static __device__ __forceinline__ T shuffle_xor(T v, int mask)
+{
+    static_assert(sizeof(T) % 4 == 0, "goes by words");
+    union {
+        T whole;
+        uint32_t word[sizeof(T) / 4];
+    } u;
+    u.whole = v;
+#pragma unroll
+    for (unsigned i = 0; i < sizeof(T) / 4; i++) {
+        u.word[i] = __shfl_xor_sync(0xffffffffu, u.word[i], mask);
+    }
+    return u.whole;
+}
 /* Joins the parts' values by a tree, always the same one; every part gets the result. shared: one T per thread. */
 template <class T, class Join>
 static __device__ __forceinline__ T join_parts(const block_share &s, T v, T *shared, Join join)
 {
+    if (s.next == 1 && s.parts <= 32) { /* within a warp */
+        for (uint32_t half = s.parts / 2; half > 0; half /= 2) {
+            v = join(v, shuffle_xor(v, (int)half));
+        }
+        return v;
+    }
     shared[threadIdx.x] = v;
     __syncthreads();
     for (uint32_t half = s.parts / 2; half > 0; half /= 2) {

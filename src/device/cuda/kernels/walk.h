@@ -45,7 +45,7 @@ void *reef_cuda_candidate(const reef_kernel *k, const reef_cuda_prepare *ctx, re
 
 reef_status reef_cuda_unsupported(const reef_kernel *k, const reef_cuda_prepare *ctx, const char *what);
 
-/* y = x, element by element, between f32 and f16 or within one of them (eltwise.c). */
+/* y = x, element by element, between f32 and f16 or within one of them (eltwise_host.c). */
 reef_status reef_cuda_prepare_convert(const reef_kernel *k, reef_cuda_prepare *ctx, reef_cuda_kernel *out);
 
 static inline bool reef_cuda_is_float(reef_cuda_elem_type type)

@@ -1,5 +1,5 @@
 /*
- * pool.c - arguments of pooling, resizing and local response normalisation: kernels over output pixels and channels.
+ * pool_host.c - arguments of pooling, resizing and local response normalisation: kernels over output pixels and channels.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -42,26 +42,11 @@ static void pixel_walk(reef_cuda_walk1 *to, const reef_view *y, int v)
     REEF_CUDA_WALK_TAKE(*to, &w);
 }
 
-REEF_CUDA_PREPARE(pool)
+/* One candidate, by vectors of v channels. */
+static reef_status prepare_pool(const reef_kernel *k, reef_cuda_prepare *ctx, reef_cuda_kernel *out, int v)
 {
     const reef_view *x = &k->in[0], *y = &k->y;
     const reef_pool *p = &k->pool;
-    (void)max;
-    if (!dense_channels(x) || !dense_channels(y) || x->dtype != REEF_F32 || y->dtype != REEF_F32) {
-        return reef_cuda_unsupported(k, ctx, "pooling needs f32 with dense channels");
-    }
-    for (int i = 0; i < 2; i++) {
-        const int64_t most = INT32_MAX / 4;
-        if (p->kernel[i] > most || p->stride[i] > most || p->pad[i] > most || p->pad_end[i] > most ||
-            p->dilation[i] > most || p->kernel[0] > most / (p->kernel[1] > 0 ? p->kernel[1] : 1)) {
-            return reef_cuda_unsupported(k, ctx, "pooling window is too large");
-        }
-    }
-    int v = by_vectors(ctx, x, y, 8) ? 8 : by_vectors(ctx, x, y, 4) ? 4 : 1;
-    if (v == 8 && (reef_cuda_elem(ctx, x) == REEF_CUDA_F32 ||
-                   reef_view_elems(y) / 8 < (int64_t)ctx->sm_count * 64)) {
-        v = 4; /* 16 bytes of f32, or more threads */
-    }
     reef_cuda_pool_args *a = v == 8   ? REEF_CUDA_CANDIDATE(k, ctx, out, "reef_pool_v8", "pool x8", *a)
                              : v == 4 ? REEF_CUDA_CANDIDATE(k, ctx, out, "reef_pool_v4", "pool x4", *a)
                                       : REEF_CUDA_CANDIDATE(k, ctx, out, "reef_pool_v1", "pool", *a);
@@ -79,16 +64,41 @@ REEF_CUDA_PREPARE(pool)
         a->pad_end[i] = (int32_t)p->pad_end[i];
         a->dilation[i] = (int32_t)p->dilation[i];
     }
-    a->h = x->dims[2];
-    a->w = x->dims[3];
+    a->h = (int32_t)x->dims[2];
+    a->w = (int32_t)x->dims[3];
     pixel_strides(x, a->x_stride);
     pixel_strides(y, a->y_stride);
     pixel_walk(&a->walk, y, v);
     a->per_tile = reef_cuda_cut(ctx, out, a->walk.total);
     REEF_CUDA_BIND(ctx, out, a, x, x);
     REEF_CUDA_BIND(ctx, out, a, y, y);
-    *n = 1;
     return REEF_OK;
+}
+
+REEF_CUDA_PREPARE(pool)
+{
+    const reef_view *x = &k->in[0], *y = &k->y;
+    const reef_pool *p = &k->pool;
+    if (!dense_channels(x) || !dense_channels(y) || x->dtype != REEF_F32 || y->dtype != REEF_F32) {
+        return reef_cuda_unsupported(k, ctx, "pooling needs f32 with dense channels");
+    }
+    for (int i = 0; i < 2; i++) { /* coordinates fit 32 bits, and so do a window's taps */
+        const int64_t most = 1 << 28;
+        if (p->kernel[i] > 1 << 14 || p->dilation[i] > 1 << 14 || p->stride[i] > most || p->pad[i] > most ||
+            p->pad_end[i] > most || x->dims[2 + i] < 1 || x->dims[2 + i] > most ||
+            (y->dims[2 + i] - 1) * p->stride[i] > most) {
+            return reef_cuda_unsupported(k, ctx, "pooling over nothing, or over too large a window");
+        }
+    }
+    const int v = by_vectors(ctx, x, y, 4) ? 4 : 1;
+    const bool wide = reef_cuda_elem(ctx, x) == REEF_CUDA_F16 && by_vectors(ctx, x, y, 8);
+    reef_status status = prepare_pool(k, ctx, out, v);
+    *n = 1;
+    if (!status && wide && max > 1) {
+        status = prepare_pool(k, ctx, out + 1, 8);
+        *n = 2;
+    }
+    return status;
 }
 
 /* Where output coordinate o lies in the input; as ONNX Resize defines it, in double as everywhere in reef. */
@@ -143,7 +153,8 @@ REEF_CUDA_PREPARE(resize)
     int32_t *table = malloc((entries + 1) * 3 * sizeof *table);
     float *weight = malloc((entries + 1) * sizeof *weight);
     uint64_t address = 0;
-    reef_status status = table && weight ? REEF_OK : reef_fail(ctx->error, REEF_NO_MEMORY, "%s: out of memory", k->name);
+    reef_status status =
+        table && weight ? REEF_OK : reef_fail(ctx->error, REEF_NO_MEMORY, "%s: out of memory", k->name);
     if (!status) {
         int32_t *low = table, *high = table + entries;
         taps(&k->resize, 0, x->dims[2], y->dims[2], low, high, weight);

@@ -1,5 +1,5 @@
 /*
- * eltwise.c - which of the three element kernels (eltwise.cu) a program takes, and its arguments.
+ * eltwise_host.c - which of the three element kernels (eltwise.cu) a program takes, and its arguments.
  */
 #include "device/cuda/kernels/walk.h"
 
@@ -57,7 +57,7 @@ static bool is_const(const reef_cuda_prepare *ctx, const reef_view *view)
 }
 
 static reef_status prepare_short(const reef_kernel *k, reef_cuda_prepare *ctx, reef_cuda_kernel *out,
-                                 const short_program *p)
+                                 const short_program *p, bool narrow)
 {
     const reef_view *y = &k->y, *in[3] = {NULL};
     bool halves = reef_cuda_elem(ctx, y) == REEF_CUDA_F16, constants = true;
@@ -69,9 +69,9 @@ static reef_status prepare_short(const reef_kernel *k, reef_cuda_prepare *ctx, r
     halves = halves && reef_cuda_elem(ctx, in[0]) == REEF_CUDA_F16;
     reef_cuda_walk w;
     walk_of(&w, y, in, 3);
-    int v = halves && w.total / 8 >= (int64_t)ctx->sm_count * 64 && by_vectors(&w, ctx, y, in, 3, 8) ? 8
-            : by_vectors(&w, ctx, y, in, 3, 4)                                                         ? 4
-                                                                                                       : 1;
+    int v = halves && !narrow && w.total / 8 >= (int64_t)ctx->sm_count * 256 && by_vectors(&w, ctx, y, in, 3, 8) ? 8
+            : by_vectors(&w, ctx, y, in, 3, 4)                                                                   ? 4
+                                                                                                                 : 1;
     reef_cuda_short_args *a = v == 8   ? REEF_CUDA_CANDIDATE(k, ctx, out, "reef_short_v8", "short x8", *a)
                               : v == 4 ? REEF_CUDA_CANDIDATE(k, ctx, out, "reef_short_v4", "short x4", *a)
                                        : REEF_CUDA_CANDIDATE(k, ctx, out, "reef_short_v1", "short", *a);
@@ -99,7 +99,7 @@ static reef_status prepare_short(const reef_kernel *k, reef_cuda_prepare *ctx, r
 reef_status reef_cuda_prepare_convert(const reef_kernel *k, reef_cuda_prepare *ctx, reef_cuda_kernel *out)
 {
     const short_program p = {.op = REEF_CUDA_SHORT_A, .in = {0, -1, -1}};
-    return prepare_short(k, ctx, out, &p);
+    return prepare_short(k, ctx, out, &p, false);
 }
 
 static bool is_plain(uint8_t dtype)
@@ -140,8 +140,8 @@ static bool match_short(const reef_kernel *k, short_program *p)
         return false;
     }
     const reef_elt_insn *s = e->insns;
-    if (i < e->n_insns && (s->op == REEF_ELT_ADD || s->op == REEF_ELT_SUB || s->op == REEF_ELT_MUL ||
-                           s->op == REEF_ELT_FMA)) {
+    if (i < e->n_insns &&
+        (s->op == REEF_ELT_ADD || s->op == REEF_ELT_SUB || s->op == REEF_ELT_MUL || s->op == REEF_ELT_FMA)) {
         p->op = s->op == REEF_ELT_ADD   ? REEF_CUDA_SHORT_ADD
                 : s->op == REEF_ELT_SUB ? REEF_CUDA_SHORT_SUB
                 : s->op == REEF_ELT_MUL ? REEF_CUDA_SHORT_MUL
@@ -204,7 +204,6 @@ REEF_CUDA_PREPARE(eltwise)
 {
     const reef_eltwise *e = &k->eltwise;
     const reef_view *y = &k->y, *in[8] = {NULL};
-    (void)max;
     for (int i = 0; i < e->n_insns; i++) {
         if (!supported(&e->insns[i])) {
             return reef_cuda_unsupported(k, ctx, "element operator has no kernel for its type");
@@ -219,7 +218,12 @@ REEF_CUDA_PREPARE(eltwise)
     short_program p;
     if (match_short(k, &p)) {
         constants_second(k, ctx, &p);
-        return prepare_short(k, ctx, out, &p);
+        reef_status status = prepare_short(k, ctx, out, &p, false);
+        if (!status && max > 1 && strcmp(out->function, "reef_short_v8") == 0) { /* half as much a thread */
+            status = prepare_short(k, ctx, out + 1, &p, true);
+            *n = 2;
+        }
+        return status;
     }
     for (int i = 0; i < k->n_in; i++) {
         in[i] = &k->in[i];

@@ -1,5 +1,5 @@
 /*
- * reduce.c - arguments of the kernels whose results have many elements each (reduce.cu, layer_norm.cu), and of spin.
+ * reduce_host.c - arguments of the kernels whose results have many elements each (reduce.cu, layer_norm.cu), and of spin.
  */
 #include <stdlib.h>
 
@@ -161,17 +161,17 @@ REEF_CUDA_PREPARE(layer_norm)
     }
     v = v == 8 && channels < 4096 ? 4 : v; /* more threads per row */
     const int64_t per_row = (channels + v - 1) / v;
-    const int64_t held = v == 1 ? 4 : 2; /* vectors of a thread that stay in registers: layer_norm.cu */
-    const int64_t most = v == 8 ? 512 : 1024;    /* threads of a block, likewise */
+    const int64_t held = v == 1 ? 4 : 2;      /* vectors of a thread that stay in registers: layer_norm.cu */
+    const int64_t most = v == 8 ? 512 : 1024; /* threads of a block, likewise */
     int64_t threads = per_row <= 512 ? per_row : per_row <= most * held ? (per_row + held - 1) / held : 512;
     threads = threads < 1 ? 32 : (threads + 31) / 32 * 32;
     if (rows.total > INT32_MAX) {
         return reef_cuda_unsupported(k, ctx, "too many rows");
     }
-    reef_cuda_layer_norm_args *a =
-        v == 8   ? REEF_CUDA_CANDIDATE(k, ctx, out, "reef_layer_norm_v8", "layer norm x8", *a)
-        : v == 4 ? REEF_CUDA_CANDIDATE(k, ctx, out, "reef_layer_norm_v4", "layer norm x4", *a)
-                 : REEF_CUDA_CANDIDATE(k, ctx, out, "reef_layer_norm_v1", "layer norm", *a);
+    reef_cuda_layer_norm_args *a = v == 8 ? REEF_CUDA_CANDIDATE(k, ctx, out, "reef_layer_norm_v8", "layer norm x8", *a)
+                                   : v == 4
+                                       ? REEF_CUDA_CANDIDATE(k, ctx, out, "reef_layer_norm_v4", "layer norm x4", *a)
+                                       : REEF_CUDA_CANDIDATE(k, ctx, out, "reef_layer_norm_v1", "layer norm", *a);
     const int64_t second = (channels + 3) / 4 * 4; /* bias stays aligned */
     float *padded = a ? malloc((size_t)(second + channels + 1) * sizeof *padded) : NULL;
     if (!padded) {
@@ -183,8 +183,7 @@ REEF_CUDA_PREPARE(layer_norm)
         padded[second + i] = l->bias ? l->bias[i] : 0;
     }
     uint64_t address = 0;
-    reef_status status =
-        ctx->upload(ctx->owner, padded, (size_t)(second + channels + 1) * sizeof *padded, &address);
+    reef_status status = ctx->upload(ctx->owner, padded, (size_t)(second + channels + 1) * sizeof *padded, &address);
     free(padded);
     if (status) {
         return status;

@@ -1,5 +1,5 @@
 /*
- * copy.c - which kernel moves elements from one view to another (copy.cu; eltwise.cu where types differ), and gathering.
+ * copy_host.c - which kernel moves elements from one view to another (copy.cu; eltwise.cu where types differ), and gathering.
  */
 #include <stdlib.h>
 
@@ -12,11 +12,12 @@ static bool same_or_floats(reef_cuda_elem_type a, reef_cuda_elem_type b)
     return a == b || (reef_cuda_is_float(a) && reef_cuda_is_float(b));
 }
 
-/* Runs of equal elements, the longest that alignment allows. */
+/* Runs of equal elements, the longest that alignment allows; or single elements that are converted. */
 static reef_status prepare_units(const reef_kernel *k, reef_cuda_prepare *ctx, reef_cuda_kernel *out, reef_cuda_walk *w)
 {
     const int64_t bytes = reef_cuda_elem_bytes(reef_cuda_elem(ctx, &k->y));
-    int64_t run = 16 / bytes;
+    const bool convert = reef_cuda_elem(ctx, &k->in[0]) != reef_cuda_elem(ctx, &k->y);
+    int64_t run = convert ? 1 : 16 / bytes;
     const reef_view *views[2] = {&k->y, &k->in[0]};
     const int last = w->rank - 1;
     for (; run > 1; run /= 2) {
@@ -44,7 +45,9 @@ static reef_status prepare_units(const reef_kernel *k, reef_cuda_prepare *ctx, r
         }
         reef_cuda_walk_finish(w);
     }
-    a->unit_bytes = (uint32_t)(run * bytes);
+    a->unit_bytes = convert ? 0 : (uint32_t)(run * bytes);
+    a->y_type = reef_cuda_elem(ctx, &k->y);
+    a->x_type = reef_cuda_elem(ctx, &k->in[0]);
     REEF_CUDA_WALK_TAKE(a->walk, w);
     a->per_tile = reef_cuda_cut(ctx, out, w->total);
     REEF_CUDA_BIND(ctx, out, a, y, &k->y);
@@ -80,9 +83,9 @@ static reef_status prepare_transpose(const reef_kernel *k, reef_cuda_prepare *ct
     a->x_row = w->stride[1][row];
     a->y_col = w->stride[0][col];
     a->x_col = w->stride[1][col];
-    a->row_tiles = (a->rows + SIDE - 1) / SIDE;
-    a->col_tiles = (a->cols + SIDE - 1) / SIDE;
-    out->tiles = (unsigned)(outer.total * a->row_tiles * a->col_tiles);
+    a->row_tiles = (uint32_t)((a->rows + SIDE - 1) / SIDE);
+    a->col_tiles = (uint32_t)((a->cols + SIDE - 1) / SIDE);
+    out->tiles = (unsigned)(outer.total * (int64_t)a->row_tiles * (int64_t)a->col_tiles);
     out->threads = 256;
     REEF_CUDA_BIND(ctx, out, a, y, &k->y);
     REEF_CUDA_BIND(ctx, out, a, x, &k->in[0]);
@@ -178,11 +181,12 @@ REEF_CUDA_PREPARE(copy)
     }
     const bool long_step = w.stride[1][last] > 1 || w.stride[1][last] < -1;
     if (row >= 0 && long_step && w.dims[last] >= MIN_SIDE &&
-        w.total / (w.dims[row] * w.dims[last]) < INT32_MAX / (((w.dims[row] + SIDE - 1) / SIDE) *
-                                                              ((w.dims[last] + SIDE - 1) / SIDE))) {
+        w.total / (w.dims[row] * w.dims[last]) <
+            INT32_MAX / (((w.dims[row] + SIDE - 1) / SIDE) * ((w.dims[last] + SIDE - 1) / SIDE))) {
         return prepare_transpose(k, ctx, out, &w, row);
     }
-    return xt == yt ? prepare_units(k, ctx, out, &w) : reef_cuda_prepare_convert(k, ctx, out);
+    const bool vectors = reef_cuda_walk_vector(&w, 0, ctx, y, 4) && reef_cuda_walk_vector(&w, 1, ctx, x, 4);
+    return xt != yt && vectors ? reef_cuda_prepare_convert(k, ctx, out) : prepare_units(k, ctx, out, &w);
 }
 
 REEF_CUDA_PREPARE(gather)
@@ -211,7 +215,8 @@ REEF_CUDA_PREPARE(gather)
     const int last = w.rank - 1;
     int v = 1;
     for (int try = 8; try > 1 && v == 1; try /= 2) {
-        const int64_t align = try * (int64_t)reef_cuda_elem_bytes(dt) < 16 ? try * (int64_t)reef_cuda_elem_bytes(dt) : 16;
+        const int64_t align =
+            try * (int64_t)reef_cuda_elem_bytes(dt) < 16 ? try * (int64_t)reef_cuda_elem_bytes(dt) : 16;
         if (try >= 4 && reef_cuda_is_float(yt) && reef_cuda_walk_vector(&w, 0, ctx, y, try) &&
             reef_cuda_walk_vector(&w, 1, ctx, data, try) && w.stride[2][last] == 0 &&
             data->stride[axis] * (int64_t)reef_cuda_elem_bytes(dt) % align == 0 &&
