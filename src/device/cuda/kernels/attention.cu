@@ -41,27 +41,40 @@ struct attention_f16 {
         }
     }
 
-    /* Scores of keys t0 + 8 j + (0, 1) and rows s, s + 8: what is added to them, or -inf. */
-    static __device__ __forceinline__ void load_mask(const args &a, float (&m)[4][4], int b, int h, int s, int t0)
+    /* Scores of keys t0 + 8 j + (0, 1) and rows s, s + 8: what is added to them, or -inf. One branch on the type, so that
+     * all loads are under way together. */
+    template <class Load>
+    static __device__ __forceinline__ void load_mask_as(const args &a, float (&m)[4][4], int b, int h, int s, int t0,
+                                                        Load load)
     {
+        const long long start = (long long)b * a.m_b + (long long)h * a.m_h;
+        const long long row[2] = {start + (long long)min(s, a.queries - 1) * a.m_s,
+                                  start + (long long)min(s + 8, a.queries - 1) * a.m_s};
 #pragma unroll
         for (int j = 0; j < 4; j++) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                const int row = min(s + (e >> 1) * 8, a.queries - 1), t = t0 + j * 8 + (e & 1), in = min(t, a.keys - 1);
-                const long long at = (long long)b * a.m_b + (long long)h * a.m_h + (long long)row * a.m_s + (long long)in * a.m_t;
-                if (a.mask_type < 0) {
-                    m[j][e] = 0;
-                } else if (a.mask_type == REEF_ELEM_F32) {
-                    m[j][e] = __ldg((const float *)a.mask + at);
-                } else if (a.mask_type == REEF_ELEM_F16) {
-                    m[j][e] = __half2float(((const __half *)a.mask)[at]);
-                } else {
-                    m[j][e] = ((const unsigned char *)a.mask)[at] ? 0.0f : -INFINITY;
-                }
-                if (t >= a.keys) {
-                    m[j][e] = -INFINITY;
-                }
+                m[j][e] = load(row[e >> 1] + (long long)min(t0 + j * 8 + (e & 1), a.keys - 1) * a.m_t);
+            }
+        }
+    }
+    static __device__ __forceinline__ void load_mask(const args &a, float (&m)[4][4], int b, int h, int s, int t0)
+    {
+        if (a.mask_type < 0) {
+            load_mask_as(a, m, b, h, s, t0, [](long long) { return 0.0f; });
+        } else if (a.mask_type == REEF_ELEM_F32) {
+            load_mask_as(a, m, b, h, s, t0, [&a](long long at) { return ((const float *)a.mask)[at]; });
+        } else if (a.mask_type == REEF_ELEM_F16) {
+            load_mask_as(a, m, b, h, s, t0, [&a](long long at) { return __half2float(((const __half *)a.mask)[at]); });
+        } else {
+            load_mask_as(a, m, b, h, s, t0,
+                         [&a](long long at) { return ((const unsigned char *)a.mask)[at] ? 0.0f : -INFINITY; });
+        }
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                m[j][e] = t0 + j * 8 + (e & 1) < a.keys ? m[j][e] : -INFINITY;
             }
         }
     }

@@ -254,22 +254,43 @@ struct igemm {
         int image, oy, ox;
         pixel_of(a, row0, image, oy, ox);
         const int first = (ox * a.stride_w - a.pad_w) * a.channels, end = a.in_w * a.channels;
+        const long long start = (long long)group + (long long)image * a.xs.image;
+        const int iy = oy * a.stride_h - a.pad_h, total = a.window_row * a.taps_h;
+        int ky = 0, j = threadIdx.x;
 #pragma unroll 1
-        for (int ky = 0; ky < a.taps_h; ky++) {
-            const int iy = oy * a.stride_h - a.pad_h + ky * a.dil_h;
-            const bool inside = (unsigned)iy < (unsigned)a.in_h;
-            const long long line = (long long)group + (long long)image * a.xs.image + (long long)iy * a.xs.h;
-#pragma unroll 4
-            for (int j = threadIdx.x; j < a.window_row; j += threads) {
-                const int at = first + j;
-                float v = 0;
-                if (inside && (unsigned)at < (unsigned)end) {
-                    v = reef_load_elem((const void *)a.x, line + at, a.xs.type);
+        for (int at = threadIdx.x; at < total; at += 8 * threads) {
+            float v[8];
+            long long from[8];
+#pragma unroll
+            for (int e = 0; e < 8; e++) { /* eight loads under way at a time */
+                while (j >= a.window_row) {
+                    j -= a.window_row;
+                    ky++;
                 }
-                if (half) {
-                    ((__half *)window_memory)[ky * a.window_row + j] = __float2half_rn(v);
-                } else {
-                    ((float *)window_memory)[ky * a.window_row + j] = v;
+                const int y = iy + ky * a.dil_h;
+                const bool inside = ky < a.taps_h && (unsigned)y < (unsigned)a.in_h && (unsigned)(first + j) < (unsigned)end;
+                from[e] = inside ? start + (long long)y * a.xs.h + first + j : -1;
+                j += threads;
+            }
+            if (a.xs.type == REEF_ELEM_F16) {
+#pragma unroll
+                for (int e = 0; e < 8; e++) {
+                    v[e] = from[e] >= 0 ? __half2float(((const __half *)a.x)[from[e]]) : 0.0f;
+                }
+            } else {
+#pragma unroll
+                for (int e = 0; e < 8; e++) {
+                    v[e] = from[e] >= 0 ? ((const float *)a.x)[from[e]] : 0.0f;
+                }
+            }
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                if (at + e * threads < total) {
+                    if (half) {
+                        ((__half *)window_memory)[at + e * threads] = __float2half_rn(v[e]);
+                    } else {
+                        ((float *)window_memory)[at + e * threads] = v[e];
+                    }
                 }
             }
         }
@@ -307,8 +328,20 @@ struct igemm {
     }
 
     /* ---- w: [group][column / 32][step][4096 bytes], each 4 KiB as it lies in a stage ---- */
-    static __device__ __forceinline__ void load_b(const char *w, const int (&granule)[granules], uint32_t stage)
+    static __device__ __forceinline__ void load_b(const char *w, const int (&granule)[granules], uint32_t stage,
+                                                  uint32_t barrier)
     {
+        if (REEF_BULK) {
+            if (threadIdx.x == 0) {
+                bulk_expect(barrier, b_bytes);
+#pragma unroll
+                for (int g = 0; g < granules; g++) {
+                    bulk_copy(stage + g * 4096, w + granule[g], 4096, barrier);
+                }
+            }
+            return;
+        }
+        w += threadIdx.x * 16;
 #pragma unroll
         for (int i = 0; i < b_copies; i++) {
             const int at = i * threads * 16;
@@ -480,6 +513,11 @@ struct igemm {
             for (int e = 0; e < 8; e++) {
                 v[e] = v[e] < 0.0f ? 0.0f : v[e];
             }
+        } else if (a.act == REEF_DACT_GELU) {
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                v[e] = reef_gelu(v[e]);
+            }
         } else if (a.act != REEF_DACT_NONE) {
 #pragma unroll 1
             for (int e = 0; e < 8; e += 2) {
@@ -538,6 +576,18 @@ struct igemm {
         }
     }
 
+    /* A worker's next tile starts its barriers anew. After a block barrier behind the last wait. */
+    template <class Abandon>
+    static __device__ __forceinline__ void end_barriers(uint32_t arrival, bool constant)
+    {
+        if (Abandon::on && REEF_BULK && constant && threadIdx.x == 0) {
+#pragma unroll
+            for (int s = 0; s < STAGES; s++) {
+                bulk_barrier_end(arrival + s * 8);
+            }
+        }
+    }
+
     template <class Abandon>
     static __device__ __forceinline__ bool tile(const args &a, uint32_t index, char *smem, Abandon &abandon)
     {
@@ -582,12 +632,20 @@ struct igemm {
             prefetch_l2(w + min(tid, a.w_group - 1 - (col0 >> 5)) * a.steps * 4096 + ahead * 4096,
                         (uint32_t)(n - ahead) * 4096);
         }
-        w += tid * 16;
+        __shared__ __align__(8) unsigned long long arrivals[STAGES];
+        const uint32_t arrival = smem_address(arrivals);
         if (constant) {
+            if (REEF_BULK && tid == 0) {
+#pragma unroll
+                for (int s = 0; s < STAGES; s++) {
+                    bulk_barrier_init(arrival + s * 8);
+                }
+                bulk_barriers_ready();
+            }
 #pragma unroll
             for (int s = 0; s < (window ? STAGES : ahead); s++) {
                 if (s < n) {
-                    load_b(w + s * 4096, granule, base + s * stage_bytes + a_bytes);
+                    load_b(w + s * 4096, granule, base + s * stage_bytes + a_bytes, arrival + s * 8);
                 }
             }
         }
@@ -607,6 +665,9 @@ struct igemm {
                 acc[i][j][0] = acc[i][j][1] = acc[i][j][2] = acc[i][j][3] = 0;
             }
         }
+        if (REEF_BULK) {
+            __syncthreads(); /* the barriers are there for everybody */
+        }
         abandon.wait();
         if constexpr (window) {
             load_window(a, smem + a.extra, row0, group_offset(a.xs, g0, g1));
@@ -617,10 +678,14 @@ struct igemm {
             }
             copy_commit();
             copy_wait<0>();
+            for (int s = 0; s < n; s++) {
+                bulk_wait(arrival + s * 8, 0);
+            }
             if (wg) {
                 proxy_fence();
             }
             if (__syncthreads_or(abandon.now())) {
+                end_barriers<Abandon>(arrival, constant);
                 return false;
             }
 #pragma unroll 1
@@ -648,10 +713,14 @@ struct igemm {
             }
             w += ahead * 4096;
 
-            uint32_t read = base, write = base + ahead * stage_bytes;
+            int read = 0, write = ahead;
+            uint32_t phase = 0;
 #pragma unroll 1
             for (int i = 0; i < n; i++) {
                 copy_wait<ahead - 1>();
+                if (constant) {
+                    bulk_wait(arrival + read * 8, phase);
+                }
                 if (wg) {
                     proxy_fence();
                 }
@@ -662,28 +731,40 @@ struct igemm {
                         wgmma_wait<0>();
                     }
                     copy_wait<0>();
+                    for (int s = i + 1; constant && s < n && s < i + ahead; s++) { /* bulk copies under way */
+                        phase ^= ++read == STAGES;
+                        read = read == STAGES ? 0 : read;
+                        bulk_wait(arrival + read * 8, phase);
+                    }
+                    __syncthreads();
+                    end_barriers<Abandon>(arrival, constant);
                     return false;
                 }
                 if constexpr (wg) {
-                    multiply_group(acc, read, warp / 4 * 64, lane);
+                    multiply_group(acc, base + read * stage_bytes, warp / 4 * 64, lane);
                 }
                 if (i + ahead < n) {
-                    load_a(a, where, write);
+                    const uint32_t to = base + write * stage_bytes;
                     if (constant) {
-                        load_b(w, granule, write + a_bytes);
+                        load_b(w, granule, to + a_bytes, arrival + write * 8);
                         w += 4096;
-                    } else {
-                        load_b_view(a, group, first + i + ahead, col0, write + a_bytes);
+                    }
+                    load_a(a, where, to);
+                    if (!constant) {
+                        load_b_view(a, group, first + i + ahead, col0, to + a_bytes);
                     }
                 }
                 copy_commit();
                 if constexpr (wg) {
                     wgmma_wait<half ? 1 : 0>();
                 } else {
-                    multiply(acc, read, warp_row, warp_col, lane);
+                    multiply(acc, base + read * stage_bytes, warp_row, warp_col, lane);
                 }
-                read = read + stage_bytes == base + STAGES * stage_bytes ? base : read + stage_bytes;
-                write = write + stage_bytes == base + STAGES * stage_bytes ? base : write + stage_bytes;
+                if (++read == STAGES) {
+                    read = 0;
+                    phase ^= 1;
+                }
+                write = write + 1 == STAGES ? 0 : write + 1;
             }
             if (wg) {
                 wgmma_wait<0>();
@@ -692,6 +773,8 @@ struct igemm {
         }
 
         /* ---- epilogue: from here on the tile has effects ---- */
+        __syncthreads();
+        end_barriers<Abandon>(arrival, constant);
         if (a.splits > 1 && !in_cluster) {
             __shared__ unsigned arrived;
             float4 *mine = (float4 *)a.partials + (long long)(tile_index * a.splits + split) * (BM * BN / 4) + tid;
@@ -731,7 +814,6 @@ struct igemm {
                 *((unsigned *)a.counters + tile_index) = 0;
             }
         }
-        __syncthreads();
         float *staging = (float *)smem;
 #pragma unroll
         for (int i = 0; i < MI; i++) {

@@ -44,7 +44,30 @@ static const igemm_config configs[] = {
     {"any", P32 | PT | P16, ANY, false, false, 64, 64, 128, 3, 4.0f, 3.0f},
     {"transposed", P32 | PT | P16, TRANSPOSED, false, false, 64, 64, 128, 3, 4.0f, 3.0f},
 };
-enum { N_CONFIGS = sizeof configs / sizeof *configs, MAX_SMEM = 227 << 10 };
+enum { N_CONFIGS = sizeof configs / sizeof *configs };
+
+/* Shared memory of a block, static included. */
+static int smem_limit(unsigned arch)
+{
+    switch (arch) {
+    case 75: return 64 << 10;
+    case 80:
+    case 87: return 163 << 10;
+    case 86:
+    case 89:
+    case 120: return 99 << 10;
+    default: return arch < 75 ? 48 << 10 : 227 << 10;
+    }
+}
+
+/* Stages in use, or the staged result, whichever is more. */
+static int base_smem(const igemm_config *c, int steps)
+{
+    int stages = (c->bm + c->bn) * 128 * (steps < c->stages ? steps : c->stages);
+    int result = (c->bm * (c->bn + 8) + c->bn) * 4;
+    return stages > result ? stages : result;
+}
+
 
 static const char *const precision_name[] = {"f32", "tf32", "f16"};
 
@@ -194,6 +217,8 @@ static void finish_operand(reef_igemm_operand *o, const reef_view *v, const reef
     }
 }
 
+enum { STATIC_SMEM = 1024 };
+
 typedef struct choice {
     const igemm_config *config;
     int splits, tiles;
@@ -238,16 +263,14 @@ static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_p
     out->cluster = picked->cluster ? (unsigned)splits : 0;
 
     /* shared memory: as many stages as there are steps, or the staged result; then the residual, or the window */
-    int steps = (a->steps + splits - 1) / splits, stage = (c->bm + c->bn) * 128;
-    int stages = stage * (steps < c->stages ? steps : c->stages), result = (c->bm * (c->bn + 8) + c->bn) * 4;
-    a->extra = stages > result ? stages : result;
+    a->extra = base_smem(c, (a->steps + splits - 1) / splits);
     int extra = 0, elem = ctx->precision == REEF_CUDA_FP16 ? 2 : 4;
     if (c->form == WINDOW) {
         a->window_row = ((c->bm - 1) * a->stride_w + (a->taps_w - 1) * a->dil_w + 1) * a->channels;
         extra = a->window_row * a->taps_h * elem;
     } else if (p->residual && a->rs.vec && a->cols % 8 == 0) {
         extra = c->bm * c->bn * (a->rs.type == REEF_CUDA_F16 ? 2 : 4);
-        a->residual_early = a->extra + extra <= MAX_SMEM - 1024;
+        a->residual_early = a->extra + extra + STATIC_SMEM <= smem_limit(ctx->sm_arch);
         extra = a->residual_early ? extra : 0;
     }
     out->dynamic_smem = (unsigned)(a->extra + extra);
@@ -288,6 +311,9 @@ static size_t choose(const reef_igemm_args *a, igemm_form form, const reef_cuda_
             if (splits > 1 && (form == WINDOW || splits > a->steps || tiles * splits > sms * 5 / 2 ||
                                tiles * 4 > REEF_CUDA_ZERO_BYTES || (splits > 8 && ctx->sm_arch >= 90))) {
                 break;
+            }
+            if (base_smem(c, (a->steps + splits - 1) / splits) + STATIC_SMEM > smem_limit(ctx->sm_arch)) {
+                continue;
             }
             choice next = {c, splits, tiles, cluster, guess_us(a, c, tiles, splits, cluster, sms)};
             size_t at = n < max ? n++ : n;
