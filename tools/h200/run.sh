@@ -28,7 +28,7 @@ stage() {
     rm -rf "$out"
     mkdir -p "$out/tests" "$out/lib" "$out/tools/models" "$out/tools/h200" "$out/models/graphs"
     cp "$built/reef" "$out/"
-    for test in test_device test_sched; do
+    for test in test_device; do
         [ ! -x "$built/tests/$test" ] || cp "$built/tests/$test" "$out/tests/"
     done
     strip "$out/reef" "$out"/tests/*
@@ -38,6 +38,10 @@ stage() {
     cp "$root"/tools/reeflib.py "$out/tools/"
     cp "$root"/tools/models/*.py "$out/tools/models/"
     cp "$here"/* "$out/tools/h200/"
+    if [ -d "$root/build/oracle/ops" ]; then # made by tests/oracle/run_ops.py, with ONNX Runtime's answers
+        mkdir -p "$out/oracle"
+        cp -r "$root/build/oracle/ops" "$out/oracle/"
+    fi
     for name in resnet152 densenet201 vgg19 inception_v3 distilbert; do
         cp "$root/models/graphs/$name.onnx" "$out/models/graphs/"
     done
