@@ -606,6 +606,9 @@ int main(void)
     };
     const struct CMUnitTest last[] = {T(a_kernel_that_faults_fails_its_request_and_says_why)};
     int failed = 0;
+    if (getenv("REEF_TEST_ONLY")) { /* patterns for slow tools: a test's name with * and ? */
+        cmocka_set_test_filter(getenv("REEF_TEST_ONLY"));
+    }
     if (getenv("REEF_TEST_SKIP")) {
         cmocka_set_skip_filter(getenv("REEF_TEST_SKIP"));
     }

@@ -158,6 +158,10 @@ static inline size_t cuda_round(size_t bytes)
 reef_status cuda_enter(const cuda_device *device, reef_error *error);
 void cuda_leave(const cuda_device *device);
 
+/* Waits for copies and clears made without a stream. They are asynchronous even where they look otherwise (a copy from
+ * pageable memory returns when it is staged), and the device's own streams do not wait for them. */
+reef_status cuda_settle(const cuda_device *device, reef_error *error);
+
 /* code.c: the modules of the context. */
 reef_status cuda_code_load(cuda_device *device, reef_error *error);
 /* Forgets the functions of a context that is gone, or about to go. */

@@ -39,6 +39,11 @@ void cuda_leave(const cuda_device *device)
     device->cu->ctx_pop(&left);
 }
 
+reef_status cuda_settle(const cuda_device *device, reef_error *error)
+{
+    return CUDA_TRY(device->cu, error, stream_synchronize(NULL));
+}
+
 /* "NVIDIA H200" -> "NVIDIA-H200-cuda13000": GPU and driver, fit for a file name. */
 static void name_model(cuda_device *device)
 {

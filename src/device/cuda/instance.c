@@ -62,6 +62,7 @@ reef_status cuda_instance_load(cuda_instance *instance, reef_error *error)
         return status;
     }
     status = CUDA_TRY(cu, error, memset8(instance->memory, 0, wanted));
+    status = status ? status : cuda_settle(device, error);
     if (!status) {
         status = CUDA_TRY(cu, error,
                           host_register(instance->pinned, instance->pinned_bytes,

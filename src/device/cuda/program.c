@@ -279,6 +279,7 @@ static reef_status measure(build *b, const reef_cuda_kernel *code, unsigned samp
     if (!status && code->workspace_bytes) {
         status = CUDA_TRY(b->device->cu, b->error, memset8(b->workspace, 0, code->workspace_bytes));
     }
+    status = status ? status : cuda_settle(b->device, b->error); /* staged constants as well */
     if (status) {
         return status;
     }
@@ -489,7 +490,7 @@ static reef_status upload(build *b)
             status = CUDA_TRY(cu, b->error, memcpy_to_device(program->constants + p->offset, p->host, p->bytes));
         }
     }
-    return status;
+    return status ? status : cuda_settle(b->device, b->error);
 }
 
 /* ----------------------------------------------------------------- whole -- */
