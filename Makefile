@@ -11,8 +11,9 @@ VERSION := 0.1.0
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
 
-# MODE: release (default), asan (address + undefined), tsan. Each has its own object folder.
+# MODE: release (default), asan (address + undefined), tsan, fuzz (clang; for libFuzzer). Each has its own object folder.
 MODE     ?= release
+CLANG    ?= clang
 O        := $(BUILD)/$(MODE)
 ARCH     := $(shell uname -m)
 
@@ -27,6 +28,11 @@ SAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-po
 endif
 ifeq ($(MODE),tsan)
 SAN := -fsanitize=thread -fno-omit-frame-pointer
+endif
+ifeq ($(MODE),fuzz)
+CC  := $(CLANG)
+SAN := -fsanitize=fuzzer-no-link,address,undefined,float-cast-overflow -fno-sanitize-recover=all \
+       -fno-omit-frame-pointer
 endif
 
 # Tile sources are compiled once per instruction set (src/device/cpu/kernels/isa.h).
@@ -177,7 +183,10 @@ $(O)/tests/test_bench: $(O)/libbench.a $(O)/libfake.a
 $(TEST_BIN): $(O)/tests/%: $(O)/tests/unit/%.o $(O)/libsupport.a $(O)/libreef.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(SAN) -o $@ $< $(O)/libsupport.a $(ENGINE) -lcmocka $(LDLIBS)
+	$(Q)$(CC) $(SAN) $(WRAP) -o $@ $< $(O)/libsupport.a $(ENGINE) -lcmocka $(LDLIBS)
+# Its allocations fail when the test wants them to.
+$(O)/tests/test_nomem: WRAP := $(foreach f,malloc calloc realloc aligned_alloc strdup strndup realpath asprintf mmap \
+                                           pthread_create,-Wl,--wrap=$(f))
 
 # A model through the interpreter instead of a device: tests/oracle/plan_check.c.
 $(O)/tests/oracle/plan_check.o: CPPFLAGS += -Itests
@@ -216,12 +225,25 @@ $(O)/tests/%: tests/model/%.c $(O)/libreef.a
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -o $@ $< $(O)/libreef.a $(LDLIBS)
 
-# make build/fuzz/fuzz_onnx CLANG=clang: a libFuzzer program; tests/fuzz/seeds.py writes it a corpus.
-CLANG ?= clang
-$(BUILD)/fuzz/%: tests/fuzz/%.c $(wildcard src/base/*.c src/model/*.c src/model/*.h)
-	@mkdir -p $(@D)
-	$(CLANG) -std=c17 -O1 -g -fsanitize=fuzzer,address,undefined,float-cast-overflow -fno-sanitize-recover=all \
-	    $(CPPFLAGS) -o $@ $< $(wildcard src/base/*.c src/model/*.c) $(LDLIBS)
+# One fuzzer per file tests/fuzz/fuzz_*.c, as libFuzzer programs; tests/fuzz/run.sh runs them from tests/fuzz/corpus.
+FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZ_OBJ := $(FUZZ_SRC:%.c=$(O)/%.o)
+FUZZ_BIN := $(FUZZ_SRC:tests/fuzz/%.c=$(O)/%)
+$(FUZZ_OBJ): CPPFLAGS += -Itests
+$(FUZZ_BIN): $(O)/%: $(O)/tests/fuzz/%.o $(O)/libbench.a $(O)/libreef.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+
+.PHONY: fuzz-programs fuzz fuzz-smoke
+fuzz-programs: $(FUZZ_BIN)
+# make fuzz FUZZ_SECONDS=600 [FUZZERS="onnx npy"]: each fuzzer in turn for that long; what they find lies in build/fuzz.
+FUZZ_SECONDS ?= 600
+fuzz:
+	@$(MAKE) --no-print-directory MODE=fuzz fuzz-programs
+	@bash tests/fuzz/run.sh $(BUILD)/fuzz $(FUZZ_SECONDS) $(FUZZERS)
+# The same for a few seconds each, after every input of the corpus.
+fuzz-smoke:
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=10
 
 # --- the two commands ----------------------------------------------------------------------------------------------
 .PHONY: test demo bench-cpu models format format-check tidy help
@@ -261,6 +283,6 @@ help:
 	@grep -B1 -E '^[a-z-]+:' Makefile | grep -E '^# ' ; echo "targets: all lib demo test unit test-cli bench-cpu models install format tidy fuzz clean"
 
 clean:
-	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan $(BUILD)/cuda
+	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan $(BUILD)/fuzz $(BUILD)/cuda
 
--include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d)
+-include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)

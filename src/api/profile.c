@@ -214,31 +214,35 @@ reef_status reef_profile_save(const reef_model *model, reef_error *error)
         return REEF_OK;
     }
     json_t *kernels = json_array();
-    for (uint32_t k = 0; k < model->plan->n_kernels; k++) {
-        json_array_append_new(
-            kernels, json_pack("{s:s, s:i, s:I, s:I, s:I}", "variant", variant_of(model, k), "tiles",
-                               (int)model->costs[k].tiles, "tile_ns", (json_int_t)model->costs[k].tile_ns, "p50_ns",
-                               (json_int_t)model->profile[k].p50_ns, "p99_ns", (json_int_t)model->profile[k].p99_ns));
+    bool whole = kernels != NULL;
+    for (uint32_t k = 0; whole && k < model->plan->n_kernels; k++) {
+        whole = json_array_append_new(kernels, json_pack("{s:s, s:i, s:I, s:I, s:I}", "variant", variant_of(model, k),
+                                                         "tiles", (int)model->costs[k].tiles, "tile_ns",
+                                                         (json_int_t)model->costs[k].tile_ns, "p50_ns",
+                                                         (json_int_t)model->profile[k].p50_ns, "p99_ns",
+                                                         (json_int_t)model->profile[k].p99_ns)) == 0;
     }
     char hash[24], *temporary = NULL;
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)model->plan->hash);
-    json_t *root =
-        json_pack("{s:i, s:s, s:s, s:s, s:i, s:o}", "format", PROFILE_FORMAT, "reef", reef_version(), "hash", hash,
-                  "device", model->device->dev->model, "units", (int)model->device->dev->units, "kernels", kernels);
+    json_t *root = whole ? json_pack("{s:i, s:s, s:s, s:s, s:i, s:O}", "format", PROFILE_FORMAT, "reef", reef_version(),
+                                     "hash", hash, "device", model->device->dev->model, "units",
+                                     (int)model->device->dev->units, "kernels", kernels)
+                         : NULL;
+    json_decref(kernels);
     /* Written beside and renamed, so that no reader ever sees half a file. */
-    int length = asprintf(&temporary, "%s.%ld.tmp", model->cache_path, (long)getpid());
+    if (!root || asprintf(&temporary, "%s.%ld.tmp", model->cache_path, (long)getpid()) < 0) {
+        json_decref(root);
+        return reef_fail(error, REEF_NO_MEMORY, "%s: out of memory for the profile", model->cache_path);
+    }
     reef_status status = REEF_OK;
-    if (!root || length < 0 || json_dump_file(root, temporary, JSON_INDENT(1)) != 0 ||
-        rename(temporary, model->cache_path) != 0) {
-        status = reef_fail(error, REEF_IO, "%s: cannot write the profile: %s", model->cache_path, strerror(errno));
-        if (length >= 0) {
-            unlink(temporary);
-        }
+    errno = 0;
+    if (json_dump_file(root, temporary, JSON_INDENT(1)) != 0 || rename(temporary, model->cache_path) != 0) {
+        status = reef_fail(error, errno == ENOMEM ? REEF_NO_MEMORY : REEF_IO, "%s: cannot write the profile: %s",
+                           model->cache_path, strerror(errno));
+        unlink(temporary);
     }
     json_decref(root);
-    if (length >= 0) {
-        free(temporary);
-    }
+    free(temporary);
     return status;
 }
 

@@ -132,7 +132,8 @@ static void short_text(double us, char *text, size_t size)
 static void draw_log_axis(FILE *out, const axis *a, double top, double bottom, tick_text text_of)
 {
     double decades = log10(a->high / a->low);
-    for (double tick = a->low; tick <= a->high * 1.001; tick = next_tick(tick)) {
+    double tick = a->low;
+    while (tick <= a->high * 1.001) {
         double lead = tick / pow(10, floor(log10(tick) + 1e-9));
         char text[32];
         line(out, "grid", place_on(a, tick), top, place_on(a, tick), bottom, 1);
@@ -140,6 +141,7 @@ static void draw_log_axis(FILE *out, const axis *a, double top, double bottom, t
             text_of(tick, text, sizeof text);
             label(out, place_on(a, tick), bottom + 16, "soft small", "middle", text);
         }
+        tick = next_tick(tick);
     }
 }
 
@@ -252,7 +254,7 @@ reef_status preempt_chart_write(const preempt_report *report, const char *path, 
     double bottom = TOP;
     const char *last = NULL;
     for (size_t i = 0; i < report->n_rows; i++) {
-        bottom += last && strcmp(last, report->rows[i].be) ? 32 : 22;
+        bottom += last && strcmp(last, report->rows[i].be) != 0 ? 32 : 22;
         last = report->rows[i].be;
     }
     bottom += 6;
@@ -275,7 +277,7 @@ reef_status preempt_chart_write(const preempt_report *report, const char *path, 
     }
     for (size_t i = 0; i < report->n_rows; i++) {
         const preempt_row *row = &report->rows[i];
-        bool new_load = !last || strcmp(last, row->be);
+        bool new_load = !last || strcmp(last, row->be) != 0;
         char text[80];
         if (new_load) {
             y += last ? 10 : 0;

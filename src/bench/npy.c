@@ -168,7 +168,7 @@ static reef_status parse_dictionary(cursor c, npy_header *out, reef_error *error
 reef_status npy_parse(const void *file, size_t bytes, npy_header *out, reef_error *error)
 {
     const unsigned char *b = file;
-    if (bytes < 10 || memcmp(b, "\x93NUMPY", 6)) {
+    if (bytes < 10 || memcmp(b, "\x93NUMPY", 6) != 0) {
         return reef_fail(error, REEF_FORMAT, "not an npy file");
     }
     if (b[6] < 1 || b[6] > 3 || (b[6] > 1 && bytes < 12)) {
@@ -330,7 +330,8 @@ reef_status npy_check(const npy_array *array, const reef_tensor_info *wanted, co
                          path, reef_dtype_name(array->dtype), wanted->name, reef_dtype_name(wanted->dtype),
                          reef_dtype_name(wanted->dtype));
     }
-    if (array->rank != wanted->rank || memcmp(array->dims, wanted->dims, (size_t)array->rank * sizeof array->dims[0])) {
+    if (array->rank != wanted->rank ||
+        memcmp(array->dims, wanted->dims, (size_t)array->rank * sizeof array->dims[0]) != 0) {
         return reef_fail(error, REEF_SHAPE, "%s: has shape %s, but input '%s' needs %s", path,
                          npy_shape_text(array->rank, array->dims, have, sizeof have), wanted->name,
                          npy_shape_text(wanted->rank, wanted->dims, need, sizeof need));

@@ -60,13 +60,13 @@ static void report_progress(const runner *r, const char *what, size_t done, size
 
 static bool same_model(const bench_client *a, const bench_client *b)
 {
-    if (strcmp(a->model, b->model) || a->n_shapes != b->n_shapes) {
+    if (strcmp(a->model, b->model) != 0 || a->n_shapes != b->n_shapes) {
         return false;
     }
     for (size_t i = 0; i < a->n_shapes; i++) {
         const reef_shape *x = &a->shapes[i], *y = &b->shapes[i];
-        if (strcmp(x->input, y->input) || x->rank != y->rank ||
-            memcmp(x->dims, y->dims, (size_t)x->rank * sizeof x->dims[0])) {
+        if (strcmp(x->input, y->input) != 0 || x->rank != y->rank ||
+            memcmp(x->dims, y->dims, (size_t)x->rank * sizeof x->dims[0]) != 0) {
             return false;
         }
     }

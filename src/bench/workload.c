@@ -184,7 +184,7 @@ static reef_status parse_arrival(const place *at, json_t *client, bench_arrival 
     }
     const char *kind = json_string_value(json_object_get(object, "kind"));
     size_t i = 0;
-    while (i < 4 && (!kind || strcmp(kind, arrival_names[i]))) {
+    while (i < 4 && (!kind || strcmp(kind, arrival_names[i]) != 0)) {
         i++;
     }
     if (i == 4) {
@@ -316,12 +316,13 @@ static reef_status resolve_model(const place *at, bench_client *client)
     return client->model ? REEF_OK : no_memory(at);
 }
 
-static reef_status parse_client(place *at, json_t *object, size_t index, bench_client *out)
+static reef_status parse_client(const place *file, json_t *object, size_t index, bench_client *out)
 {
     static const char *const fields[] = {"name",   "model",  "class", "arrival", "deadline_us", "slo_us",
                                          "shapes", "inputs", "seed",  "weight",  NULL};
     char number[24];
     snprintf(number, sizeof number, "%zu", index);
+    place here = *file, *at = &here;
     at->client = number;
     if (!json_is_object(object)) {
         return bad(at, NULL, "must be an object");
@@ -331,7 +332,7 @@ static reef_status parse_client(place *at, json_t *object, size_t index, bench_c
         return status;
     }
     at->client = out->name;
-    const char *service_class = NULL;
+    const char *service_class = "";
     uint64_t weight = 1;
     if ((status = only_fields(at, object, "", fields)) ||
         (status = get_string(at, object, "model", true, &out->model)) ||
@@ -346,15 +347,14 @@ static reef_status parse_client(place *at, json_t *object, size_t index, bench_c
     }
     out->has_seed = json_object_get(object, "seed") != NULL;
     out->weight = (unsigned)weight;
-    if (strcmp(service_class, "rt") && strcmp(service_class, "be")) {
+    if (strcmp(service_class, "rt") != 0 && strcmp(service_class, "be") != 0) {
         return bad(at, "class", "must be rt or be, not '%.40s'", service_class);
     }
     out->service_class = service_class[0] == 'r' ? REEF_RT : REEF_BE;
-    at->client = NULL;
     return REEF_OK;
 }
 
-static reef_status parse_root(place *at, json_t *root, bench_workload *out)
+static reef_status parse_root(const place *at, json_t *root, bench_workload *out)
 {
     static const char *const fields[] = {"name", "about", "source", "license", "rt_share", "clients", NULL};
     if (!json_is_object(root)) {

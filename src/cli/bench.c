@@ -53,7 +53,7 @@ static int bench_workload_command(const bench_args *args, const char *spec)
     bench_form form = BENCH_FORM_DEFAULT;
     if (args->form) {
         bool matched = !strcmp(args->form, "matched");
-        if (!matched && strcmp(args->form, "published")) {
+        if (!matched && strcmp(args->form, "published") != 0) {
             return cli_usage(name_of_command, "--form: '%s' is neither published nor matched", args->form);
         }
         form = matched ? BENCH_FORM_MATCHED : BENCH_FORM_PUBLISHED;
@@ -171,13 +171,26 @@ static int add_folder(load_list *list, const char *folder)
     return ok ? -1 : cli_fail(name_of_command, "out of memory");
 }
 
+/* One to seven digits and an 'x'. */
+static bool take_count(const char **at, unsigned *out)
+{
+    size_t digits = strspn(*at, "0123456789");
+    if (digits == 0 || digits > 7 || (*at)[digits] != 'x') {
+        return false;
+    }
+    *out = (unsigned)strtoul(*at, NULL, 10);
+    *at += digits + 1;
+    return true;
+}
+
 static int add_synthetic(load_list *list, const char *text)
 {
     unsigned kernels = 0, tiles = 0;
-    double us = 0;
-    int used = 0;
-    if (sscanf(text, "%7ux%7ux%lf%n", &kernels, &tiles, &us, &used) != 3 || text[used] || !kernels || !tiles ||
-        !(us >= 0.1 && us <= 1e7)) {
+    const char *at = text;
+    char *end = NULL;
+    bool counts = take_count(&at, &kernels) && take_count(&at, &tiles);
+    double us = counts ? strtod(at, &end) : 0;
+    if (!counts || end == at || *end || !kernels || !tiles || !(us >= 0.1 && us <= 1e7)) {
         return cli_usage(name_of_command,
                          "--synthetic: '%s' is not KERNELSxTILESxUS, such as 100x2x1000 (microseconds per tile)", text);
     }

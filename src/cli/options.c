@@ -12,33 +12,18 @@
 
 #include "bench/runner.h"
 
-static void say(const char *command, const char *format, va_list arguments)
+void cli_message(const char *command, const char *format, ...)
 {
     char text[1024];
+    va_list arguments;
+    va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
     for (char *c = text; *c; c++) {
         *c = (unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c;
     }
     fflush(stdout);
     fprintf(stderr, "reef%s%s: %s\n", *command ? " " : "", command, text);
-}
-
-int cli_fail(const char *command, const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    say(command, format, arguments);
-    va_end(arguments);
-    return EXIT_FAILED;
-}
-
-int cli_usage(const char *command, const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    say(command, format, arguments);
-    va_end(arguments);
-    return EXIT_USAGE;
 }
 
 int cli_error(const char *command, const char *path, const reef_error *error)
@@ -184,10 +169,10 @@ static int parse_one(const cli_command *command, int argc, char **argv, int *i)
     if (text[length]) {
         value = text + length + 1;
     }
-    if (!option->value && value) {
+    if (option->kind == CLI_FLAG && value) {
         return cli_usage(command->name, "--%s: takes no value", option->name);
     }
-    if (option->value && !value) {
+    if (option->kind != CLI_FLAG && !value) {
         if (*i + 1 >= argc) {
             return cli_usage(command->name, "--%s: needs a %s", option->name, option->value);
         }

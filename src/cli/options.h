@@ -45,9 +45,11 @@ void cli_free(const cli_command *command, cli_list *words);
 /* Appends comma-separated names to a CLI_NAMES list, as the option would. false: out of memory. */
 bool cli_add_names(cli_list *list, const char *names);
 
-/* "reef run: ..." on stderr as one line. Return EXIT_FAILED and EXIT_USAGE. */
-__attribute__((format(printf, 2, 3))) int cli_fail(const char *command, const char *format, ...);
-__attribute__((format(printf, 2, 3))) int cli_usage(const char *command, const char *format, ...);
+/* "reef run: ..." on stderr as one line. */
+__attribute__((format(printf, 2, 3))) void cli_message(const char *command, const char *format, ...);
+/* The same with an exit code as value. Macros, so that a compiler sees in the caller which code comes back. */
+#define cli_fail(...)  (cli_message(__VA_ARGS__), EXIT_FAILED)
+#define cli_usage(...) (cli_message(__VA_ARGS__), EXIT_USAGE)
 /* A library error; path is put in front unless the message names it already (NULL: none). */
 int cli_error(const char *command, const char *path, const reef_error *error);
 

@@ -555,7 +555,7 @@ static int run_batch(run_args *args)
 static int check_args(run_args *args, const cli_list *words, bool seed_given)
 {
     args->random = seed_given;
-    if (strcmp(args->class_name, "rt") && strcmp(args->class_name, "be")) {
+    if (strcmp(args->class_name, "rt") != 0 && strcmp(args->class_name, "be") != 0) {
         return cli_usage(name_of_command, "--class: '%s' is neither rt nor be", args->class_name);
     }
     int code = cli_check_device(name_of_command, args->device);

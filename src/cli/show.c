@@ -98,8 +98,11 @@ static json_t *dims_json(int rank, const int64_t *dims)
 /* Names from a file need not be UTF-8, which JSON is. */
 static json_t *text_json(const char *text)
 {
+    if (!text) {
+        return json_null();
+    }
     char printable[512];
-    json_t *string = text ? json_string(cli_printable(text, printable, sizeof printable)) : json_null();
+    json_t *string = json_string(cli_printable(text, printable, sizeof printable));
     if (!string) {
         for (char *c = printable; *c; c++) {
             *c = (unsigned char)*c < 0x80 ? *c : '?';

@@ -889,7 +889,7 @@ static reef_status fold_constants(reef_infer *infer, bool *done)
             return REEF_OK;
         }
     }
-    if (node->in[0] && strncmp(node->op, "Cast", 4) == 0 && node->in[0]->dtype == node->out[0]->dtype) {
+    if (strncmp(node->op, "Cast", 4) == 0 && node->in[0]->dtype == node->out[0]->dtype) {
         fold_view(infer);
         return REEF_OK;
     }
@@ -919,8 +919,8 @@ reef_status reef_fold_node(reef_infer *infer, bool *folded)
 {
     const reef_node *node = infer->node;
     *folded = false;
-    bool constant = true;
-    for (size_t i = 0; i < node->n_in; i++) {
+    bool constant = node->in[0]->data != NULL; /* no operator may omit its first input */
+    for (size_t i = 1; i < node->n_in; i++) {
         constant &= !node->in[i] || node->in[i]->data;
     }
     bool shape = reef_node_is(node, "Shape"), size = reef_node_is(node, "Size");

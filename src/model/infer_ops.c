@@ -621,7 +621,7 @@ static reef_status slice(reef_infer *infer)
 static reef_status split(reef_infer *infer)
 {
     const reef_node *node = infer->node;
-    const reef_value *x = in(infer, 0);
+    const reef_value *x = node->in[0];
     int64_t *sizes = malloc(node->n_out * sizeof *sizes), dims[REEF_MAX_RANK];
     int axis = 0;
     if (!sizes) {

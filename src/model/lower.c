@@ -130,7 +130,7 @@ static reef_status check_operators(reef_lower *l)
         if (seen) {
             continue;
         }
-        const bool other_domain = node->domain[0] && strcmp(node->domain, "ai.onnx");
+        const bool other_domain = node->domain[0] && strcmp(node->domain, "ai.onnx") != 0;
         const int n = snprintf(names + length, sizeof names - length, "%s%s%s%s (node '%.80s')", length ? ", " : "",
                                other_domain ? node->domain : "", other_domain ? "." : "", node->op, node->name);
         if (n < 0 || (size_t)n >= sizeof names - length - 24) {
@@ -239,11 +239,13 @@ static double kernel_flops(const reef_kernel *k)
     switch (k->kind) {
     case REEF_K_CONV: {
         const reef_conv *c = &k->conv;
-        return out * 2 * (double)(c->channels / c->groups * c->kernel[0] * c->kernel[1]);
+        const int64_t macs = c->channels / c->groups * c->kernel[0] * c->kernel[1];
+        return out * 2 * (double)macs;
     }
     case REEF_K_CONV_TRANSPOSE: {
         const reef_conv *c = &k->conv;
-        return in * 2 * (double)(c->filters / c->groups * c->kernel[0] * c->kernel[1]);
+        const int64_t macs = c->filters / c->groups * c->kernel[0] * c->kernel[1];
+        return in * 2 * (double)macs;
     }
     case REEF_K_MATMUL: return out * 2 * (double)k->in[0].dims[k->in[0].rank - 1];
     case REEF_K_ATTENTION: return out * 4 * (double)k->in[1].dims[2];
@@ -281,7 +283,8 @@ static double kernel_bytes(const reef_kernel *k)
     }
     if (k->kind == REEF_K_CONV || k->kind == REEF_K_CONV_TRANSPOSE) {
         const reef_conv *c = &k->conv;
-        n += 4.0 * (double)(c->filters * (c->channels / c->groups) * c->kernel[0] * c->kernel[1]);
+        const int64_t weights = c->filters * (c->channels / c->groups) * c->kernel[0] * c->kernel[1];
+        n += 4.0 * (double)weights;
     }
     return n;
 }

@@ -138,10 +138,10 @@ static reef_status resize_mode(reef_lower *l, const reef_node *node, reef_resize
         old ? "asymmetric" : reef_node_attr_string(node, "coordinate_transformation_mode", "half_pixel");
     const char *round = old ? "floor" : reef_node_attr_string(node, "nearest_mode", "round_prefer_floor");
     int c = 0, n = 0;
-    while (c < 4 && strcmp(coord, coords[c])) {
+    while (c < 4 && strcmp(coord, coords[c]) != 0) {
         c++;
     }
-    while (n < 4 && strcmp(round, rounds[n])) {
+    while (n < 4 && strcmp(round, rounds[n]) != 0) {
         n++;
     }
     r->linear = !strcmp(mode, "linear") || !strcmp(mode, "bilinear");

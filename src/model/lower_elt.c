@@ -53,10 +53,10 @@ static bool immediate(const reef_value *value)
 
 static uint8_t take(program *p)
 {
-    for (uint8_t r = 0; r < REEF_ELT_REGS; r++) {
+    for (int r = 0; r < REEF_ELT_REGS; r++) {
         if (!(p->busy & (1u << r))) {
             p->busy |= 1u << r;
-            return r;
+            return (uint8_t)r;
         }
     }
     p->failed = p->root;
@@ -423,6 +423,16 @@ static void collect(program *p, const reef_value *value)
     }
 }
 
+/* Is this a power by a constant that needs no register? */
+static bool plain_power(const reef_node *node)
+{
+    if (!reef_node_is(node, "Pow") || !immediate(node->in[1])) {
+        return false;
+    }
+    const double exponent = reef_value_number(node->in[1], 0);
+    return exponent == 2 || exponent == 3 || (exponent == 0.5 && node->in[0]->dtype == REEF_F32);
+}
+
 /* Second pass: code, depth first. Bounded by the group's size, which is bounded by the number of slots. */
 static uint8_t emit(program *p, const reef_value *value)
 {
@@ -445,12 +455,9 @@ static uint8_t emit(program *p, const reef_value *value)
         refuse(p, node, "more than 8 operands");
         return 0;
     }
+    const bool first_only = plain_power(node) || reef_node_is(node, "CastLike");
     for (size_t i = 0; i < node->n_in && !p->failed; i++) {
-        const bool folded = i == 1 && reef_node_is(node, "Pow") && immediate(node->in[1]) &&
-                            (reef_value_number(node->in[1], 0) == 2 || reef_value_number(node->in[1], 0) == 3 ||
-                             (reef_value_number(node->in[1], 0) == 0.5 && node->in[0]->dtype == REEF_F32));
-        const bool unused = i == 1 && reef_node_is(node, "CastLike");
-        if (node->in[i] && !folded && !unused) {
+        if (node->in[i] && !(i == 1 && first_only)) {
             r[i] = emit(p, node->in[i]);
         }
     }
@@ -568,7 +575,7 @@ static void follow_input(const reef_kernel *k, reef_view *y)
 {
     for (int i = 0; i < k->n_in; i++) {
         const reef_view *x = &k->in[i];
-        int order[REEF_MAX_RANK];
+        int order[REEF_MAX_RANK] = {0};
         bool full = true;
         for (int d = 0; d < x->rank; d++) {
             full &= x->dims[d] == 1 || x->stride[d] > 0;
@@ -610,7 +617,7 @@ reef_status reef_lower_elt(reef_lower *l, const reef_node *node)
     }
     if (!compile(l, node, &p)) {
         const reef_node *at = p.failed ? p.failed : node;
-        const bool dtype = p.why && strcmp(p.why, "operator") && strcmp(p.why, "more than 8 operands");
+        const bool dtype = p.why && strcmp(p.why, "operator") != 0 && strcmp(p.why, "more than 8 operands") != 0;
         return reef_node_fail(at, l->error, dtype ? REEF_DTYPE : REEF_UNSUPPORTED, "%s is not implemented here",
                               p.why ? p.why : "so large an expression");
     }

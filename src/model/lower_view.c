@@ -196,7 +196,7 @@ reef_status reef_lower_pad(reef_lower *l, const reef_node *node)
     int64_t after[REEF_MAX_RANK];
     reef_kernel k = {.kind = REEF_K_COPY, .n_in = 1, .copy = {.pads = true}};
     size_t i = 0;
-    while (i < 3 && strcmp(modes[i].name, mode)) {
+    while (i < 3 && strcmp(modes[i].name, mode) != 0) {
         i++;
     }
     if (i == 3) {

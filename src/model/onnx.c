@@ -728,7 +728,7 @@ static reef_status load(const void *bytes, size_t size, const char *path, struct
         }
     }
     if (status == REEF_OK) {
-        status = size ? read_model(&loader) : reef_fail(error, REEF_FORMAT, "the file is empty");
+        status = bytes && size ? read_model(&loader) : reef_fail(error, REEF_FORMAT, "the file is empty");
     }
     if (status == REEF_OK) {
         for (size_t i = 0; i < graph->n_outputs; i++) {

@@ -7,6 +7,7 @@
 #ifndef REEF_MODEL_ONNX_H
 #define REEF_MODEL_ONNX_H
 
+#include "base/error.h"
 #include "model/graph.h"
 #include "model/names.h"
 #include "model/wire.h"
@@ -37,9 +38,12 @@ typedef struct reef_loader {
     reef_error *error;
 } reef_loader;
 
-/* As reef_fail, with the byte offset of `at` in the file at the end of the message. */
-__attribute__((format(printf, 4, 5))) reef_status reef_loader_fail(reef_loader *loader, reef_status status,
-                                                                   const uint8_t *at, const char *format, ...);
+/* Fills loader->error, with the byte offset of `at` in the file at the end of the message. */
+__attribute__((format(printf, 4, 5))) void reef_loader_error(reef_loader *loader, reef_status status, const uint8_t *at,
+                                                             const char *format, ...);
+/* The same with the value of status, which is evaluated twice: as reef_fail, a macro so that callers see the status. */
+#define reef_loader_fail(loader, status, at, ...)                                                                      \
+    reef_error_return((status), (reef_loader_error((loader), (status), (at), __VA_ARGS__), 0))
 /* A zero-terminated copy in the arena. FORMAT when it holds a zero byte. */
 reef_status reef_loader_string(reef_loader *loader, const reef_wire *body, const char *what, const char **out);
 

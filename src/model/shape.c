@@ -16,14 +16,14 @@
 
 enum { WINDOW_LIMIT = 1 << 20 };
 
-reef_status reef_node_fail(const reef_node *node, reef_error *error, reef_status status, const char *format, ...)
+void reef_node_error(const reef_node *node, reef_error *error, reef_status status, const char *format, ...)
 {
     char message[360];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
-    return reef_fail(error, status, "node '%.80s' (%.40s): %s", node->name, node->op, message);
+    reef_error_set(error, status, "node '%.80s' (%.40s): %s", node->name, node->op, message);
 }
 
 const char *reef_dims_text(int rank, const int64_t *dims, char *buffer, size_t size)

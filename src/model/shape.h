@@ -11,11 +11,15 @@
 #ifndef REEF_MODEL_SHAPE_H
 #define REEF_MODEL_SHAPE_H
 
+#include "base/error.h"
 #include "model/graph.h"
 
-/* Fills *error with "node 'name' (Op): " and the message; returns status. */
-__attribute__((format(printf, 4, 5))) reef_status reef_node_fail(const reef_node *node, reef_error *error,
-                                                                 reef_status status, const char *format, ...);
+/* Fills *error with "node 'name' (Op): " and the message. */
+__attribute__((format(printf, 4, 5))) void reef_node_error(const reef_node *node, reef_error *error, reef_status status,
+                                                           const char *format, ...);
+/* The same with the value of status, which is evaluated twice: as reef_fail, a macro so that callers see the status. */
+#define reef_node_fail(node, error, status, ...)                                                                       \
+    reef_error_return((status), (reef_node_error((node), (error), (status), __VA_ARGS__), 0))
 
 /* The product of dims; false when a dimension is negative or the product exceeds what reef handles (2^40). */
 bool reef_dims_elems(int rank, const int64_t *dims, int64_t *out);

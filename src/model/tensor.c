@@ -21,14 +21,14 @@
 #include "model/onnx.h"
 #include "model/shape.h"
 
-reef_status reef_loader_fail(reef_loader *loader, reef_status status, const uint8_t *at, const char *format, ...)
+void reef_loader_error(reef_loader *loader, reef_status status, const uint8_t *at, const char *format, ...)
 {
     char message[sizeof loader->error->message - 32];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
-    return reef_fail(loader->error, status, "%s (at byte %zu)", message, (size_t)(at - loader->bytes));
+    reef_error_set(loader->error, status, "%s (at byte %zu)", message, (size_t)(at - loader->bytes));
 }
 
 reef_status reef_loader_string(reef_loader *loader, const reef_wire *body, const char *what, const char **out)
@@ -66,7 +66,8 @@ reef_status reef_map_file(const char *path, struct reef_mapping *out, reef_error
         if (mapping.size) {
             void *bytes = mmap(NULL, mapping.size, PROT_READ, MAP_PRIVATE, fd, 0);
             if (bytes == MAP_FAILED) {
-                status = reef_fail(error, REEF_IO, "cannot map %zu bytes: %s", mapping.size, strerror(errno));
+                status = reef_fail(error, errno == ENOMEM ? REEF_NO_MEMORY : REEF_IO, "cannot map %zu bytes: %s",
+                                   mapping.size, strerror(errno));
             } else {
                 mapping.bytes = bytes;
             }
@@ -113,9 +114,9 @@ static reef_status resolve_location(reef_loader *loader, const uint8_t *at, cons
         return reef_loader_fail(loader, REEF_FORMAT, at, "external data location is too long");
     }
     if (!realpath(joined, resolved)) {
-        return reef_loader_fail(loader, errno == ENOENT || errno == ENOTDIR ? REEF_NOT_FOUND : REEF_IO, at,
-                                "external data file '%.120s': %s; it belongs beside the model", location,
-                                strerror(errno));
+        reef_status status = errno == ENOENT || errno == ENOTDIR ? REEF_NOT_FOUND : REEF_IO;
+        return reef_loader_fail(loader, status, at, "external data file '%.120s': %s; it belongs beside the model",
+                                location, strerror(errno));
     }
     if (strncmp(resolved, loader->folder, folder) != 0 || (resolved[folder] != '/' && folder > 1)) {
         return reef_loader_fail(loader, REEF_FORMAT, at,

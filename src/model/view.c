@@ -47,7 +47,7 @@ void reef_view_dense(reef_view *out, uint32_t storage, reef_dtype dtype, int ran
 bool reef_view_reshape(const reef_view *view, int rank, const int64_t *dims, reef_view *out)
 {
     reef_view v = {.storage = view->storage, .dtype = view->dtype, .rank = rank, .offset = view->offset};
-    int64_t from[REEF_MAX_RANK], stride[REEF_MAX_RANK];
+    int64_t from[REEF_MAX_RANK] = {0}, stride[REEF_MAX_RANK] = {0};
     int n = 0, to = 0;
     for (int d = 0; d < view->rank; d++) {
         if (view->dims[d] != 1) {

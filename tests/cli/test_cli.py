@@ -172,6 +172,7 @@ def usage(t: Suite) -> None:
     t.bad(2, ["--seconds"], "bench", "A", "--policy", "reset", "--seconds", "nan")
     t.bad(2, ["--seconds"], "bench", "A", "--policy", "reset", "--seconds", "-1")
     t.bad(2, ["--synthetic", "10x2"], "bench", "preempt", "--policy", "reset", "--synthetic", "10x2")
+    t.bad(2, ["--synthetic", "-1x2x1000"], "bench", "preempt", "--policy", "reset", "--synthetic", "-1x2x1000")
     t.bad(2, ["--be"], "bench", "A", "--policy", "reset", "--be", "relu.onnx")
 
 
