@@ -54,5 +54,10 @@ reef_status reef_device_find(const char *name, reef_device_entry *out, reef_erro
             }
         }
     }
-    return reef_fail(error, REEF_NOT_FOUND, "no device '%s'; `reef devices` lists what is there", name);
+    char names[200] = "";
+    for (size_t i = 0; reef_device_entry_at(i, &entry); i++) {
+        strncat(names, i ? ", " : "", sizeof names - strlen(names) - 1);
+        strncat(names, entry.name, sizeof names - strlen(names) - 1);
+    }
+    return reef_fail(error, REEF_NOT_FOUND, "unknown device '%s'; there are: %s", name, names);
 }

@@ -361,7 +361,7 @@ static void a_kernel_can_be_measured_alone(void **state)
     reef_error error;
     begin(b);
     assert_int_equal(b->ops->measure(b->instance, 1, 9, ns, &error), REEF_OK);
-    assert_true(ns[4] > 100 && ns[4] < 1000000);
+    assert_true(ns[4] > 100); /* no upper bound: tools that watch every access slow it down a thousandfold */
     print_message("%s: one kernel of %d elements takes %.2f us\n", device.name, ELEMS, (double)ns[4] / 1e3);
 }
 

@@ -61,7 +61,7 @@ fi
 if [ "${2:-}" = sanitize ]; then
     python3 tools/models/make_models.py --out "$models" >"$out/models.log" 2>&1
     for tool in memcheck racecheck initcheck; do
-        REEF_TEST_ONLY='a_*' REEF_TEST_SKIP='*that_faults*' check "test_device.$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 \
+        REEF_TEST_ONLY="a_*" REEF_TEST_SKIP='*that_faults*' check "test_device.$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 \
             --report-api-errors no tests/test_device
     done
     list=$out/sanitize.txt
