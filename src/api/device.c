@@ -62,8 +62,9 @@ static const reef_policy *find_policy(const char *name, reef_error *error)
 static reef_status check_policy(const reef_policy *policy, const reef_device_ops *ops, reef_error *error)
 {
     if (policy->pad && !(ops->caps & REEF_CAP_PAD)) {
-        return reef_fail(error, REEF_UNSUPPORTED, "policy '%s' needs launches that carry tiles of others; device '%s' has none",
-                         policy->name, ops->name);
+        return reef_fail(error, REEF_UNSUPPORTED,
+                         "policy '%s' needs launches that carry tiles of others; device '%s' has none", policy->name,
+                         ops->name);
     }
     return REEF_OK;
 }

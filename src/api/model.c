@@ -47,10 +47,10 @@ static char *profile_path(const reef_model *model, const char *path, const char 
     int stem = dot && dot != file ? (int)(dot - file) : (int)strlen(file);
     int folder = slash ? (int)(slash - path) + 1 : 0;
     char *text = NULL;
-    int length = asprintf(&text, "%.*s%s%s%.*s.%016llx.%s%u.%s.profile.json", cache_dir ? 0 : folder, path,
-                          cache_dir ? cache_dir : "", cache_dir ? "/" : "", stem, file,
-                          (unsigned long long)model->plan->hash, dev->model, dev->units,
-                          reef_precision_name(model->program->precision));
+    int length =
+        asprintf(&text, "%.*s%s%s%.*s.%016llx.%s%u.%s.profile.json", cache_dir ? 0 : folder, path,
+                 cache_dir ? cache_dir : "", cache_dir ? "/" : "", stem, file, (unsigned long long)model->plan->hash,
+                 dev->model, dev->units, reef_precision_name(model->program->precision));
     return length < 0 ? NULL : text;
 }
 

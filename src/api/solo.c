@@ -57,9 +57,10 @@ reef_status reef_model_solo(reef_model *model, const void *const *inputs, void *
     }
     reef_instance *instance;
     pthread_mutex_lock(&device->profile_lock);
-    reef_status status = reef_sched_hold(&device->sched)
-                             ? reef_fail(error, REEF_BUSY, "a model can only be timed alone while no request waits or runs")
-                             : REEF_OK;
+    reef_status status =
+        reef_sched_hold(&device->sched)
+            ? reef_fail(error, REEF_BUSY, "a model can only be timed alone while no request waits or runs")
+            : REEF_OK;
     if (!status) {
         status = ops->instance_create(model->program, &instance, error);
         if (!status) {

@@ -246,7 +246,7 @@ static int preempt_command(const bench_args *args)
         preempt_options options = {
             .device = args->device,
             .precision = args->precision,
-        .units = (unsigned)args->units,
+            .units = (unsigned)args->units,
             .policies = args->policies.items,
             .n_policies = args->policies.n,
             .loads = loads.items,

@@ -306,8 +306,8 @@ static reef_status run_solo(const run_args *args, reef_model *model, const bench
         reef_model_output(model, i, &info);
         memset(outputs->data[i], 0xff, info.bytes);
     }
-    reef_status status = reef_model_solo(model, (const void *const *)inputs->data, outputs->data, (unsigned)runs,
-                                         samples, error);
+    reef_status status =
+        reef_model_solo(model, (const void *const *)inputs->data, outputs->data, (unsigned)runs, samples, error);
     if (!status) {
         *latency = bench_stats_of(samples, runs);
     }
@@ -350,8 +350,7 @@ static json_t *json_text(const char *text)
 }
 
 static void print_json(const run_args *args, const reef_device *device, const reef_model *model,
-                       const bench_tensors *outputs, const bench_stats *latency, const bench_stats *solo,
-                       double load_s)
+                       const bench_tensors *outputs, const bench_stats *latency, const bench_stats *solo, double load_s)
 {
     reef_model_info info_of;
     reef_model_info_get(model, &info_of);
@@ -608,7 +607,8 @@ int cli_run(int argc, char **argv)
          &args.batch, 0, 0},
         {"solo", NULL,
          "also time the model without the way in and out: inputs and outputs stay on the device; outputs shown and\n"
-         "written are those of these runs", CLI_FLAG, &args.solo, 0, 0},
+         "written are those of these runs",
+         CLI_FLAG, &args.solo, 0, 0},
         {"json", NULL, "print JSON", CLI_FLAG, &args.as_json, 0, 0},
     };
     cli_command command = {

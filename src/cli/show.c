@@ -29,9 +29,10 @@ static void print_kernels(const reef_model *model)
         uint64_t ns = kernel.solo_p50_ns ? kernel.solo_p50_ns : kernel.tile_ns * kernel.tiles;
         printf("%5zu  %-36.36s %-16s %6" PRIu32 " %3u %8.1f%c  %-20s %s%s%s\n", i,
                cli_printable(kernel.ops, ops, sizeof ops),
-               npy_shape_text(kernel.out_rank, kernel.out_dims, shape, sizeof shape), kernel.tiles, kernel.tiles_per_unit, (double)ns / 1e3,
-               kernel.solo_p50_ns ? ' ' : '~', kernel.variant ? kernel.variant : "-",
-               cli_printable(kernel.name, name, sizeof name), kernel.preemptible ? "" : "; not preemptible: ",
+               npy_shape_text(kernel.out_rank, kernel.out_dims, shape, sizeof shape), kernel.tiles,
+               kernel.tiles_per_unit, (double)ns / 1e3, kernel.solo_p50_ns ? ' ' : '~',
+               kernel.variant ? kernel.variant : "-", cli_printable(kernel.name, name, sizeof name),
+               kernel.preemptible ? "" : "; not preemptible: ",
                kernel.preemptible ? ""
                : kernel.why_not   ? kernel.why_not
                                   : "unknown");

@@ -123,8 +123,8 @@ typedef struct reef_dev_kernel {
 
 typedef struct reef_program_options {
     reef_precision precision; /* a device may be more precise */
-    const char *cache_dir;    /* where measurements may be kept for the next load; NULL: nowhere. Borrowed for the call. */
-    reef_progress progress;   /* may be NULL */
+    const char *cache_dir; /* where measurements may be kept for the next load; NULL: nowhere. Borrowed for the call. */
+    reef_progress progress; /* may be NULL */
     void *progress_context;
 } reef_program_options;
 

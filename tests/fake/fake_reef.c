@@ -76,7 +76,8 @@ bool reef_device_list(size_t i, const char **name, const char **description)
 
 reef_status reef_device_check(const char *name, reef_error *error)
 {
-    return strcmp(name, "cpu") ? reef_fail(error, REEF_NOT_FOUND, "unknown device '%s'; there are: cpu", name) : REEF_OK;
+    return strcmp(name, "cpu") ? reef_fail(error, REEF_NOT_FOUND, "unknown device '%s'; there are: cpu", name)
+                               : REEF_OK;
 }
 
 const char *reef_precision_name(reef_precision precision)

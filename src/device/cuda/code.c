@@ -80,7 +80,8 @@ reef_status cuda_code_load(cuda_device *device, reef_error *error)
         unsigned n = device->n_modules;
         status = CUDA_TRY(device->cu, error, module_load(&device->modules[n], best->begin));
         if (status) {
-            reef_error_prefix(error, "kernels '%s' for sm_%u%s: ", best->name, best->arch, best->is_ptx ? " (PTX)" : "");
+            reef_error_prefix(error, "kernels '%s' for sm_%u%s: ", best->name, best->arch,
+                              best->is_ptx ? " (PTX)" : "");
             return status;
         }
         device->images[n] = best;
@@ -149,7 +150,8 @@ reef_status cuda_code_function(cuda_device *device, const char *name, unsigned d
     pthread_mutex_lock(&device->code_lock);
     reef_status status = find(device, name, &found, error);
     if (!status && dynamic_smem > found->dynamic_smem) {
-        status = CUDA_TRY(device->cu, error, func_set_attribute(found->function, CUDA_FUNC_DYNAMIC_SMEM, (int)dynamic_smem));
+        status =
+            CUDA_TRY(device->cu, error, func_set_attribute(found->function, CUDA_FUNC_DYNAMIC_SMEM, (int)dynamic_smem));
         found->dynamic_smem = status ? found->dynamic_smem : dynamic_smem;
         if (status) {
             reef_error_prefix(error, "kernel '%s' with %u bytes of shared memory: ", name, dynamic_smem);

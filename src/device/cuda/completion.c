@@ -27,7 +27,8 @@ enum {
     HEALTH_NS = 5 * 1000 * 1000, /* how often to ask the driver about a launch that is late */
 };
 
-typedef struct watch { /* what the completer looks at without the lock; the instances cannot go while they are in flight */
+typedef struct
+    watch { /* what the completer looks at without the lock; the instances cannot go while they are in flight */
     reef_io_words *words[MAX_EVENTS];
     uint64_t ticket[MAX_EVENTS];
     unsigned n;
@@ -127,7 +128,7 @@ static bool context_failed(cuda_device *device)
 {
     reef_error error = {0};
     bool failed = false;
-    if ( cuda_enter(device, &error)) {
+    if (cuda_enter(device, &error)) {
         return true;
     }
     for (reef_list *link = device->queues.next; !failed && link != &device->queues; link = link->next) {

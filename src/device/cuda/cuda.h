@@ -33,7 +33,7 @@
 enum {
     CUDA_ALIGN = 256,
     CUDA_MAX_ARGS = 4096,
-    CUDA_BE_DEPTH = 2,        /* launches of a BE queue that are in its stream; the others can still be taken back */
+    CUDA_BE_DEPTH = 2,         /* launches of a BE queue that are in its stream; the others can still be taken back */
     CUDA_SEGMENT_KERNELS = 16, /* kernels of a BE launch */
     CUDA_MAX_MODULES = 64,
 };
@@ -89,7 +89,7 @@ typedef struct cuda_instance {
     reef_io_words *words;
     cuda_graph *graphs;
     CUstream replay_stream; /* made by the first replay */
-    void **outputs; /* of the run under way; borrowed; NULL entries are not wanted */
+    void **outputs;         /* of the run under way; borrowed; NULL entries are not wanted */
     /* under the device's lock */
     uint64_t submitted;       /* launches ever: the control's `ended` once all are through */
     uint32_t cursor;          /* kernels below it have been submitted in this run */

@@ -68,9 +68,10 @@ static reef_status load_symbols(void *library, cuda_driver *table, reef_error *e
     CUDA_DRIVER_OPTIONAL(X)
 #undef X
     if (missing) {
-        return reef_fail(error, REEF_UNSUPPORTED,
-                         "the NVIDIA driver is too old: libcuda.so.1 has no %s; reef needs CUDA 12.0 (driver 525) or newer",
-                         missing);
+        return reef_fail(
+            error, REEF_UNSUPPORTED,
+            "the NVIDIA driver is too old: libcuda.so.1 has no %s; reef needs CUDA 12.0 (driver 525) or newer",
+            missing);
     }
     return REEF_OK;
 }
@@ -126,9 +127,10 @@ static reef_status load(void)
         status = CUDA_TRY(table, error, driver_version(&table->version));
     }
     if (!status && table->version < OLDEST_VERSION) {
-        status = reef_fail(error, REEF_UNSUPPORTED,
-                           "the NVIDIA driver is too old: it is for CUDA %d.%d; reef needs CUDA 12.0 (driver 525) or newer",
-                           table->version / 1000, table->version % 1000 / 10);
+        status =
+            reef_fail(error, REEF_UNSUPPORTED,
+                      "the NVIDIA driver is too old: it is for CUDA %d.%d; reef needs CUDA 12.0 (driver 525) or newer",
+                      table->version / 1000, table->version % 1000 / 10);
     }
     int count = 0;
     if (!status) {

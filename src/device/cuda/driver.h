@@ -104,7 +104,7 @@ enum { CUDA_EDGE_FULL = 0, CUDA_EDGE_PROGRAMMATIC = 1 };
     X(func_set_attribute, cuFuncSetAttribute, (CUfunction function, int attribute, int value))                         \
     X(occupancy, cuOccupancyMaxActiveBlocksPerMultiprocessor,                                                          \
       (int *blocks, CUfunction function, int threads, size_t dynamic_smem))                                            \
-    X(mem_info, cuMemGetInfo_v2, (size_t * free, size_t *total))                                                       \
+    X(mem_info, cuMemGetInfo_v2, (size_t * free, size_t * total))                                                      \
     X(mem_alloc, cuMemAlloc_v2, (CUdeviceptr * pointer, size_t bytes))                                                 \
     X(mem_free, cuMemFree_v2, (CUdeviceptr pointer))                                                                   \
     X(host_register, cuMemHostRegister_v2, (void *memory, size_t bytes, unsigned flags))                               \

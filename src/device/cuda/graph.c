@@ -82,7 +82,9 @@ static reef_status add_copy(const cuda_instance *instance, CUgraph graph, bool i
     }
     uint64_t blocks = (largest + REEF_IO_BLOCK_BYTES - 1) / REEF_IO_BLOCK_BYTES;
     reef_cuda_kernel code = {
-        .tiles = blocks < 1 ? 1 : blocks > device->gpu->sms ? device->gpu->sms : (unsigned)blocks,
+        .tiles = blocks < 1                  ? 1
+                 : blocks > device->gpu->sms ? device->gpu->sms
+                                             : (unsigned)blocks,
         .threads = args.pieces ? REEF_IO_THREADS : 32,
     };
     return cuda_graph_add(device, graph, &code, in ? device->io_in : device->io_end, &args, *last, true, last, error);
@@ -93,7 +95,8 @@ static reef_status add_inputs(const cuda_instance *instance, CUgraph graph, CUgr
     size_t n = instance->base.program->plan->n_inputs;
     reef_status status = REEF_OK;
     for (size_t i = 0; !status && i < n; i += REEF_IO_PIECES) {
-        status = add_copy(instance, graph, true, i, n - i < REEF_IO_PIECES ? n : i + REEF_IO_PIECES, false, last, error);
+        status =
+            add_copy(instance, graph, true, i, n - i < REEF_IO_PIECES ? n : i + REEF_IO_PIECES, false, last, error);
     }
     return status;
 }

@@ -12,7 +12,7 @@
 typedef struct reef_cuda_image {
     const char *name; /* of the source file: "conv" */
     const unsigned char *begin, *end;
-    uint32_t arch;  /* 90: sm_90 or sm_90a; for PTX the least it needs */
+    uint32_t arch;   /* 90: sm_90 or sm_90a; for PTX the least it needs */
     uint32_t is_ptx; /* text with a terminating zero behind `end` */
 } reef_cuda_image;
 

@@ -13,8 +13,8 @@
 #include "device/cuda/cuda.h"
 
 enum {
-    LAUNCHES = 16,              /* of one graph */
-    FLUSH_BYTES = 128 << 20,    /* more than the cache */
+    LAUNCHES = 16,               /* of one graph */
+    FLUSH_BYTES = 128 << 20,     /* more than the cache */
     MAX_COPIES_BYTES = 96 << 20, /* of constants; more than the cache too */
     REPLAY_LIMIT_S = 10,
 };
@@ -198,8 +198,9 @@ static reef_status replay(cuda_device *device, cuda_instance *instance, cuda_gra
         reef_cpu_relax();
         if (i % (1u << 20) == 0) {
             CUresult result = device->cu->stream_query(stream);
-            status = result == CUDA_NOT_READY ? REEF_OK
-                                              : cuda_check(device->cu, result, "stream_query(a run was under way)", error);
+            status = result == CUDA_NOT_READY
+                         ? REEF_OK
+                         : cuda_check(device->cu, result, "stream_query(a run was under way)", error);
             if (!status && reef_now_ns() > limit) {
                 status = reef_fail(error, REEF_DEVICE, "a run has not ended after %d s", REPLAY_LIMIT_S);
             }
@@ -218,11 +219,12 @@ reef_status cuda_replay(reef_instance *base, bool in, bool out, uint64_t *ns, re
     pthread_rwlock_rdlock(&device->context_lock);
     reef_status status = cuda_enter(device, error);
     if (!status) {
-        status = cuda_graph_get(instance, 0, kernels, (in ? CUDA_GRAPH_IN : 0) | (out ? CUDA_GRAPH_OUT : 0), &graph,
-                                error);
+        status =
+            cuda_graph_get(instance, 0, kernels, (in ? CUDA_GRAPH_IN : 0) | (out ? CUDA_GRAPH_OUT : 0), &graph, error);
         if (!status && !instance->replay_stream) {
-            status = CUDA_TRY(device->cu, error,
-                              stream_create(&instance->replay_stream, CUDA_STREAM_NON_BLOCKING, device->greatest_priority));
+            status =
+                CUDA_TRY(device->cu, error,
+                         stream_create(&instance->replay_stream, CUDA_STREAM_NON_BLOCKING, device->greatest_priority));
         }
         if (!status) {
             status = replay(device, instance, graph, instance->replay_stream, ns, error);

@@ -15,20 +15,13 @@
 #include "device/cuda/cuda.h"
 
 static const reef_cuda_prepare_fn prepare_of[REEF_KERNEL_KINDS] = {
-    [REEF_K_CONV] = reef_cuda_prepare_conv,
-    [REEF_K_CONV_TRANSPOSE] = reef_cuda_prepare_conv_transpose,
-    [REEF_K_MATMUL] = reef_cuda_prepare_matmul,
-    [REEF_K_ATTENTION] = reef_cuda_prepare_attention,
-    [REEF_K_POOL] = reef_cuda_prepare_pool,
-    [REEF_K_ELTWISE] = reef_cuda_prepare_eltwise,
-    [REEF_K_COPY] = reef_cuda_prepare_copy,
-    [REEF_K_REDUCE] = reef_cuda_prepare_reduce,
-    [REEF_K_SOFTMAX] = reef_cuda_prepare_softmax,
-    [REEF_K_LAYER_NORM] = reef_cuda_prepare_layer_norm,
-    [REEF_K_GATHER] = reef_cuda_prepare_gather,
-    [REEF_K_RESIZE] = reef_cuda_prepare_resize,
-    [REEF_K_LRN] = reef_cuda_prepare_lrn,
-    [REEF_K_ARG_MAX] = reef_cuda_prepare_arg_max,
+    [REEF_K_CONV] = reef_cuda_prepare_conv,       [REEF_K_CONV_TRANSPOSE] = reef_cuda_prepare_conv_transpose,
+    [REEF_K_MATMUL] = reef_cuda_prepare_matmul,   [REEF_K_ATTENTION] = reef_cuda_prepare_attention,
+    [REEF_K_POOL] = reef_cuda_prepare_pool,       [REEF_K_ELTWISE] = reef_cuda_prepare_eltwise,
+    [REEF_K_COPY] = reef_cuda_prepare_copy,       [REEF_K_REDUCE] = reef_cuda_prepare_reduce,
+    [REEF_K_SOFTMAX] = reef_cuda_prepare_softmax, [REEF_K_LAYER_NORM] = reef_cuda_prepare_layer_norm,
+    [REEF_K_GATHER] = reef_cuda_prepare_gather,   [REEF_K_RESIZE] = reef_cuda_prepare_resize,
+    [REEF_K_LRN] = reef_cuda_prepare_lrn,         [REEF_K_ARG_MAX] = reef_cuda_prepare_arg_max,
     [REEF_K_SPIN] = reef_cuda_prepare_spin,
 };
 

@@ -23,7 +23,8 @@ static void fail_launches(cuda_device *device)
 
 static reef_status load_all(cuda_device *device, reef_error *error)
 {
-    reef_status status = CUDA_TRY(device->cu, error, ctx_create(&device->context, CUDA_CTX_MAP_HOST, device->gpu->device));
+    reef_status status =
+        CUDA_TRY(device->cu, error, ctx_create(&device->context, CUDA_CTX_MAP_HOST, device->gpu->device));
     if (status) {
         device->context = NULL;
         return status;

@@ -61,7 +61,8 @@ static void text_of(uint64_t key, char text[24])
     snprintf(text, 24, "%016llx", (unsigned long long)key);
 }
 
-int cuda_tuning_find(const cuda_tuning *tuning, uint64_t key, const reef_cuda_kernel *candidates, size_t n, uint64_t *ns)
+int cuda_tuning_find(const cuda_tuning *tuning, uint64_t key, const reef_cuda_kernel *candidates, size_t n,
+                     uint64_t *ns)
 {
     char text[24];
     const char *variant = NULL;

@@ -18,7 +18,7 @@ typedef struct reef_io_args {
 
 /* Of one instance, in device memory. Written by reef_io_end alone; runs of an instance come one after another. */
 typedef struct reef_io_control {
-    uint64_t ended; /* launches of this instance that have ended, ever */
+    uint64_t ended;  /* launches of this instance that have ended, ever */
     uint32_t ticket; /* blocks of the running reef_io_end that are through */
 } reef_io_control;
 
