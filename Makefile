@@ -22,7 +22,7 @@ WARN     := -Wall -Wextra -Werror -Wshadow -Wvla -Wstrict-prototypes -Wmissing-p
 CPPFLAGS += -Iinclude -Isrc -D_GNU_SOURCE
 CFLAGS   ?= -O2 -g
 ALL_CFLAGS = -std=c17 -fPIC -fvisibility=default -pthread $(WARN) $(CFLAGS) $(SAN)
-LDLIBS   := -ljansson -lm -lpthread
+LDLIBS   := -ljansson -lm -lpthread -ldl
 ifeq ($(MODE),asan)
 SAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
@@ -46,13 +46,26 @@ endif
 # The sanitizers look for errors, not for speed.
 KERNEL_CFLAGS := $(if $(SAN),-O1,-O3) -fno-math-errno -fno-trapping-math -ffp-contract=fast -Wno-psabi
 
-LIB_DIRS   := base model device device/cpu queue task sched api
+# CUDA kernels: each source becomes a cubin per architecture and one PTX for newer ones, embedded in the library. Where
+# there is no nvcc the library serves the CPU only. A release build adds CUDA_ARCHS="80 86 89 90a 100".
+NVCC       ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_ARCHS ?= 90a
+CUDA_PTX   ?= 75
+NVCC_FLAGS := -std=c++17 -O3 -Isrc -DREEF_CUDA_WORKERS --expt-relaxed-constexpr -Wno-deprecated-gpu-targets
+CUDA_SRC   := $(wildcard src/device/cuda/kernels/*.cu)
+ifneq ($(NVCC),)
+CUDA_IMAGES := $(foreach s,$(CUDA_SRC:%.cu=$(BUILD)/cuda/%),$(CUDA_ARCHS:%=$(s).sm_%.cubin) $(CUDA_PTX:%=$(s).compute_%.ptx))
+else ifeq ($(filter clean help,$(MAKECMDGOALS)),)
+$(info reef: no nvcc found (set NVCC=...): building the CPU-only library)
+endif
+
+LIB_DIRS   := base model device device/cpu device/cuda device/cuda/kernels queue task sched api
 LIB_SRC    := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
 KERNEL_SRC := $(wildcard src/device/cpu/kernels/*.c)
 BENCH_SRC  := $(wildcard src/bench/*.c)
 CLI_SRC    := $(wildcard src/cli/*.c)
 WORKLOADS  := $(wildcard workloads/*.json)
-LIB_OBJ    := $(LIB_SRC:%.c=$(O)/%.o) $(foreach i,$(ISAS),$(KERNEL_SRC:%.c=$(O)/%.$(i).o))
+LIB_OBJ    := $(LIB_SRC:%.c=$(O)/%.o) $(foreach i,$(ISAS),$(KERNEL_SRC:%.c=$(O)/%.$(i).o)) $(O)/cuda_images.o
 BENCH_OBJ  := $(BENCH_SRC:%.c=$(O)/%.o) $(O)/gen/builtin.o
 CLI_OBJ    := $(CLI_SRC:%.c=$(O)/%.o)
 
@@ -90,6 +103,28 @@ $(O)/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
 	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+
+$(O)/cuda_images.S: tools/embed_cuda.sh $(CUDA_IMAGES)
+	@mkdir -p $(@D)
+	$(Q)tools/embed_cuda.sh $@ $(CUDA_IMAGES)
+$(O)/cuda_images.o: $(O)/cuda_images.S
+	$(call say,AS,$@)
+	$(Q)$(CC) -c -o $@ $<
+
+define cubin_rule
+$(BUILD)/cuda/%.sm_$(1).cubin: %.cu
+	@mkdir -p $$(@D)
+	$$(call say,NVCC,$$@)
+	$$(Q)$(NVCC) $(NVCC_FLAGS) $(if $(filter %a,$(1)),-DREEF_WGMMA_BUILD) -gencode=arch=compute_$(1),code=sm_$(1) -MMD -MP -MT $$@ -MF $$@.d -cubin -o $$@ $$<
+endef
+$(foreach a,$(CUDA_ARCHS),$(eval $(call cubin_rule,$(a))))
+define ptx_rule
+$(BUILD)/cuda/%.compute_$(1).ptx: %.cu
+	@mkdir -p $$(@D)
+	$$(call say,NVCC,$$@)
+	$$(Q)$(NVCC) $(NVCC_FLAGS) -arch=compute_$(1) -MMD -MP -MT $$@ -MF $$@.d -ptx -o $$@ $$<
+endef
+$(foreach a,$(CUDA_PTX),$(eval $(call ptx_rule,$(a))))
 
 define isa_rule
 $(O)/%.$(1).o: %.c
@@ -249,6 +284,6 @@ help:
 	@grep -B1 -E '^[a-z-]+:' Makefile | grep -E '^# ' ; echo "targets: all lib demo test unit test-cli bench-cpu models install format tidy fuzz clean"
 
 clean:
-	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan $(BUILD)/fuzz
+	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan $(BUILD)/fuzz $(BUILD)/cuda
 
--include $(LIB_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
+-include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)

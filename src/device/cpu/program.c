@@ -97,8 +97,10 @@ static reef_status check_size(const reef_kernel *kernel, reef_error *error)
     return REEF_OK;
 }
 
-reef_status cpu_program_create(reef_dev *dev, const reef_plan *plan, reef_program **out, reef_error *error)
+reef_status cpu_program_create(reef_dev *dev, const reef_plan *plan, const reef_program_options *options,
+                               reef_program **out, reef_error *error)
 {
+    (void)options; /* always fp32; nothing is measured */
     cpu_device *device = (cpu_device *)dev;
     cpu_program *program = calloc(1, sizeof *program);
     if (!program) {
@@ -106,6 +108,7 @@ reef_status cpu_program_create(reef_dev *dev, const reef_plan *plan, reef_progra
     }
     program->base.dev = dev;
     program->base.plan = plan;
+    program->base.precision = REEF_PRECISION_FP32;
     program->kernels = calloc(plan->n_kernels + 1, sizeof *program->kernels);
     program->const_data = calloc(plan->n_storage + 1, sizeof *program->const_data);
     reef_status status = REEF_OK;
@@ -197,12 +200,12 @@ static size_t io_bytes(const reef_plan *plan)
     return sum + 64;
 }
 
-reef_status cpu_instance_create(reef_program *base, reef_instance **out)
+reef_status cpu_instance_create(reef_program *base, reef_instance **out, reef_error *error)
 {
     const reef_plan *plan = base->plan;
     cpu_instance *instance = calloc(1, sizeof *instance);
     if (!instance) {
-        return REEF_NO_MEMORY;
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }
     instance->base.program = base;
     pthread_mutex_init(&instance->lock, NULL);
@@ -214,7 +217,7 @@ reef_status cpu_instance_create(reef_program *base, reef_instance **out)
     if (!instance->activations || !instance->zeros || !instance->storage || !instance->progress ||
         !instance->abandoned) {
         cpu_instance_destroy(&instance->base);
-        return REEF_NO_MEMORY;
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory for %zu bytes of activations", plan->activation_bytes);
     }
     const cpu_program *program = (const cpu_program *)base;
     for (size_t i = 0; i < plan->n_storage; i++) {
