@@ -11,8 +11,9 @@ VERSION := 0.1.0
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
 
-# MODE: release (default), asan (address + undefined), tsan. Each has its own object folder.
+# MODE: release (default), asan (address + undefined), tsan, fuzz (clang; for libFuzzer). Each has its own object folder.
 MODE     ?= release
+CLANG    ?= clang
 O        := $(BUILD)/$(MODE)
 ARCH     := $(shell uname -m)
 
@@ -21,12 +22,17 @@ WARN     := -Wall -Wextra -Werror -Wshadow -Wvla -Wstrict-prototypes -Wmissing-p
 CPPFLAGS += -Iinclude -Isrc -D_GNU_SOURCE
 CFLAGS   ?= -O2 -g
 ALL_CFLAGS = -std=c17 -fPIC -fvisibility=default -pthread $(WARN) $(CFLAGS) $(SAN)
-LDLIBS   := -ljansson -lm -lpthread
+LDLIBS   := -ljansson -lm -lpthread -ldl
 ifeq ($(MODE),asan)
 SAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
 ifeq ($(MODE),tsan)
 SAN := -fsanitize=thread -fno-omit-frame-pointer
+endif
+ifeq ($(MODE),fuzz)
+CC  := $(CLANG)
+SAN := -fsanitize=fuzzer-no-link,address,undefined,float-cast-overflow -fno-sanitize-recover=all \
+       -fno-omit-frame-pointer
 endif
 
 # Tile sources are compiled once per instruction set (src/device/cpu/kernels/isa.h).
@@ -37,15 +43,29 @@ ISAS += avx2 avx512
 ISA_avx2   := -mavx2 -mfma -mf16c
 ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512
 endif
-KERNEL_CFLAGS := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast -Wno-psabi
+# The sanitizers look for errors, not for speed.
+KERNEL_CFLAGS := $(if $(SAN),-O1,-O3) -fno-math-errno -fno-trapping-math -ffp-contract=fast -Wno-psabi
 
-LIB_DIRS   := base model device device/cpu queue task sched api
+# CUDA kernels: each source becomes a cubin per architecture and one PTX for newer ones, embedded in the library. Where
+# there is no nvcc the library serves the CPU only. A release build adds CUDA_ARCHS="80 86 89 90a 100".
+NVCC       ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_ARCHS ?= 90a
+CUDA_PTX   ?= 75
+NVCC_FLAGS := -std=c++17 -O3 -Isrc -DREEF_CUDA_WORKERS --expt-relaxed-constexpr -Wno-deprecated-gpu-targets
+CUDA_SRC   := $(wildcard src/device/cuda/kernels/*.cu)
+ifneq ($(NVCC),)
+CUDA_IMAGES := $(foreach s,$(CUDA_SRC:%.cu=$(BUILD)/cuda/%),$(CUDA_ARCHS:%=$(s).sm_%.cubin) $(CUDA_PTX:%=$(s).compute_%.ptx))
+else ifeq ($(filter clean help,$(MAKECMDGOALS)),)
+$(info reef: no nvcc found (set NVCC=...): building the CPU-only library)
+endif
+
+LIB_DIRS   := base model device device/cpu device/cuda device/cuda/kernels queue task sched api
 LIB_SRC    := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
 KERNEL_SRC := $(wildcard src/device/cpu/kernels/*.c)
 BENCH_SRC  := $(wildcard src/bench/*.c)
 CLI_SRC    := $(wildcard src/cli/*.c)
 WORKLOADS  := $(wildcard workloads/*.json)
-LIB_OBJ    := $(LIB_SRC:%.c=$(O)/%.o) $(foreach i,$(ISAS),$(KERNEL_SRC:%.c=$(O)/%.$(i).o))
+LIB_OBJ    := $(LIB_SRC:%.c=$(O)/%.o) $(foreach i,$(ISAS),$(KERNEL_SRC:%.c=$(O)/%.$(i).o)) $(O)/cuda_images.o
 BENCH_OBJ  := $(BENCH_SRC:%.c=$(O)/%.o) $(O)/gen/builtin.o
 CLI_OBJ    := $(CLI_SRC:%.c=$(O)/%.o)
 
@@ -83,6 +103,28 @@ $(O)/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
 	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+
+$(O)/cuda_images.S: tools/embed_cuda.sh $(CUDA_IMAGES)
+	@mkdir -p $(@D)
+	$(Q)tools/embed_cuda.sh $@ $(CUDA_IMAGES)
+$(O)/cuda_images.o: $(O)/cuda_images.S
+	$(call say,AS,$@)
+	$(Q)$(CC) -c -o $@ $<
+
+define cubin_rule
+$(BUILD)/cuda/%.sm_$(1).cubin: %.cu
+	@mkdir -p $$(@D)
+	$$(call say,NVCC,$$@)
+	$$(Q)$(NVCC) $(NVCC_FLAGS) $(if $(filter %a,$(1)),-DREEF_WGMMA_BUILD) -gencode=arch=compute_$(1),code=sm_$(1) -MMD -MP -MT $$@ -MF $$@.d -cubin -o $$@ $$<
+endef
+$(foreach a,$(CUDA_ARCHS),$(eval $(call cubin_rule,$(a))))
+define ptx_rule
+$(BUILD)/cuda/%.compute_$(1).ptx: %.cu
+	@mkdir -p $$(@D)
+	$$(call say,NVCC,$$@)
+	$$(Q)$(NVCC) $(NVCC_FLAGS) -arch=compute_$(1) -MMD -MP -MT $$@ -MF $$@.d -ptx -o $$@ $$<
+endef
+$(foreach a,$(CUDA_PTX),$(eval $(call ptx_rule,$(a))))
 
 define isa_rule
 $(O)/%.$(1).o: %.c
@@ -127,7 +169,7 @@ $(O)/libsupport.a: $(SUPPORT_OBJ)
 	$(Q)ar rcs $@ $^
 
 # The command line and the benchmarks are tested with a fake engine, which can be told to answer wrongly.
-FAKE_OBJ := $(O)/tests/fake/fake_reef.o $(O)/src/base/error.o $(O)/src/base/arena.o
+FAKE_OBJ := $(O)/tests/fake/fake_reef.o $(addprefix $(O)/src/base/,error.o arena.o memory.o)
 $(O)/libfake.a: $(FAKE_OBJ)
 	@rm -f $@
 	$(call say,AR,$@)
@@ -142,7 +184,10 @@ $(O)/tests/test_bench: $(O)/libbench.a $(O)/libfake.a
 $(TEST_BIN): $(O)/tests/%: $(O)/tests/unit/%.o $(O)/libsupport.a $(O)/libreef.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(SAN) -o $@ $< $(O)/libsupport.a $(ENGINE) -lcmocka $(LDLIBS)
+	$(Q)$(CC) $(SAN) $(WRAP) -o $@ $< $(O)/libsupport.a $(ENGINE) -lcmocka $(LDLIBS)
+# Its allocations fail when the test wants them to.
+$(O)/tests/test_nomem: WRAP := $(foreach f,malloc calloc realloc aligned_alloc strdup strndup realpath asprintf mmap \
+                                           pthread_create,-Wl,--wrap=$(f))
 
 # A model through the interpreter instead of a device: tests/oracle/plan_check.c.
 $(O)/tests/oracle/plan_check.o: CPPFLAGS += -Itests
@@ -181,12 +226,25 @@ $(O)/tests/%: tests/model/%.c $(O)/libreef.a
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -o $@ $< $(O)/libreef.a $(LDLIBS)
 
-# make build/fuzz/fuzz_onnx CLANG=clang: a libFuzzer program; tests/fuzz/seeds.py writes it a corpus.
-CLANG ?= clang
-$(BUILD)/fuzz/%: tests/fuzz/%.c $(wildcard src/base/*.c src/model/*.c src/model/*.h)
-	@mkdir -p $(@D)
-	$(CLANG) -std=c17 -O1 -g -fsanitize=fuzzer,address,undefined,float-cast-overflow -fno-sanitize-recover=all \
-	    $(CPPFLAGS) -o $@ $< $(wildcard src/base/*.c src/model/*.c) $(LDLIBS)
+# One fuzzer per file tests/fuzz/fuzz_*.c, as libFuzzer programs; tests/fuzz/run.sh runs them from tests/fuzz/corpus.
+FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZ_OBJ := $(FUZZ_SRC:%.c=$(O)/%.o)
+FUZZ_BIN := $(FUZZ_SRC:tests/fuzz/%.c=$(O)/%)
+$(FUZZ_OBJ): CPPFLAGS += -Itests
+$(FUZZ_BIN): $(O)/%: $(O)/tests/fuzz/%.o $(O)/libbench.a $(O)/libreef.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+
+.PHONY: fuzz-programs fuzz fuzz-smoke
+fuzz-programs: $(FUZZ_BIN)
+# make fuzz FUZZ_SECONDS=600 [FUZZERS="onnx npy"]: each fuzzer in turn for that long; what they find lies in build/fuzz.
+FUZZ_SECONDS ?= 600
+fuzz:
+	@$(MAKE) --no-print-directory MODE=fuzz fuzz-programs
+	@bash tests/fuzz/run.sh $(BUILD)/fuzz $(FUZZ_SECONDS) $(FUZZERS)
+# The same for a few seconds each, after every input of the corpus.
+fuzz-smoke:
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=10
 
 # --- the two commands ----------------------------------------------------------------------------------------------
 .PHONY: test demo bench-cpu models format format-check tidy help
@@ -226,6 +284,6 @@ help:
 	@grep -B1 -E '^[a-z-]+:' Makefile | grep -E '^# ' ; echo "targets: all lib demo test unit test-cli bench-cpu models install format tidy fuzz clean"
 
 clean:
-	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan
+	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan $(BUILD)/fuzz $(BUILD)/cuda
 
--include $(LIB_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d)
+-include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)

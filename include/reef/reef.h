@@ -2,7 +2,7 @@
  * reef.h - the public C API.
  *
  *     reef_device *device;   reef_model *model;   reef_session *session;
- *     reef_device_open("cpu", NULL, &device, &error);
+ *     reef_device_open("cpu", NULL, &device, &error);      or "cuda:0"
  *     reef_model_load(device, "resnet.onnx", NULL, &model, &error);
  *     reef_session_create(model, &(reef_session_options){.service_class = REEF_RT}, &session, &error);
  *     reef_session_run(session, (const void *[]){image}, (void *[]){scores}, &info);
@@ -51,6 +51,17 @@ const char *reef_dtype_name(reef_dtype dtype);
 
 typedef enum reef_class { REEF_RT, REEF_BE } reef_class;
 
+/* The least precise arithmetic that products of matrices may use; inputs, outputs and sums are float32 in all of them. A
+ * device may be more precise than asked: the CPU device always computes in fp32. */
+typedef enum reef_precision {
+    REEF_PRECISION_DEFAULT, /* tf32 */
+    REEF_PRECISION_FP32,
+    REEF_PRECISION_TF32, /* 10 bits of mantissa in products, float32 storage: what GPU libraries do by default */
+    REEF_PRECISION_FP16, /* 10 bits, weights and activations stored as float16 */
+} reef_precision;
+/* "fp32", "tf32", "fp16"; "default" otherwise. Static string. */
+const char *reef_precision_name(reef_precision precision);
+
 typedef struct reef_device reef_device;
 typedef struct reef_model reef_model;
 typedef struct reef_session reef_session;
@@ -59,27 +70,34 @@ typedef struct reef_request reef_request;
 /* ---------------------------------------------------------------- device -- */
 
 typedef struct reef_device_options {
-    unsigned units;          /* CPU device: compute units (worker threads); 0: one per usable processor */
+    unsigned units;          /* CPU: compute units (worker threads); 0: one per usable processor. GPU: 0 or all SMs */
     const char *policy;      /* NULL: "reset". See reef_policy_list. */
     unsigned queue_capacity; /* kernels a BE queue may have on the device (REEF's device queue capacity); 0: 4 */
     unsigned rt_queue_limit; /* RT requests that may wait; 0: 1024. More are refused with QUEUE_FULL. */
 } reef_device_options;
 
 /*
- * Opens "cpu" and starts its threads. options may be NULL.
- * Errors: NOT_FOUND (no such device or policy), INVALID_ARGUMENT, NO_MEMORY, DEVICE.
+ * Opens "cpu", or a GPU as "cuda:0" ("cuda" is the first one), and starts its threads. options may be NULL.
+ * Errors: NOT_FOUND (no such device or policy, no driver), UNSUPPORTED (the driver is too old, the device cannot do what
+ * the policy needs), INVALID_ARGUMENT, NO_MEMORY, DEVICE.
  */
 reef_status reef_device_open(const char *name, const reef_device_options *options, reef_device **out,
                              reef_error *error);
 /* Every model must have been destroyed. NULL is allowed. */
 void reef_device_close(reef_device *device);
 
-/* Changes the policy. BUSY unless no request is queued or running and no model is being profiled. */
+/* Changes the policy. BUSY unless no request is queued or running and no model is being profiled; UNSUPPORTED where the
+ * device lacks what it needs. */
 reef_status reef_device_set_policy(reef_device *device, const char *policy, reef_error *error);
 /* The i-th policy's name and one-sentence meaning; false past the end. Static strings. */
 bool reef_policy_list(size_t i, const char **name, const char **meaning);
-/* The i-th device this build can open here ("cpu") and a description; false past the end. Static strings. */
+/* The i-th device this build can open here ("cpu", "cuda:0") and a description; false past the end. Static strings. */
 bool reef_device_list(size_t i, const char **name, const char **description);
+/* Whether reef_device_open would find it: OK, or NOT_FOUND or UNSUPPORTED with the reason. */
+reef_status reef_device_check(const char *name, reef_error *error);
+/* OK, or the device's last failure at run time with the call that failed. Requests that were under way then ended with
+ * DEVICE; the device has been set up anew and serves every loaded model again, unless that failed too. */
+reef_status reef_device_health(const reef_device *device, reef_error *error);
 
 typedef struct reef_device_stats {
     unsigned units;
@@ -109,6 +127,7 @@ typedef struct reef_model_options {
     const reef_shape *shapes; /* for inputs with dynamic dimensions; borrowed during the call */
     size_t n_shapes;
     const char *cache_dir; /* where profiles are kept; NULL: beside the model file, or nowhere if not writable */
+    reef_precision precision;
     reef_progress progress;
     void *progress_context;
 } reef_model_options;
@@ -143,6 +162,8 @@ typedef struct reef_model_info {
     size_t nodes, kernels;                                       /* of the file, of the plan */
     size_t weight_bytes, activation_bytes, activation_sum_bytes; /* sum: without reuse of buffers */
     double flops;
+    reef_precision precision; /* of this model on its device */
+    size_t device_bytes;      /* weights as the device keeps them, in its own memory; 0 on the CPU */
     bool profiled;
     uint64_t solo_ns;      /* sum of kernel times, from the profile if there is one, else an estimate */
     unsigned units_needed; /* compute units that its widest kernel can fill */
@@ -160,6 +181,7 @@ typedef struct reef_kernel_info {
     uint64_t solo_p50_ns, solo_p99_ns; /* 0: not profiled */
     uint64_t tile_ns;                  /* one tile, measured or estimated */
     unsigned units;                    /* compute units it can fill */
+    unsigned tiles_per_unit;           /* that run at once on one unit (a GPU's occupancy) */
 } reef_kernel_info;
 bool reef_model_kernel(const reef_model *model, size_t i, reef_kernel_info *out);
 
@@ -177,6 +199,15 @@ bool reef_model_buffer(const reef_model *model, size_t i, reef_buffer_info *out)
  */
 reef_status reef_model_profile(reef_model *model, unsigned runs, reef_progress progress, void *context,
                                reef_error *error);
+
+/*
+ * Latency of the whole model alone on the device, in nanoseconds as this thread sees it: samples[i] is the time from
+ * handing run i over to seeing that it has ended. The inputs (one per model input, row major) are copied to the device
+ * once, before the first run, and outputs (NULL, or one per model output) are read back once, after the last; no run
+ * copies anything. Errors: BUSY, NO_MEMORY, DEVICE.
+ */
+reef_status reef_model_solo(reef_model *model, const void *const *inputs, void *const *outputs, unsigned runs,
+                            uint64_t *samples, reef_error *error);
 
 /* --------------------------------------------------------------- session -- */
 

@@ -16,14 +16,32 @@ const char *reef_version(void)
     return TEXT(REEF_VERSION_MAJOR) "." TEXT(REEF_VERSION_MINOR) "." TEXT(REEF_VERSION_PATCH);
 }
 
+const char *reef_precision_name(reef_precision precision)
+{
+    switch (precision) {
+    case REEF_PRECISION_DEFAULT: break;
+    case REEF_PRECISION_FP32: return "fp32";
+    case REEF_PRECISION_TF32: return "tf32";
+    case REEF_PRECISION_FP16: return "fp16";
+    }
+    return "default";
+}
+
 bool reef_device_list(size_t i, const char **name, const char **description)
 {
-    const reef_device_ops *ops = reef_device_ops_at(i);
-    if (ops) {
-        *name = ops->name;
-        *description = ops->description;
+    reef_device_entry entry;
+    if (!reef_device_entry_at(i, &entry)) {
+        return false;
     }
-    return ops != NULL;
+    *name = entry.name;
+    *description = entry.description;
+    return true;
+}
+
+reef_status reef_device_check(const char *name, reef_error *error)
+{
+    reef_device_entry entry;
+    return reef_device_find(name, &entry, error);
 }
 
 static const reef_policy *find_policy(const char *name, reef_error *error)
@@ -40,6 +58,17 @@ static const reef_policy *find_policy(const char *name, reef_error *error)
     return policy;
 }
 
+/* A device that cannot carry pads would serve BE work nothing under `pad`, silently. */
+static reef_status check_policy(const reef_policy *policy, const reef_device_ops *ops, reef_error *error)
+{
+    if (policy->pad && !(ops->caps & REEF_CAP_PAD)) {
+        return reef_fail(error, REEF_UNSUPPORTED,
+                         "policy '%s' needs launches that carry tiles of others; device '%s' has none", policy->name,
+                         ops->name);
+    }
+    return REEF_OK;
+}
+
 static void on_event(void *context, const reef_event *event)
 {
     reef_device *device = context;
@@ -54,15 +83,19 @@ reef_status reef_device_open(const char *name, const reef_device_options *option
 {
     static const reef_device_options defaults;
     options = options ? options : &defaults;
-    const reef_device_ops *ops = NULL;
-    for (size_t i = 0; (ops = reef_device_ops_at(i)) && strcmp(ops->name, name) != 0; i++) {
+    reef_device_entry entry;
+    reef_status status = reef_device_find(name, &entry, error);
+    if (status) {
+        return status;
     }
-    if (!ops) {
-        return reef_fail(error, REEF_NOT_FOUND, "no device '%s'; `reef devices` lists what is there", name);
-    }
+    const reef_device_ops *ops = entry.ops;
     const reef_policy *policy = find_policy(options->policy ? options->policy : "reset", error);
     if (!policy) {
         return REEF_NOT_FOUND;
+    }
+    status = check_policy(policy, ops, error);
+    if (status) {
+        return status;
     }
     reef_device *device = calloc(1, sizeof *device);
     if (!device) {
@@ -70,8 +103,9 @@ reef_status reef_device_open(const char *name, const reef_device_options *option
     }
     device->queue_capacity = options->queue_capacity ? options->queue_capacity : 4;
     pthread_mutex_init(&device->profile_lock, NULL);
-    reef_dev_config config = {.units = options->units, .on_event = on_event, .context = device};
-    reef_status status = ops->open(&config, &device->dev, error);
+    reef_dev_config config = {
+        .ordinal = entry.ordinal, .units = options->units, .on_event = on_event, .context = device};
+    status = ops->open(&config, &device->dev, error);
     if (!status) {
         status = reef_sched_init(&device->sched, device->dev, policy,
                                  options->rt_queue_limit ? options->rt_queue_limit : 1024, NULL);
@@ -107,8 +141,18 @@ reef_status reef_device_set_policy(reef_device *device, const char *name, reef_e
     if (!policy) {
         return REEF_NOT_FOUND;
     }
-    reef_status status = reef_sched_set_policy(&device->sched, policy);
+    reef_status status = check_policy(policy, device->dev->ops, error);
+    if (status) {
+        return status;
+    }
+    status = reef_sched_set_policy(&device->sched, policy);
     return status ? reef_fail(error, status, "the policy can only change while no request waits or runs") : REEF_OK;
+}
+
+reef_status reef_device_health(const reef_device *device, reef_error *error)
+{
+    const reef_device_ops *ops = device->dev->ops;
+    return ops->health ? ops->health(device->dev, error) : REEF_OK;
 }
 
 void reef_device_stats_get(const reef_device *device, reef_device_stats *out)

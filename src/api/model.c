@@ -30,23 +30,33 @@ void reef_model_estimate(reef_model *model)
     reef_model_update_units(model);
 }
 
-/* "dir/name.onnx" and hash -> "dir/name.0123456789abcdef.cpu2.profile.json"; with cache_dir, in there. */
-static char *profile_path(const reef_device *device, const char *path, const char *cache_dir, uint64_t hash)
+/* "dir/name.onnx" -> "dir"; NULL when out of memory. */
+static char *folder_of(const char *path)
 {
+    const char *slash = strrchr(path, '/');
+    return slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
+}
+
+/* "dir/name.onnx" and hash -> "dir/name.0123456789abcdef.cpu2.fp32.profile.json"; with cache_dir, in there. */
+static char *profile_path(const reef_model *model, const char *path, const char *cache_dir)
+{
+    const reef_dev *dev = model->device->dev;
     const char *slash = strrchr(path, '/');
     const char *file = slash ? slash + 1 : path;
     const char *dot = strrchr(file, '.');
     int stem = dot && dot != file ? (int)(dot - file) : (int)strlen(file);
     int folder = slash ? (int)(slash - path) + 1 : 0;
     char *text = NULL;
-    int length = asprintf(&text, "%.*s%s%s%.*s.%016llx.%s%u.profile.json", cache_dir ? 0 : folder, path,
-                          cache_dir ? cache_dir : "", cache_dir ? "/" : "", stem, file, (unsigned long long)hash,
-                          device->dev->ops->name, device->dev->units);
+    int length =
+        asprintf(&text, "%.*s%s%s%.*s.%016llx.%s%u.%s.profile.json", cache_dir ? 0 : folder, path,
+                 cache_dir ? cache_dir : "", cache_dir ? "/" : "", stem, file, (unsigned long long)model->plan->hash,
+                 dev->model, dev->units, reef_precision_name(model->program->precision));
     return length < 0 ? NULL : text;
 }
 
 /* Compiles the plan, which becomes the model's. */
-static reef_status model_from_plan(reef_device *device, reef_plan *plan, reef_model **out, reef_error *error)
+static reef_status model_from_plan(reef_device *device, reef_plan *plan, const reef_program_options *options,
+                                   reef_model **out, reef_error *error)
 {
     reef_model *model = calloc(1, sizeof *model);
     if (!model) {
@@ -59,7 +69,7 @@ static reef_status model_from_plan(reef_device *device, reef_plan *plan, reef_mo
     model->profile = calloc(plan->n_kernels + 1, sizeof *model->profile);
     reef_status status = model->costs && model->profile ? REEF_OK : reef_fail(error, REEF_NO_MEMORY, "out of memory");
     if (!status) {
-        status = device->dev->ops->program_create(device->dev, plan, &model->program, error);
+        status = device->dev->ops->program_create(device->dev, plan, options, &model->program, error);
     }
     atomic_fetch_add(&device->models, 1);
     if (status) {
@@ -118,7 +128,15 @@ reef_status reef_model_load(reef_device *device, const char *path, const reef_mo
         options->progress(options->progress_context, "compiling", 1, 2);
     }
     reef_model *model = NULL;
-    status = model_from_plan(device, plan, &model, error);
+    char *folder = options->cache_dir ? NULL : folder_of(path);
+    reef_program_options compile = {
+        .precision = options->precision,
+        .cache_dir = options->cache_dir ? options->cache_dir : folder,
+        .progress = options->progress,
+        .progress_context = options->progress_context,
+    };
+    status = model_from_plan(device, plan, &compile, &model, error);
+    free(folder);
     if (status) {
         reef_error_prefix(error, "%s: ", path);
         return status;
@@ -127,7 +145,7 @@ reef_status reef_model_load(reef_device *device, const char *path, const reef_mo
         options->progress(options->progress_context, "compiling", 2, 2);
     }
     model->nodes = nodes;
-    model->cache_path = profile_path(device, path, options->cache_dir, plan->hash);
+    model->cache_path = profile_path(model, path, options->cache_dir);
     reef_profile_load(model);
     *out = model;
     return REEF_OK;
@@ -144,7 +162,7 @@ reef_status reef_model_create_synthetic(reef_device *device, uint32_t kernels, u
     if (status) {
         return reef_fail(error, status, "cannot create a synthetic model of %u kernels", kernels);
     }
-    return model_from_plan(device, plan, out, error);
+    return model_from_plan(device, plan, NULL, out, error);
 }
 
 void reef_model_destroy(reef_model *model)
@@ -212,6 +230,8 @@ void reef_model_info_get(const reef_model *model, reef_model_info *out)
         .weight_bytes = plan->weight_bytes,
         .activation_bytes = plan->activation_bytes,
         .activation_sum_bytes = plan->activation_sum_bytes,
+        .precision = model->program->precision,
+        .device_bytes = model->program->device_bytes,
         .profiled = model->profiled,
         .units_needed = model->units_needed,
     };
@@ -247,6 +267,7 @@ bool reef_model_kernel(const reef_model *model, size_t i, reef_kernel_info *out)
         .solo_p99_ns = model->profile[i].p99_ns,
         .tile_ns = model->costs[i].tile_ns,
         .units = info.tiles < units ? info.tiles : units,
+        .tiles_per_unit = info.blocks_per_unit ? info.blocks_per_unit : 1,
     };
     pthread_mutex_unlock(&model->device->sched.lock);
     memcpy(out->out_dims, kernel->y.dims, sizeof out->out_dims);

@@ -58,11 +58,33 @@ typedef struct measured {
     reef_kernel_profile *profile;
 } measured;
 
+/* Where the device can say what the kernel takes without launching and being told: a GPU. */
+static reef_status measure_kernel(const reef_model *model, reef_instance *instance, uint32_t kernel, unsigned runs,
+                                  measured *out, reef_error *error)
+{
+    const reef_dev *dev = model->device->dev;
+    reef_dev_kernel info;
+    reef_status status = dev->ops->measure(instance, kernel, runs, out->samples, error);
+    if (!status) {
+        qsort(out->samples, runs, sizeof *out->samples, compare_ns);
+        dev->ops->kernel_info(model->program, kernel, &info);
+        uint64_t at_once = (uint64_t)dev->units * (info.blocks_per_unit ? info.blocks_per_unit : 1);
+        uint64_t waves = (info.tiles + at_once - 1) / at_once;
+        out->profile[kernel].p50_ns = out->samples[(runs - 1) / 2] ? out->samples[(runs - 1) / 2] : 1;
+        out->profile[kernel].p99_ns = out->samples[(runs * 99 + 99) / 100 - 1];
+        out->tile_ns[kernel] = out->profile[kernel].p50_ns / waves;
+    }
+    return status;
+}
+
 static reef_status profile_kernel(reef_model *model, reef_dqueue *queue, reef_instance *instance, uint32_t kernel,
-                                  unsigned runs, measured *out)
+                                  unsigned runs, measured *out, reef_error *error)
 {
     reef_device *device = model->device;
     uint64_t *samples = out->samples;
+    if (device->dev->ops->measure) {
+        return measure_kernel(model, instance, kernel, runs, out, error);
+    }
     reef_dev_stats before, after;
     uint64_t took;
     reef_status status = launch_and_wait(device, queue, instance, kernel, &took); /* warm up */
@@ -84,14 +106,14 @@ static reef_status profile_kernel(reef_model *model, reef_dqueue *queue, reef_in
 }
 
 static reef_status profile_kernels(reef_model *model, unsigned runs, reef_progress progress, void *context,
-                                   measured *out)
+                                   measured *out, reef_error *error)
 {
     reef_device *device = model->device;
     const reef_device_ops *ops = device->dev->ops;
     reef_profiler profiler = {0};
     reef_instance *instance = NULL;
     reef_dqueue *queue = NULL;
-    reef_status status = ops->instance_create(model->program, &instance);
+    reef_status status = ops->instance_create(model->program, &instance, error);
     if (!status) {
         status = ops->queue_create(device->dev, true, 1, 1, &queue);
     }
@@ -100,7 +122,7 @@ static reef_status profile_kernels(reef_model *model, unsigned runs, reef_progre
         if (progress) {
             progress(context, "profiling", k, model->plan->n_kernels);
         }
-        status = profile_kernel(model, queue, instance, k, runs, out);
+        status = profile_kernel(model, queue, instance, k, runs, out, error);
     }
     if (queue) {
         ops->queue_destroy(queue);
@@ -138,9 +160,10 @@ static reef_status profile_alone(reef_model *model, unsigned runs, reef_progress
         .tile_ns = calloc(n, sizeof *found.tile_ns),
         .profile = calloc(n, sizeof *found.profile),
     };
+    reef_error cause = {0};
     reef_status status = REEF_NO_MEMORY;
     if (found.samples && found.tile_ns && found.profile) {
-        status = profile_kernels(model, runs, progress, context, &found);
+        status = profile_kernels(model, runs, progress, context, &found, &cause);
     }
     if (!status) {
         install(model, &found);
@@ -149,7 +172,9 @@ static reef_status profile_alone(reef_model *model, unsigned runs, reef_progress
     free(found.samples);
     free(found.tile_ns);
     free(found.profile);
-    return status ? reef_fail(error, status, "profiling failed: %s", reef_status_text(status)) : REEF_OK;
+    return status ? reef_fail(error, status, "profiling failed: %s",
+                              cause.status ? cause.message : reef_status_text(status))
+                  : REEF_OK;
 }
 
 reef_status reef_model_profile(reef_model *model, unsigned runs, reef_progress progress, void *context,
@@ -189,31 +214,35 @@ reef_status reef_profile_save(const reef_model *model, reef_error *error)
         return REEF_OK;
     }
     json_t *kernels = json_array();
-    for (uint32_t k = 0; k < model->plan->n_kernels; k++) {
-        json_array_append_new(
-            kernels, json_pack("{s:s, s:i, s:I, s:I, s:I}", "variant", variant_of(model, k), "tiles",
-                               (int)model->costs[k].tiles, "tile_ns", (json_int_t)model->costs[k].tile_ns, "p50_ns",
-                               (json_int_t)model->profile[k].p50_ns, "p99_ns", (json_int_t)model->profile[k].p99_ns));
+    bool whole = kernels != NULL;
+    for (uint32_t k = 0; whole && k < model->plan->n_kernels; k++) {
+        whole = json_array_append_new(kernels, json_pack("{s:s, s:i, s:I, s:I, s:I}", "variant", variant_of(model, k),
+                                                         "tiles", (int)model->costs[k].tiles, "tile_ns",
+                                                         (json_int_t)model->costs[k].tile_ns, "p50_ns",
+                                                         (json_int_t)model->profile[k].p50_ns, "p99_ns",
+                                                         (json_int_t)model->profile[k].p99_ns)) == 0;
     }
     char hash[24], *temporary = NULL;
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)model->plan->hash);
-    json_t *root =
-        json_pack("{s:i, s:s, s:s, s:s, s:i, s:o}", "format", PROFILE_FORMAT, "reef", reef_version(), "hash", hash,
-                  "device", model->device->dev->ops->name, "units", (int)model->device->dev->units, "kernels", kernels);
+    json_t *root = whole ? json_pack("{s:i, s:s, s:s, s:s, s:i, s:O}", "format", PROFILE_FORMAT, "reef", reef_version(),
+                                     "hash", hash, "device", model->device->dev->model, "units",
+                                     (int)model->device->dev->units, "kernels", kernels)
+                         : NULL;
+    json_decref(kernels);
     /* Written beside and renamed, so that no reader ever sees half a file. */
-    int length = asprintf(&temporary, "%s.%ld.tmp", model->cache_path, (long)getpid());
+    if (!root || asprintf(&temporary, "%s.%ld.tmp", model->cache_path, (long)getpid()) < 0) {
+        json_decref(root);
+        return reef_fail(error, REEF_NO_MEMORY, "%s: out of memory for the profile", model->cache_path);
+    }
     reef_status status = REEF_OK;
-    if (!root || length < 0 || json_dump_file(root, temporary, JSON_INDENT(1)) != 0 ||
-        rename(temporary, model->cache_path) != 0) {
-        status = reef_fail(error, REEF_IO, "%s: cannot write the profile: %s", model->cache_path, strerror(errno));
-        if (length >= 0) {
-            unlink(temporary);
-        }
+    errno = 0;
+    if (json_dump_file(root, temporary, JSON_INDENT(1)) != 0 || rename(temporary, model->cache_path) != 0) {
+        status = reef_fail(error, errno == ENOMEM ? REEF_NO_MEMORY : REEF_IO, "%s: cannot write the profile: %s",
+                           model->cache_path, strerror(errno));
+        unlink(temporary);
     }
     json_decref(root);
-    if (length >= 0) {
-        free(temporary);
-    }
+    free(temporary);
     return status;
 }
 

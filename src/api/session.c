@@ -152,9 +152,10 @@ reef_status reef_session_create(reef_model *model, const reef_session_options *o
     session->requests = calloc(session->n_requests, sizeof *session->requests);
     session->pointers = calloc((size_t)session->n_requests * tables + 1, sizeof(void *));
     reef_device *device = model->device;
+    reef_error cause = {0};
     reef_status status = session->requests && session->pointers ? REEF_OK : REEF_NO_MEMORY;
     if (!status) {
-        status = reef_instances_create(model->program, instances, &session->instances);
+        status = reef_instances_create(model->program, instances, &session->instances, &cause);
     }
     if (!status && be) {
         status = reef_vhq_create(device->dev, device->queue_capacity, options->weight, limit, &session->vhq);
@@ -162,7 +163,8 @@ reef_status reef_session_create(reef_model *model, const reef_session_options *o
     if (status) {
         reef_instances_destroy(&session->instances);
         session_free(session);
-        return reef_fail(error, status, "cannot create a session: %s", reef_status_text(status));
+        return reef_fail(error, status, "cannot create a session: %s (%u instances of %zu bytes)",
+                         cause.status ? cause.message : reef_status_text(status), instances, plan->activation_bytes);
     }
     for (unsigned i = 0; i < session->n_requests; i++) {
         reef_request *request = &session->requests[i];

@@ -13,11 +13,23 @@ struct reef_arena_block {
     _Alignas(max_align_t) char bytes[];
 };
 
-enum { BLOCK_BYTES = 64 * 1024 };
+/* Under AddressSanitizer every allocation is a block of its own, so that a step past its end is seen. */
+#if defined(__SANITIZE_ADDRESS__)
+#define ARENA_EXACT 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ARENA_EXACT 1
+#endif
+#endif
+#ifdef ARENA_EXACT
+enum { BLOCK_BYTES = 0, BLOCK_ALIGN = 1 };
+#else
+enum { BLOCK_BYTES = 64 * 1024, BLOCK_ALIGN = _Alignof(max_align_t) };
+#endif
 
 void *reef_arena_alloc(reef_arena *arena, size_t bytes)
 {
-    const size_t align = _Alignof(max_align_t);
+    const size_t align = BLOCK_ALIGN;
     if (bytes > SIZE_MAX / 2) {
         return NULL;
     }
@@ -26,7 +38,7 @@ void *reef_arena_alloc(reef_arena *arena, size_t bytes)
         return NULL;
     }
     struct reef_arena_block *block = arena->head;
-    if (!block || block->size - block->used < bytes) {
+    if (!block || BLOCK_BYTES == 0 || block->size - block->used < bytes) {
         size_t size = bytes > BLOCK_BYTES ? bytes : BLOCK_BYTES;
         block = calloc(1, sizeof *block + size);
         if (!block) {

@@ -35,5 +35,5 @@ reef_status bench_check_policy(const char *policy, const char **canonical, reef_
 
 reef_status bench_check_device(const char *device, reef_error *error)
 {
-    return check(reef_device_list, "device", device, NULL, error);
+    return reef_device_check(device, error);
 }

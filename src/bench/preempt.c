@@ -157,6 +157,7 @@ static reef_status load_file(preempt *p, const char *path, const reef_shape *sha
     reef_model_options options = {
         .shapes = shapes,
         .n_shapes = n_shapes,
+        .precision = p->options->precision,
         .progress = p->options->progress,
         .progress_context = p->options->progress_context,
     };

@@ -124,6 +124,7 @@ static reef_status load_model(runner *r, bench_model *model, reef_error *error)
     reef_model_options options = {
         .shapes = model->like->shapes,
         .n_shapes = model->like->n_shapes,
+        .precision = r->options->precision,
         .progress = r->options->progress,
         .progress_context = r->options->progress_context,
     };

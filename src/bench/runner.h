@@ -11,6 +11,7 @@ typedef enum bench_form { BENCH_FORM_DEFAULT, BENCH_FORM_PUBLISHED, BENCH_FORM_M
 typedef struct bench_options {
     const char *device;
     unsigned units;
+    reef_precision precision;
     const char *models; /* folder for models given by name */
     const char *const *policies;
     size_t n_policies;
@@ -35,6 +36,7 @@ typedef struct preempt_load { /* best-effort work: a model file, or kernels x ti
 typedef struct preempt_options {
     const char *device;
     unsigned units;
+    reef_precision precision;
     const char *const *policies;
     size_t n_policies;
     const preempt_load *loads;

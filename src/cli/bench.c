@@ -14,7 +14,8 @@
 #include "cli/progress.h"
 
 typedef struct bench_args {
-    const char *device, *models, *form, *json, *chart;
+    const char *device, *models, *form, *json, *chart, *precision_text;
+    reef_precision precision;
     uint64_t units, seed, count, profile_runs;
     double seconds, warmup;
     cli_list policies, be, shapes, synthetic;
@@ -78,6 +79,7 @@ static int bench_workload_command(const bench_args *args, const char *spec)
     bench_options options = {
         .device = args->device,
         .units = (unsigned)args->units,
+        .precision = args->precision,
         .models = args->models,
         .policies = args->policies.items,
         .n_policies = args->policies.n,
@@ -243,6 +245,7 @@ static int preempt_command(const bench_args *args)
         cli_progress_begin(&progress, "bench preempt");
         preempt_options options = {
             .device = args->device,
+            .precision = args->precision,
             .units = (unsigned)args->units,
             .policies = args->policies.items,
             .n_policies = args->policies.n,
@@ -314,6 +317,7 @@ int cli_bench(int argc, char **argv)
          "policies to measure, in this order (default: all of them, see reef devices; preempt: wait,reset)", CLI_NAMES,
          &args.policies, 0, 0},
         {"device", "NAME", "device (default cpu)", CLI_TEXT, &args.device, 0, 0},
+        {"precision", "P", CLI_PRECISION_HELP, CLI_TEXT, &args.precision_text, 0, 0},
         {"units", "N", "compute units (default: one per processor)", CLI_COUNT, &args.units, 1, 4096},
         {"models", "DIR", "folder of NAME.onnx files (preempt: all of them as best-effort load)", CLI_TEXT,
          &args.models, 0, 0},
@@ -362,6 +366,7 @@ int cli_bench(int argc, char **argv)
     int code = cli_parse(&command, argc, argv, &words);
     code = code < 0 ? default_policies(&args, strcmp(words.items[0], "preempt") == 0) : code;
     code = code < 0 ? check_names(&args) : code;
+    code = code < 0 ? cli_precision(name_of_command, args.precision_text, &args.precision) : code;
     if (code < 0) {
         code =
             strcmp(words.items[0], "preempt") ? bench_workload_command(&args, words.items[0]) : preempt_command(&args);

@@ -11,6 +11,7 @@ int cli_inspect(int argc, char **argv)
         {"shape", "NAME=DIMS", "dimensions of an input that has dynamic ones, such as x=1x3x224x224; may be repeated",
          CLI_LIST, &show.shape_texts, 0, 0},
         {"device", "NAME", "device to compile for (default cpu)", CLI_TEXT, &show.device, 0, 0},
+        {"precision", "P", CLI_PRECISION_HELP, CLI_TEXT, &show.precision_text, 0, 0},
         {"units", "N", "compute units (default: one per processor)", CLI_COUNT, &show.units, 1, 4096},
         {"json", NULL, "print JSON", CLI_FLAG, &show.as_json, 0, 0},
     };

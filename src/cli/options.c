@@ -293,3 +293,15 @@ int cli_check_policy(const char *command, const char *policy)
     reef_error error = {0};
     return bench_check_policy(policy, NULL, &error) ? cli_usage(command, "--policy: %s", error.message) : -1;
 }
+
+int cli_precision(const char *command, const char *text, reef_precision *out)
+{
+    *out = REEF_PRECISION_DEFAULT;
+    for (int i = REEF_PRECISION_FP32; text && i <= REEF_PRECISION_FP16; i++) {
+        if (!strcmp(text, reef_precision_name((reef_precision)i))) {
+            *out = (reef_precision)i;
+            return -1;
+        }
+    }
+    return text ? cli_usage(command, "--precision: '%s' is none of fp32, tf32, fp16", text) : -1;
+}

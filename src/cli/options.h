@@ -63,6 +63,10 @@ int cli_shapes(const char *command, const cli_list *texts, reef_shape **out);
 /* Checks a device's or policy's name; -1 or EXIT_USAGE with the names there are. */
 int cli_check_device(const char *command, const char *device);
 int cli_check_policy(const char *command, const char *policy);
+/* "fp32", "tf32" or "fp16" (NULL: the default); -1 or EXIT_USAGE. */
+int cli_precision(const char *command, const char *text, reef_precision *out);
+#define CLI_PRECISION_HELP                                                                                             \
+    "fp32, tf32 (default) or fp16: the least precise arithmetic that may be used; the CPU always computes in fp32"
 
 /* Text from a model for the terminal: control bytes become '?'. Returns buffer. */
 const char *cli_printable(const char *text, char *buffer, size_t size);

@@ -12,6 +12,7 @@ int cli_profile(int argc, char **argv)
          CLI_LIST, &show.shape_texts, 0, 0},
         {"runs", "N", "measurements per kernel (default 20)", CLI_COUNT, &show.profile_runs, 1, 100000},
         {"device", "NAME", "device to compile for (default cpu)", CLI_TEXT, &show.device, 0, 0},
+        {"precision", "P", CLI_PRECISION_HELP, CLI_TEXT, &show.precision_text, 0, 0},
         {"units", "N", "compute units (default: one per processor)", CLI_COUNT, &show.units, 1, 4096},
         {"json", NULL, "print JSON", CLI_FLAG, &show.as_json, 0, 0},
     };

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "bench/npy.h"
 #include "bench/report.h"
@@ -27,9 +28,10 @@ typedef struct input_arg {
 } input_arg;
 
 typedef struct run_args {
-    const char *model, *output, *device, *policy, *class_name, *batch;
+    const char *model, *output, *device, *policy, *class_name, *batch, *precision_text;
+    reef_precision precision;
     uint64_t units, seed, repeat;
-    bool random, as_json;
+    bool random, as_json, solo;
     cli_list input_texts, shape_texts;
     input_arg *inputs;  /* one per --input */
     reef_shape *given;  /* of --shape */
@@ -249,6 +251,7 @@ static reef_status load_model(const char *path, const run_args *args, reef_devic
     reef_model_options options = {
         .shapes = args->shapes,
         .n_shapes = args->n_shapes,
+        .precision = args->precision,
         .progress = cli_progress_show,
         .progress_context = progress,
     };
@@ -289,8 +292,31 @@ static reef_status run_repeatedly(const run_args *args, reef_model *model, const
     return status;
 }
 
+/* The model alone, again into the same outputs. */
+static reef_status run_solo(const run_args *args, reef_model *model, const bench_tensors *inputs,
+                            bench_tensors *outputs, bench_stats *latency, reef_error *error)
+{
+    size_t runs = args->repeat ? args->repeat : 1;
+    uint64_t *samples = malloc(runs * sizeof *samples);
+    if (!samples) {
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
+    for (size_t i = 0; i < outputs->n; i++) {
+        reef_tensor_info info;
+        reef_model_output(model, i, &info);
+        memset(outputs->data[i], 0xff, info.bytes);
+    }
+    reef_status status =
+        reef_model_solo(model, (const void *const *)inputs->data, outputs->data, (unsigned)runs, samples, error);
+    if (!status) {
+        *latency = bench_stats_of(samples, runs);
+    }
+    free(samples);
+    return status;
+}
+
 static void print_text(const run_args *args, const reef_model *model, const bench_tensors *outputs,
-                       const bench_stats *latency)
+                       const bench_stats *latency, const bench_stats *solo)
 {
     for (size_t i = 0; i < outputs->n; i++) {
         reef_tensor_info info;
@@ -300,9 +326,13 @@ static void print_text(const run_args *args, const reef_model *model, const benc
         if (s.not_finite) {
             snprintf(faulty, sizeof faulty, "  %zu NaN or infinite", s.not_finite);
         }
-        printf("%s: %s %s  min %.6g max %.6g mean %.6g%s\n", cli_printable(info.name, name, sizeof name),
-               reef_dtype_name(info.dtype), npy_shape_text(info.rank, info.dims, shape, sizeof shape), s.min, s.max,
-               s.mean, faulty);
+        printf("%s: %s %s", cli_printable(info.name, name, sizeof name), reef_dtype_name(info.dtype),
+               npy_shape_text(info.rank, info.dims, shape, sizeof shape));
+        if (s.n) {
+            printf("  min %.6g max %.6g mean %.6g%s\n", s.min, s.max, s.mean, faulty);
+        } else {
+            printf("  %s\n", info.bytes ? "no finite number" : "empty");
+        }
         if (args->output) {
             char *path = output_path(model, i, args->output);
             printf("  -> %s\n", path ? path : "");
@@ -311,6 +341,10 @@ static void print_text(const run_args *args, const reef_model *model, const benc
     }
     printf("latency: p50 %.1f us, p99 %.1f us, min %.1f us over %zu run%s\n", latency->p50_us, latency->p99_us,
            latency->min_us, latency->n, latency->n == 1 ? "" : "s, after one that is not counted");
+    if (args->solo) {
+        printf("alone, inputs and outputs on the device: p50 %.1f us, p99 %.1f us, min %.1f us\n", solo->p50_us,
+               solo->p99_us, solo->min_us);
+    }
 }
 
 static json_t *json_text(const char *text)
@@ -320,8 +354,10 @@ static json_t *json_text(const char *text)
 }
 
 static void print_json(const run_args *args, const reef_device *device, const reef_model *model,
-                       const bench_tensors *outputs, const bench_stats *latency)
+                       const bench_tensors *outputs, const bench_stats *latency, const bench_stats *solo, double load_s)
 {
+    reef_model_info info_of;
+    reef_model_info_get(model, &info_of);
     reef_device_stats stats;
     reef_device_stats_get(device, &stats);
     json_t *list = json_array();
@@ -348,6 +384,11 @@ static void print_json(const run_args *args, const reef_device *device, const re
         json_pack("{s:o, s:s, s:i, s:s, s:s, s:o, s:o, s:s}", "model", json_text(args->model), "device", args->device,
                   "units", (int)stats.units, "policy", stats.policy, "class", args->class_name, "outputs", list,
                   "latency_us", bench_json_latency(latency), "reef_version", reef_version());
+    json_object_set_new(root, "precision", json_string(reef_precision_name(info_of.precision)));
+    json_object_set_new(root, "kernels", json_integer((json_int_t)info_of.kernels));
+    json_object_set_new(root, "device_bytes", json_integer((json_int_t)info_of.device_bytes));
+    json_object_set_new(root, "load_s", json_real(load_s));
+    json_object_set_new(root, "solo_us", args->solo ? bench_json_latency(solo) : json_null());
     json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(10));
     printf("\n");
     json_decref(root);
@@ -360,18 +401,24 @@ static int run_one(run_args *args)
     reef_device *device = NULL;
     reef_model *model = NULL;
     bench_tensors inputs = {0}, outputs = {0};
-    bench_stats latency;
+    bench_stats latency = {0}, solo = {0};
+    double load_s = 0;
     cli_progress_begin(&progress, name_of_command);
     reef_device_options options = {.units = (unsigned)args->units, .policy = args->policy};
     reef_status status = reef_device_open(args->device, &options, &device, &error);
+    uint64_t begun = reef_now_ns();
     if (!status && !(status = load_model(args->model, args, device, &progress, &model, &error))) {
+        load_s = (double)(reef_now_ns() - begun) / 1e9;
         if ((status = bench_tensors_create(model, false, &inputs)) ||
             (status = bench_tensors_create(model, true, &outputs))) {
-            reef_fail(&error, status, "out of memory");
+            reef_fail(&error, status, "out of memory for its inputs and outputs");
         }
     }
     if (!status && !(status = fill_inputs(args, model, &inputs, &error))) {
         status = run_repeatedly(args, model, &inputs, &outputs, &latency, &progress, &error);
+    }
+    if (!status && args->solo) {
+        status = run_solo(args, model, &inputs, &outputs, &solo, &error);
     }
     int code = -1;
     if (!status && args->output && (code = make_folder(args->output)) < 0) {
@@ -383,8 +430,8 @@ static int run_one(run_args *args)
         bool about_npy = strstr(error.message, ".npy: ") != NULL;
         code = cli_error(name_of_command, about_npy ? NULL : args->model, &error);
     } else if (code < 0) {
-        args->as_json ? print_json(args, device, model, &outputs, &latency)
-                      : print_text(args, model, &outputs, &latency);
+        args->as_json ? print_json(args, device, model, &outputs, &latency, &solo, load_s)
+                      : print_text(args, model, &outputs, &latency, &solo);
         code = EXIT_OK;
     }
     bench_tensors_free(&inputs);
@@ -431,7 +478,7 @@ static reef_status batch_line(run_args *args, reef_device *device, const char *p
     reef_status status = load_model(path, args, device, progress, &model, error);
     if (!status && ((status = bench_tensors_create(model, false, &inputs)) ||
                     (status = bench_tensors_create(model, true, &outputs)))) {
-        reef_fail(error, status, "out of memory");
+        reef_fail(error, status, "out of memory for its inputs and outputs");
     }
     if (!status && !(status = batch_inputs(model, in, &inputs, error))) {
         status = run_repeatedly(args, model, &inputs, &outputs, &latency, progress, error);
@@ -555,12 +602,17 @@ int cli_run(int argc, char **argv)
         {"repeat", "N", "runs to measure (default 1; above that one more goes first, uncounted)", CLI_COUNT,
          &args.repeat, 1, 10000000},
         {"device", "NAME", "device (default cpu; see reef devices)", CLI_TEXT, &args.device, 0, 0},
+        {"precision", "P", CLI_PRECISION_HELP, CLI_TEXT, &args.precision_text, 0, 0},
         {"units", "N", "compute units (default: one per processor)", CLI_COUNT, &args.units, 1, 4096},
         {"policy", "P", "scheduling policy (see reef devices)", CLI_TEXT, &args.policy, 0, 0},
         {"class", "rt|be", "run as real-time (default) or best-effort request", CLI_TEXT, &args.class_name, 0, 0},
         {"batch", "LIST",
          "file with a line MODEL.onnx INDIR OUTDIR per model; inputs are INDIR/in_0.npy, in_1.npy, ...", CLI_TEXT,
          &args.batch, 0, 0},
+        {"solo", NULL,
+         "also time the model without the way in and out: inputs and outputs stay on the device; outputs shown and\n"
+         "written are those of these runs",
+         CLI_FLAG, &args.solo, 0, 0},
         {"json", NULL, "print JSON", CLI_FLAG, &args.as_json, 0, 0},
     };
     cli_command command = {
@@ -579,6 +631,7 @@ int cli_run(int argc, char **argv)
     int code = cli_parse(&command, argc, argv, &words);
     code = code < 0 ? check_args(&args, &words, args.seed != UINT64_MAX) : code;
     args.model = words.n ? words.items[0] : NULL;
+    code = code < 0 ? cli_precision(name_of_command, args.precision_text, &args.precision) : code;
     code = code < 0 ? cli_shapes(name_of_command, &args.shape_texts, &args.given) : code;
     code = code < 0 ? read_inputs(&args) : code;
     code = code < 0 ? collect_shapes(&args) : code;

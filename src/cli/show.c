@@ -23,15 +23,16 @@ static void print_kernels(const reef_model *model)
 {
     reef_kernel_info kernel;
     char shape[160], name[128], ops[128];
-    printf("\n%5s  %-36s %-16s %6s %9s  %-20s %s\n", "index", "operators", "output", "tiles", "us", "variant",
+    printf("\n%5s  %-36s %-16s %6s %3s %9s  %-20s %s\n", "index", "operators", "output", "tiles", "x", "us", "variant",
            "name; why it is not preemptible inside");
     for (size_t i = 0; reef_model_kernel(model, i, &kernel); i++) {
         uint64_t ns = kernel.solo_p50_ns ? kernel.solo_p50_ns : kernel.tile_ns * kernel.tiles;
-        printf("%5zu  %-36.36s %-16s %6" PRIu32 " %8.1f%c  %-20s %s%s%s\n", i,
+        printf("%5zu  %-36.36s %-16s %6" PRIu32 " %3u %8.1f%c  %-20s %s%s%s\n", i,
                cli_printable(kernel.ops, ops, sizeof ops),
-               npy_shape_text(kernel.out_rank, kernel.out_dims, shape, sizeof shape), kernel.tiles, (double)ns / 1e3,
-               kernel.solo_p50_ns ? ' ' : '~', kernel.variant ? kernel.variant : "-",
-               cli_printable(kernel.name, name, sizeof name), kernel.preemptible ? "" : "; not preemptible: ",
+               npy_shape_text(kernel.out_rank, kernel.out_dims, shape, sizeof shape), kernel.tiles,
+               kernel.tiles_per_unit, (double)ns / 1e3, kernel.solo_p50_ns ? ' ' : '~',
+               kernel.variant ? kernel.variant : "-", cli_printable(kernel.name, name, sizeof name),
+               kernel.preemptible ? "" : "; not preemptible: ",
                kernel.preemptible ? ""
                : kernel.why_not   ? kernel.why_not
                                   : "unknown");
@@ -71,6 +72,10 @@ static void print_text(const char *path, const reef_model *model)
            info.flops / 1e9, (double)info.weight_bytes / 1e6, (double)info.activation_bytes / 1e6,
            (double)info.activation_sum_bytes / 1e6, info.profiled ? "measured" : "estimated",
            (double)info.solo_ns / 1e6, info.units_needed);
+    if (info.device_bytes) {
+        printf("%s, weights %.1f MB in device memory\n\n", reef_precision_name(info.precision),
+               (double)info.device_bytes / 1e6);
+    }
     for (size_t i = 0; reef_model_input(model, i, &tensor); i++) {
         print_tensor("input", &tensor);
     }
@@ -78,7 +83,7 @@ static void print_text(const char *path, const reef_model *model)
         print_tensor("output", &tensor);
     }
     print_kernels(model);
-    printf("(~: an estimate; reef profile measures)\n");
+    printf("(x: tiles that one compute unit runs at once; ~: an estimate, reef profile measures)\n");
     print_buffers(model);
 }
 
@@ -138,6 +143,7 @@ static json_t *kernels_json(const reef_model *model)
                             k.solo_p50_ns ? json_real((double)k.solo_p99_ns / 1e3) : json_null());
         json_object_set_new(object, "tile_us", json_real((double)k.tile_ns / 1e3));
         json_object_set_new(object, "units", json_integer(k.units));
+        json_object_set_new(object, "tiles_per_unit", json_integer(k.tiles_per_unit));
         json_array_append_new(array, object);
     }
     return array;
@@ -168,6 +174,8 @@ static void print_json(const char *path, const reef_model *model)
         bench_json_number(info.flops), "profiled", (int)info.profiled, "solo_us", (double)info.solo_ns / 1e3,
         "units_needed", (int)info.units_needed, "kernels", kernels_json(model), "buffers", buffers_json(model),
         "reef_version", reef_version());
+    json_object_set_new(root, "precision", json_string(reef_precision_name(info.precision)));
+    json_object_set_new(root, "device_bytes", json_integer((json_int_t)info.device_bytes));
     json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(10));
     printf("\n");
     json_decref(root);
@@ -186,6 +194,7 @@ static int show_model(const cli_show *show, const char *path)
         reef_model_options options = {
             .shapes = show->shapes,
             .n_shapes = show->shape_texts.n,
+            .precision = show->precision,
             .progress = cli_progress_show,
             .progress_context = &progress,
         };
@@ -208,6 +217,7 @@ int cli_show_command(cli_command *command, cli_show *show, int argc, char **argv
     cli_list words = {0};
     int code = cli_parse(command, argc, argv, &words);
     code = code < 0 ? cli_check_device(show->command, show->device) : code;
+    code = code < 0 ? cli_precision(show->command, show->precision_text, &show->precision) : code;
     code = code < 0 ? cli_shapes(show->command, &show->shape_texts, &show->shapes) : code;
     code = code < 0 ? show_model(show, words.items[0]) : code;
     free(show->shapes);

@@ -7,7 +7,8 @@
 #include "cli/options.h"
 
 typedef struct cli_show {
-    const char *command, *device;
+    const char *command, *device, *precision_text;
+    reef_precision precision;
     uint64_t units, profile_runs; /* runs 0: do not measure */
     bool as_json;
     cli_list shape_texts;

@@ -1,7 +1,7 @@
 /*
  * device.h - the device interface: what the queues need from anything that can run a plan.
  *
- * Where it sits: below the virtual host queues, above cpu/ and (later) cuda/. The vocabulary is the hardware's: a
+ * Where it sits: below the virtual host queues, above cpu/ and cuda/. The vocabulary is the hardware's: a
  * program is a plan compiled for the device, an instance is a program's buffers and its progress, a device queue is a
  * bounded ring of launches, a launch is a run of consecutive kernels of one instance.
  *
@@ -37,10 +37,13 @@ typedef struct reef_device_ops reef_device_ops;
 typedef struct reef_dev {
     const reef_device_ops *ops;
     unsigned units;
+    const char *model; /* what measurements made on it are valid for, as part of a file name: "cpu", "NVIDIA-H200" */
 } reef_dev;
 typedef struct reef_program {
     reef_dev *dev;
     const reef_plan *plan;
+    reef_precision precision; /* what its kernels use */
+    size_t device_bytes;      /* memory of the device that it holds, without its instances */
 } reef_program;
 typedef struct reef_instance {
     reef_program *program;
@@ -77,6 +80,7 @@ typedef struct reef_launch {
 typedef enum reef_event_kind {
     REEF_EVENT_DONE,    /* every kernel of the launch is finished */
     REEF_EVENT_EVICTED, /* it stopped early; progress says where. None of its tiles is running any more. */
+    REEF_EVENT_FAILED,  /* the device failed under it: progress and outputs are worth nothing; health() says why */
 } reef_event_kind;
 
 typedef struct reef_event {
@@ -98,7 +102,8 @@ typedef struct reef_evicted {
 } reef_evicted;
 
 typedef struct reef_dev_config {
-    unsigned units; /* 0: the device's own choice */
+    unsigned ordinal; /* which of the backend's devices */
+    unsigned units;   /* 0: the device's own choice */
     void (*on_event)(void *context, const reef_event *event);
     void *context;
 } reef_dev_config;
@@ -113,20 +118,36 @@ typedef struct reef_dev_kernel {
     bool preemptible;
     const char *why_not, *variant; /* static, or the program's */
     uint64_t tile_ns;              /* estimate for one tile */
+    unsigned blocks_per_unit;      /* tiles that a unit runs at once; 0: one */
 } reef_dev_kernel;
+
+typedef struct reef_program_options {
+    reef_precision precision; /* a device may be more precise */
+    const char *cache_dir; /* where measurements may be kept for the next load; NULL: nowhere. Borrowed for the call. */
+    reef_progress progress; /* may be NULL */
+    void *progress_context;
+} reef_program_options;
+
+/* What a device can do beyond running plain and leased launches. */
+enum {
+    REEF_CAP_PAD = 1 << 0,  /* launches may carry pads */
+    REEF_CAP_KILL = 1 << 1, /* a leased launch stops inside a kernel when its units leave the lease */
+};
 
 struct reef_device_ops {
     const char *name, *description;
+    unsigned caps;
     /* ---- required ---- */
     reef_status (*open)(const reef_dev_config *config, reef_dev **out, reef_error *error);
     void (*close)(reef_dev *dev); /* no programs, no queues left */
 
-    /* plan is borrowed for the program's life. */
-    reef_status (*program_create)(reef_dev *dev, const reef_plan *plan, reef_program **out, reef_error *error);
+    /* plan is borrowed for the program's life. options may be NULL. */
+    reef_status (*program_create)(reef_dev *dev, const reef_plan *plan, const reef_program_options *options,
+                                  reef_program **out, reef_error *error);
     void (*program_destroy)(reef_program *program);
     void (*kernel_info)(const reef_program *program, uint32_t kernel, reef_dev_kernel *out);
 
-    reef_status (*instance_create)(reef_program *program, reef_instance **out);
+    reef_status (*instance_create)(reef_program *program, reef_instance **out, reef_error *error);
     void (*instance_destroy)(reef_instance *instance);
     /* Starts a new run at kernel `first` (0; profiling starts elsewhere): clears progress, binds a request's buffers,
      * which are borrowed until the next begin. A NULL input reads zeros, a NULL output is thrown away. The instance
@@ -150,9 +171,34 @@ struct reef_device_ops {
     /* ---- optional ---- */
     /* Kernels that one BE launch should carry; 0: 1. */
     unsigned segment_kernels;
+    /* The ordinal-th device that is there, as static strings; false past the end. NULL: one, with the backend's own name
+     * and description. */
+    bool (*enumerate)(unsigned ordinal, const char **name, const char **description);
+    /* Why enumerate finds nothing. */
+    reef_status (*available)(reef_error *error);
+    /* Kernel's time alone on the idle device, without the cost of launching and of being told: `runs` samples in ns. NULL:
+     * the time between an event's start_ns and end_ns is that. */
+    reef_status (*measure)(reef_instance *instance, uint32_t kernel, unsigned runs, uint64_t *samples,
+                           reef_error *error);
+    /* One run of all kernels on the idle device, in the shortest way it has; returns when it has ended. in: the inputs of
+     * the last begin are copied to the device first (otherwise they are there from an earlier replay); out: its outputs
+     * are copied back. *ns: the time from handing over to seeing the end. NULL: the queues are as short a way as any. */
+    reef_status (*replay)(reef_instance *instance, bool in, bool out, uint64_t *ns, reef_error *error);
+    /* OK, or the last failure at run time. NULL: it cannot fail. */
+    reef_status (*health)(const reef_dev *dev, reef_error *error);
 };
 
-/* The i-th device of this build; NULL past the end. */
+/* The i-th backend of this build; NULL past the end. */
 const reef_device_ops *reef_device_ops_at(size_t i);
+
+typedef struct reef_device_entry {
+    const reef_device_ops *ops;
+    unsigned ordinal;
+    const char *name, *description; /* static */
+} reef_device_entry;
+/* The i-th device that can be opened here; false past the end. */
+bool reef_device_entry_at(size_t i, reef_device_entry *out);
+/* The device called name. NOT_FOUND or UNSUPPORTED, and why. */
+reef_status reef_device_find(const char *name, reef_device_entry *out, reef_error *error);
 
 #endif

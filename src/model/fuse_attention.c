@@ -149,8 +149,9 @@ static bool match(reef_node *root, attention *a)
             return false;
         }
     }
+    /* And one depth for q, k and v, as the kernel has it. */
     return a->q->dtype == REEF_F32 && a->v->dims[rank - 2] == scores->dims[rank - 1] &&
-           a->k_t->dims[rank - 2] == a->q->dims[rank - 1];
+           a->k_t->dims[rank - 2] == a->q->dims[rank - 1] && a->v->dims[rank - 1] == a->q->dims[rank - 1];
 }
 
 /* The mask operand: as it is, or Where(condition, 0, fill) in front of the root, which is as small as the condition. */

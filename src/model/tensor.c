@@ -66,7 +66,8 @@ reef_status reef_map_file(const char *path, struct reef_mapping *out, reef_error
         if (mapping.size) {
             void *bytes = mmap(NULL, mapping.size, PROT_READ, MAP_PRIVATE, fd, 0);
             if (bytes == MAP_FAILED) {
-                status = reef_fail(error, REEF_IO, "cannot map %zu bytes: %s", mapping.size, strerror(errno));
+                status = reef_fail(error, errno == ENOMEM ? REEF_NO_MEMORY : REEF_IO, "cannot map %zu bytes: %s",
+                                   mapping.size, strerror(errno));
             } else {
                 mapping.bytes = bytes;
             }

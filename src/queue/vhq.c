@@ -46,7 +46,7 @@ reef_task *reef_vhq_start(reef_vhq *vhq)
 void reef_vhq_fill(reef_vhq *vhq, reef_launch_mode mode)
 {
     reef_task *task = vhq->running;
-    if (!task || vhq->evicting || task->cancel) {
+    if (!task || vhq->evicting || vhq->failed || task->cancel) {
         return;
     }
     while (vhq->cursor < task->kernels) {
@@ -94,6 +94,7 @@ reef_task *reef_vhq_event(reef_vhq *vhq, const reef_event *event)
 {
     if (event) {
         vhq->on_device--;
+        vhq->failed |= event->kind == REEF_EVENT_FAILED;
         /* Two units may bring the events of two launches in either order. */
         if (vhq->running && event->start_ns && (!vhq->running->start_ns || event->start_ns < vhq->running->start_ns)) {
             vhq->running->start_ns = event->start_ns;
@@ -102,7 +103,7 @@ reef_task *reef_vhq_event(reef_vhq *vhq, const reef_event *event)
     settle(vhq);
     if (vhq->running && reef_vhq_quiet(vhq)) {
         uint32_t progress = ops_of(vhq)->progress(vhq->running->instance);
-        if (progress >= vhq->running->kernels) {
+        if (progress >= vhq->running->kernels || vhq->failed) {
             return vhq->running;
         }
         vhq->cursor = progress; /* padding may have moved it while nothing was on the device */
@@ -119,6 +120,7 @@ void reef_vhq_finish(reef_vhq *vhq)
 {
     reef_task *task = vhq->running;
     vhq->running = NULL;
+    vhq->failed = false;
     task->pool->free[task->pool->n_free++] = task->instance;
     task->instance = NULL;
 }

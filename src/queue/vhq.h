@@ -29,6 +29,7 @@ typedef struct reef_vhq {
     unsigned segment;   /* kernels per launch */
     unsigned waiting_count, waiting_limit;
     bool evicting; /* until on_device is 0 */
+    bool failed;   /* the device failed under `running`: it ends as soon as it is off the device */
 } reef_vhq;
 
 reef_status reef_vhq_create(reef_dev *dev, unsigned capacity, unsigned weight, unsigned waiting_limit, reef_vhq *out);

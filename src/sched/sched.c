@@ -268,8 +268,9 @@ static void rt_event(reef_sched *sched, const reef_event *event)
     if (!task->start_ns) {
         task->start_ns = event->start_ns;
     }
-    bool done = ops_of(sched)->progress(task->instance) >= task->kernels;
-    if (!done && !task->cancel) {
+    bool failed = event->kind == REEF_EVENT_FAILED;
+    bool done = !failed && ops_of(sched)->progress(task->instance) >= task->kernels;
+    if (!done && !failed && !task->cancel) {
         launch_rt(sched);
         return;
     }
@@ -277,7 +278,7 @@ static void rt_event(reef_sched *sched, const reef_event *event)
     task->pool->free[task->pool->n_free++] = task->instance;
     task->instance = NULL;
     sched->stats.rt_completed += done;
-    end_task(sched, task, done ? REEF_OK : REEF_CANCELLED);
+    end_task(sched, task, failed ? REEF_DEVICE : done ? REEF_OK : REEF_CANCELLED);
 }
 
 void reef_sched_event(void *context, const reef_event *event)
@@ -288,8 +289,9 @@ void reef_sched_event(void *context, const reef_event *event)
         rt_event(sched, event);
     } else {
         reef_vhq *vhq = event->tag;
-        if (reef_vhq_event(vhq, event)) {
-            settle_be_task(sched, vhq, REEF_OK);
+        reef_task *ended = reef_vhq_event(vhq, event);
+        if (ended) {
+            settle_be_task(sched, vhq, vhq->failed ? REEF_DEVICE : REEF_OK);
         }
     }
     settle(sched);

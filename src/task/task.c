@@ -5,6 +5,8 @@
 
 #include <stdlib.h>
 
+#include "base/error.h"
+
 void reef_task_enqueue(reef_list *queue, reef_task *task)
 {
     /* From the back: arrivals are mostly in order already. */
@@ -26,15 +28,15 @@ reef_task *reef_task_first(const reef_list *queue)
     return reef_list_empty(queue) ? NULL : REEF_CONTAINER(queue->next, reef_task, link);
 }
 
-reef_status reef_instances_create(reef_program *program, unsigned n, reef_instances *out)
+reef_status reef_instances_create(reef_program *program, unsigned n, reef_instances *out, reef_error *error)
 {
     const reef_device_ops *ops = program->dev->ops;
     *out = (reef_instances){.free = calloc(n, sizeof(reef_instance *))};
     if (!out->free) {
-        return REEF_NO_MEMORY;
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }
     for (; out->n < n; out->n++, out->n_free++) {
-        reef_status status = ops->instance_create(program, &out->free[out->n]);
+        reef_status status = ops->instance_create(program, &out->free[out->n], error);
         if (status) {
             reef_instances_destroy(out);
             return status;

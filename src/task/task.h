@@ -46,7 +46,7 @@ typedef struct reef_instances {
     unsigned n_free, n;
 } reef_instances;
 
-reef_status reef_instances_create(reef_program *program, unsigned n, reef_instances *out);
+reef_status reef_instances_create(reef_program *program, unsigned n, reef_instances *out, reef_error *error);
 /* Every instance must be back. */
 void reef_instances_destroy(reef_instances *pool);
 

@@ -151,8 +151,9 @@ static void queue_priority(reef_dqueue *queue, int priority)
     ((fake_queue *)queue)->priority = priority;
 }
 
-static reef_status instance_create(reef_program *program, reef_instance **out)
+static reef_status instance_create(reef_program *program, reef_instance **out, reef_error *error)
 {
+    (void)error;
     fake_instance *instance = calloc(1, sizeof *instance);
     instance->base.program = program;
     *out = &instance->base;

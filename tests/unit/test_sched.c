@@ -56,8 +56,8 @@ static world *world_make(const char *policy, uint32_t rt_kernels, uint32_t rt_ti
     reef_clock clock = {.now_ns = now_ns, .context = w};
     assert_int_equal(reef_sched_init(&w->sched, &w->device.base, reef_policy_find(policy), 4, &clock), REEF_OK);
     w->device.config = (reef_dev_config){.on_event = reef_sched_event, .context = &w->sched};
-    assert_int_equal(reef_instances_create(&w->rt_program.base, 1, &w->rt_instances), REEF_OK);
-    assert_int_equal(reef_instances_create(&w->be_program.base, 4, &w->be_instances), REEF_OK);
+    assert_int_equal(reef_instances_create(&w->rt_program.base, 1, &w->rt_instances, NULL), REEF_OK);
+    assert_int_equal(reef_instances_create(&w->be_program.base, 4, &w->be_instances, NULL), REEF_OK);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(reef_vhq_create(&w->device.base, 2, 1, 3, &w->queues[i]), REEF_OK);
         reef_sched_add_queue(&w->sched, &w->queues[i]);

@@ -117,10 +117,11 @@ typedef struct cpu_device {
     cpu_unit *units;
 } cpu_device;
 
-reef_status cpu_program_create(reef_dev *dev, const reef_plan *plan, reef_program **out, reef_error *error);
+reef_status cpu_program_create(reef_dev *dev, const reef_plan *plan, const reef_program_options *options,
+                               reef_program **out, reef_error *error);
 void cpu_program_destroy(reef_program *program);
 void cpu_kernel_info(const reef_program *program, uint32_t kernel, reef_dev_kernel *out);
-reef_status cpu_instance_create(reef_program *program, reef_instance **out);
+reef_status cpu_instance_create(reef_program *program, reef_instance **out, reef_error *error);
 void cpu_instance_destroy(reef_instance *instance);
 void cpu_begin(reef_instance *instance, uint32_t first, const void *const *inputs, void *const *outputs);
 

@@ -56,6 +56,7 @@ static reef_status cpu_open(const reef_dev_config *config, reef_dev **out, reef_
     memset(workers, 0, units * sizeof *workers);
     device->base.ops = &reef_cpu_device_ops;
     device->base.units = units;
+    device->base.model = "cpu";
     device->config = *config;
     device->isa = reef_cpu_isa_select();
     device->units = workers;
@@ -339,6 +340,7 @@ static void cpu_stats(const reef_dev *dev, reef_dev_stats *out)
 const reef_device_ops reef_cpu_device_ops = {
     .name = "cpu",
     .description = "worker threads as compute units; runs anywhere",
+    .caps = REEF_CAP_PAD | REEF_CAP_KILL,
     .open = cpu_open,
     .close = cpu_close,
     .program_create = cpu_program_create,

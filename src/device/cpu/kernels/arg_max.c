@@ -20,7 +20,7 @@ enum { CHUNK = 8192 };
 /* Lanes that take x instead of best: a NaN, or a greater number. */
 static inline vi takes(vf x, vf best, bool min)
 {
-    return (x != x) | (min ? x < best : x > best);
+    return v_is_nan(x) | (min ? x < best : x > best);
 }
 
 static bool arg_max_row(const arg_max_args *a, const float *x, int64_t *at, reef_tile_ctx *polls)
@@ -29,7 +29,7 @@ static bool arg_max_row(const arg_max_args *a, const float *x, int64_t *at, reef
     vf best = v_set(a->min ? INFINITY : -INFINITY);
     for (int64_t i = 0; i < whole; i += VL) {
         vf v = v_load(x + i);
-        best = v_select(best != best, best, v_select(takes(v, best, a->min), v, best));
+        best = v_select(v_is_nan(best), best, v_select(takes(v, best, a->min), v, best));
         if (polls && i % CHUNK == 0 && reef_tile_abandoned(polls)) {
             return false;
         }
@@ -48,7 +48,7 @@ static bool arg_max_row(const arg_max_args *a, const float *x, int64_t *at, reef
         i = a->last ? n - 1 - j : j;
         if (j % VL == 0 && j + VL <= n) {
             vf v = v_load(x + (a->last ? n - VL - j : j));
-            vi hit = nan ? v != v : v == want;
+            vi hit = nan ? v_is_nan(v) : v == want;
             int32_t any = 0;
             for (int l = 0; l < VL; l++) {
                 any |= hit[l];

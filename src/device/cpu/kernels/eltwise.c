@@ -134,8 +134,8 @@ static void elt_f32(const reef_elt_insn *s, const float *a, const float *b, cons
     case REEF_ELT_MOD: LOOP(d[i] = elt_mod(a[i], b[i]));
     case REEF_ELT_FMOD: LOOP(d[i] = fmodf(a[i], b[i]));
     case REEF_ELT_POW: elt_pow_f32(a, b, d, n, uniform_b); break;
-    case REEF_ELT_MIN: V_LOOP(V_AB, v_select((p < q) | (p != p), p, q));
-    case REEF_ELT_MAX: V_LOOP(V_AB, v_select((p > q) | (p != p), p, q));
+    case REEF_ELT_MIN: V_LOOP(V_AB, v_select((p < q) | v_is_nan(p), p, q));
+    case REEF_ELT_MAX: V_LOOP(V_AB, v_select((p > q) | v_is_nan(p), p, q));
     case REEF_ELT_EQ: LOOP(flag[i] = a[i] == b[i]);
     case REEF_ELT_LT: LOOP(flag[i] = a[i] < b[i]);
     case REEF_ELT_LE: LOOP(flag[i] = a[i] <= b[i]);
@@ -290,7 +290,7 @@ SATURATE(to_u8, uint8_t, 0.0, 255.0, 0, UINT8_MAX)
     switch (s->type) {                                                                                                 \
     case REEF_F32: CAST_TO(F, float, (float)x[i])                                                                      \
     case REEF_F64: CAST_TO(F, double, (double)x[i])                                                                    \
-    case REEF_I64: CAST_TO(F, int64_t, x[i])                                                                           \
+    case REEF_I64: CAST_TO(F, int64_t, (int64_t)x[i])                                                                  \
     case REEF_I32: CAST_TO(F, int32_t, (int32_t)x[i])                                                                  \
     case REEF_I8: CAST_TO(F, int8_t, (int8_t)x[i])                                                                     \
     case REEF_U8: CAST_TO(F, uint8_t, (uint8_t)x[i])                                                                   \
@@ -480,7 +480,7 @@ static reef_tile_result elt_block_tile(const void *args, char *const *base, uint
             const elt_input *in = &k->in[i];
             if (in->fetch == FETCH_REPEAT) {
                 reg[i] = scratch + in->repeat_at + (size_t)(at % in->period) * reef_dtype_bytes(in->view.dtype);
-            } else if (in->fetch == FETCH_WALK) {
+            } else if (from[i]) { /* FETCH_WALK; an unused input has no place */
                 reg[i] = elt_fetch_block(in, from[i], &pos[i], n, scratch + k->slot[i]);
             }
         }
@@ -583,7 +583,7 @@ static reef_tile_result direct_tile(const void *args, char *const *base, uint32_
     walk_seek(&k->w, (int64_t)tile * k->per_tile, &pos);
     while (left > 0) {
         int64_t n = walk_row(&k->w, &pos, left);
-        const float *at[3] = {0};
+        const float *at[3] = {same[0], same[1], same[2]};
         for (int o = 0; o < n_ops; o++) {
             at[o] = same[o];
             if (!k->is_const[o]) {

@@ -40,7 +40,7 @@ static inline void epilogue_run(const epilogue *e, const float *acc, int64_t ld,
                 }
                 v_store_n(y + whole, v_act(ACT, act_a, act_b, v), rest);
             }
-            residual += residual ? residual_stride : 0;
+            residual = residual ? residual + residual_stride : NULL;
         }
     });
 }

@@ -213,11 +213,11 @@ gemm_split REEF_ISA_FN(reef_gemm_split)(int64_t batch, int64_t m, int64_t n, int
             if (tiles < 0.6 * want && (n_tiles < panels || m_tiles < m)) {
                 continue;
             }
-            double rows = (double)((m + m_tiles - 1) / m_tiles);
-            double cost = ceil(tiles / units) * tile_cost(rows, (double)tile_cols, depth, (double)taps);
+            int64_t rows = (m + m_tiles - 1) / m_tiles;
+            double cost = ceil(tiles / units) * tile_cost((double)rows, (double)tile_cols, depth, (double)taps);
             if (cost < best_cost) {
                 best_cost = cost;
-                best = (gemm_split){m_tiles, n_tiles, false, (int64_t)rows, tile_cols};
+                best = (gemm_split){m_tiles, n_tiles, false, rows, tile_cols};
             }
         }
     }

@@ -208,8 +208,9 @@ REEF_ISA_PREPARE(matmul)
         p->panels = panels;
     }
     double input = (double)p->m * (double)p->depth;
-    p->split = REEF_ISA_FN(reef_gemm_split)(p->batches, p->m, p->n, 1, p->depth, input, prepare->units);
-    const gemm_split *s = &p->split;
+    const gemm_split split = REEF_ISA_FN(reef_gemm_split)(p->batches, p->m, p->n, 1, p->depth, input, prepare->units);
+    const gemm_split *s = &split;
+    p->split = split;
     p->table_offset = (size_t)(s->rows * s->cols) * sizeof(float);
     p->pack_offset = p->table_offset + ((size_t)s->rows * sizeof(float *) + 63) / 64 * 64;
     out->scratch_bytes = p->pack_offset;

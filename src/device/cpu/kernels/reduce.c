@@ -40,8 +40,8 @@ static inline __attribute__((always_inline)) float kind_start(reef_reduce_kind k
 static inline __attribute__((always_inline)) vf kind_take(reef_reduce_kind kind, vf acc, vf x, vf shift)
 {
     switch (kind) {
-    case REEF_REDUCE_MAX: return v_select((acc > x) | (acc != acc), acc, x);
-    case REEF_REDUCE_MIN: return v_select((acc < x) | (acc != acc), acc, x);
+    case REEF_REDUCE_MAX: return v_select((acc > x) | v_is_nan(acc), acc, x);
+    case REEF_REDUCE_MIN: return v_select((acc < x) | v_is_nan(acc), acc, x);
     case REEF_REDUCE_PROD: return acc * x;
     case REEF_REDUCE_L1: return acc + v_abs(x);
     case REEF_REDUCE_L2:

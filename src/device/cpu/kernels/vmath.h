@@ -32,6 +32,13 @@ static inline vf v_select(vi m, vf yes, vf no)
     return (vf)((m & (vi)yes) | (~m & (vi)no));
 }
 
+/* Only a NaN differs from itself. */
+static inline vi v_is_nan(vf x)
+{
+    vf self = x;
+    return x != self;
+}
+
 /* a > b ? a : b, so the second operand comes back when either is NaN. */
 static inline vf v_max(vf a, vf b)
 {
@@ -196,7 +203,7 @@ static inline vf v_log(vf x)
     y = y - 0.5f * ff + f + n * 0.693359375f;
     y = v_select(x > 3.402823466e38f, x, y);
     y = v_select(x == 0.0f, v_set(-INFINITY), y);
-    return v_select((x < 0.0f) | (x != x), v_set(NAN), y);
+    return v_select((x < 0.0f) | v_is_nan(x), v_set(NAN), y);
 }
 
 static inline vf v_sigmoid(vf x)
@@ -215,7 +222,7 @@ static inline vf v_tanh(vf x)
     vf near = x + x * s * p;
     vf a = v_abs(x);
     vf far = v_copysign(1.0f - 2.0f / (v_exp(a + a) + 1.0f), x);
-    return v_select(a < 0.63f, near, v_select(x == x, far, x));
+    return v_select(a < 0.63f, near, v_select(v_is_nan(x), x, far));
 }
 
 static inline vf v_erf(vf x)
@@ -239,7 +246,7 @@ static inline vf v_erf(vf x)
     q = q * t + 6.349582970e-01f;
     q = q * t + 1.128697159e+00f;
     vf far = v_copysign(1.0f - v_exp(-t * q), x);
-    return v_select(v_abs(x) < 1.0f, near, v_select(x == x, far, x));
+    return v_select(v_abs(x) < 1.0f, near, v_select(v_is_nan(x), x, far));
 }
 
 /* An activation of graph.h. Called with a constant act it is straight-line code; loops hoist the switch (V_ACT_SWITCH). */

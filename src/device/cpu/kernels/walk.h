@@ -103,9 +103,7 @@ static inline void walk_make(walk *w, int n_ops, int rank, const int64_t *dims, 
 
 static inline void walk_seek(const walk *w, int64_t linear, walk_pos *pos)
 {
-    for (int o = 0; o < w->n_ops; o++) {
-        pos->off[o] = 0;
-    }
+    memset(pos->off, 0, sizeof pos->off);
     for (int i = w->rank - 1; i >= 0; i--) {
         int64_t at = i > 0 && w->dims[i] > 0 ? linear % w->dims[i] : linear;
         linear = i > 0 && w->dims[i] > 0 ? linear / w->dims[i] : 0;

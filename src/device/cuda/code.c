@@ -1,0 +1,175 @@
+/*
+ * code.c - the embedded kernels as modules of a context.
+ *
+ * Of the targets that the build made of one source file the best for the GPU is taken: the cubin of its very
+ * architecture, else the newest cubin of the same major that is not newer than the GPU, else PTX, which the driver
+ * compiles (once; it keeps the result in its own cache).
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "device/cuda/cuda.h"
+
+/* Larger is better; 0: cannot run. */
+static unsigned fitness(const reef_cuda_image *image, const cuda_gpu *gpu)
+{
+    unsigned have = gpu->major * 10 + gpu->minor;
+    if (image->arch > have) {
+        return 0;
+    }
+    if (image->is_ptx) {
+        return image->arch;
+    }
+    return image->arch / 10 == gpu->major ? 1000 + image->arch : 0;
+}
+
+static const reef_cuda_image *best_for(const char *name, const cuda_gpu *gpu)
+{
+    const reef_cuda_image *best = NULL;
+    for (const reef_cuda_image *image = reef_cuda_images; image->name; image++) {
+        if (!strcmp(image->name, name) && fitness(image, gpu) > (best ? fitness(best, gpu) : 0)) {
+            best = image;
+        }
+    }
+    return best;
+}
+
+static bool first_of_its_name(const reef_cuda_image *image)
+{
+    for (const reef_cuda_image *other = reef_cuda_images; other < image; other++) {
+        if (!strcmp(other->name, image->name)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* FNV-1a, eight bytes at a time. */
+uint64_t cuda_hash(uint64_t hash, const void *data, size_t n)
+{
+    const unsigned char *bytes = data;
+    for (size_t i = 0; i < n; i += 8) {
+        uint64_t word = 0;
+        memcpy(&word, bytes + i, n - i < 8 ? n - i : 8);
+        hash = (hash ^ word) * 0x100000001b3u;
+        hash ^= hash >> 29;
+    }
+    return hash;
+}
+
+reef_status cuda_code_load(cuda_device *device, reef_error *error)
+{
+    const cuda_gpu *gpu = device->gpu;
+    device->n_modules = 0;
+    device->code_hash = 0xcbf29ce484222325u;
+    reef_status status = REEF_OK;
+    for (const reef_cuda_image *image = reef_cuda_images; !status && image->name; image++) {
+        if (!first_of_its_name(image)) {
+            continue;
+        }
+        const reef_cuda_image *best = best_for(image->name, gpu);
+        if (!best) {
+            return reef_fail(error, REEF_UNSUPPORTED,
+                             "%s has compute capability %u.%u, for which this build has no kernels", gpu->product,
+                             gpu->major, gpu->minor);
+        }
+        if (device->n_modules == CUDA_MAX_MODULES) {
+            return reef_fail(error, REEF_INTERNAL, "more than %d kernel modules", CUDA_MAX_MODULES);
+        }
+        unsigned n = device->n_modules;
+        status = CUDA_TRY(device->cu, error, module_load(&device->modules[n], best->begin));
+        if (status) {
+            reef_error_prefix(error, "kernels '%s' for sm_%u%s: ", best->name, best->arch,
+                              best->is_ptx ? " (PTX)" : "");
+            return status;
+        }
+        device->images[n] = best;
+        device->exact[n] = !best->is_ptx && best->arch == gpu->major * 10 + gpu->minor;
+        device->code_hash = cuda_hash(device->code_hash, best->begin, (size_t)(best->end - best->begin));
+        device->n_modules++;
+    }
+    if (!status) {
+        status = cuda_code_function(device, "reef_io_in", 0, &device->io_in, error);
+    }
+    return status ? status : cuda_code_function(device, "reef_io_end", 0, &device->io_end, error);
+}
+
+/* Is the entry point in the image? A cubin has a section named after it, PTX its declaration. Asking the driver instead
+ * would do, but every miss counts as an error with tools that watch its calls. */
+static bool has_function(const reef_cuda_image *image, const char *name)
+{
+    char text[160];
+    int length = snprintf(text, sizeof text, image->is_ptx ? ".entry %s(" : ".text.%s", name);
+    if (length < 0 || (size_t)length >= sizeof text) {
+        return false;
+    }
+    /* A section's name ends with a zero. */
+    return memmem(image->begin, (size_t)(image->end - image->begin), text, (size_t)length + !image->is_ptx) != NULL;
+}
+
+typedef struct cuda_function {
+    struct cuda_function *next;
+    CUfunction function;
+    unsigned dynamic_smem; /* that it was allowed; only ever raised. The default of 48 KiB counts static memory too. */
+    char name[];
+} cuda_function;
+
+static reef_status find(cuda_device *device, const char *name, cuda_function **out, reef_error *error)
+{
+    for (cuda_function *known = device->functions; known; known = known->next) {
+        if (!strcmp(known->name, name)) {
+            *out = known;
+            return REEF_OK;
+        }
+    }
+    unsigned i = 0;
+    while (i < device->n_modules && !has_function(device->images[i], name)) {
+        i++;
+    }
+    if (i == device->n_modules) {
+        return reef_fail(error, REEF_NOT_FOUND, "no kernel '%s' for this GPU", name);
+    }
+    CUfunction function;
+    reef_status status = CUDA_TRY(device->cu, error, module_function(&function, device->modules[i], name));
+    cuda_function *added = status ? NULL : malloc(sizeof *added + strlen(name) + 1);
+    if (!added) {
+        return status ? status : reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
+    *added = (cuda_function){.next = device->functions, .function = function};
+    strcpy(added->name, name);
+    device->functions = added;
+    *out = added;
+    return REEF_OK;
+}
+
+reef_status cuda_code_function(cuda_device *device, const char *name, unsigned dynamic_smem, CUfunction *out,
+                               reef_error *error)
+{
+    cuda_function *found = NULL;
+    pthread_mutex_lock(&device->code_lock);
+    reef_status status = find(device, name, &found, error);
+    if (!status && dynamic_smem > found->dynamic_smem) {
+        status =
+            CUDA_TRY(device->cu, error, func_set_attribute(found->function, CUDA_FUNC_DYNAMIC_SMEM, (int)dynamic_smem));
+        found->dynamic_smem = status ? found->dynamic_smem : dynamic_smem;
+        if (status) {
+            reef_error_prefix(error, "kernel '%s' with %u bytes of shared memory: ", name, dynamic_smem);
+        }
+    }
+    pthread_mutex_unlock(&device->code_lock);
+    if (!status) {
+        *out = found->function;
+    }
+    return status;
+}
+
+void cuda_code_unload(cuda_device *device)
+{
+    while (device->functions) {
+        cuda_function *function = device->functions;
+        device->functions = function->next;
+        free(function);
+    }
+    device->n_modules = 0;
+}

@@ -1,0 +1,249 @@
+/*
+ * cuda.h - inside the CUDA device.
+ *
+ * A program is a plan with one chosen kernel per plan kernel and the constants those read, in device memory. An instance
+ * is the memory of one request: activations, workspace, inputs and outputs on the device, a pinned copy of the inputs and
+ * outputs, and the graphs that run it. A queue is a ring of launches in front of a stream. One thread per device, the
+ * completer, sees what has ended, hands outputs over and delivers events.
+ *
+ *     launch ->[ ring: waiting | submitted ]-> stream: in, k0, k1 ... end -> word in pinned memory -> completer -> event
+ *
+ * What can be rebuilt after a failure of the device is split from what cannot: "load" makes everything that lives in
+ * the context, "unload" forgets it. So when a kernel faults, which poisons the whole context, the device replaces the
+ * context and loads every program and instance again (recover.c).
+ *
+ * Locks, outermost first:
+ *   context_lock  read: the context is in use by a call that is not short (loading, measuring); write: it is replaced
+ *   lock          queues, rings, submitting, the lists, the lease, the failure
+ * Words: instance->words is pinned host memory, written by the device; everything named *_address is device memory.
+ */
+#ifndef REEF_DEVICE_CUDA_CUDA_H
+#define REEF_DEVICE_CUDA_CUDA_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/list.h"
+#include "device/cuda/driver.h"
+#include "device/cuda/images.h"
+#include "device/cuda/kernels/cuda_tile.h"
+#include "device/cuda/kernels/io.h"
+#include "device/device.h"
+
+enum {
+    CUDA_ALIGN = 256,
+    CUDA_MAX_ARGS = 4096,
+    CUDA_BE_DEPTH = 2,         /* launches of a BE queue that are in its stream; the others can still be taken back */
+    CUDA_SEGMENT_KERNELS = 16, /* kernels of a BE launch */
+    CUDA_MAX_MODULES = 64,
+};
+
+typedef struct cuda_device cuda_device;
+
+/* A kernel ready to be put into a graph: its function, launch shape, and arguments whose relocations are filled per
+ * instance. */
+typedef struct cuda_kernel {
+    reef_cuda_kernel code; /* strings and args live in the program's arena */
+    CUfunction function;   /* set by load */
+    uint32_t *constant_at; /* offsets in args of addresses in the program's constants */
+    uint64_t *constant;    /* and the offset in the constants that belongs there */
+    unsigned n_constant;
+    size_t constants_offset, constants_bytes; /* where those that only this kernel reads are */
+    unsigned blocks_per_sm;
+    uint64_t solo_ns; /* measured when the variant was chosen; 0: not measured */
+} cuda_kernel;
+
+typedef struct cuda_program {
+    reef_program base;
+    reef_list link; /* in device->programs */
+    reef_arena arena;
+    reef_cuda_precision precision;
+    cuda_kernel *kernels;
+    uint64_t *const_offset; /* per storage: where a CONST lives in the constants; UINT64_MAX: unused */
+    CUdeviceptr constants;  /* one allocation */
+    size_t constants_bytes;
+    size_t workspace_bytes;
+} cuda_program;
+
+enum { CUDA_GRAPH_IN = 1, CUDA_GRAPH_OUT = 2 }; /* inputs come in first, outputs go out last */
+
+typedef struct cuda_graph {
+    struct cuda_graph *next;
+    uint32_t first, count, ends;
+    CUgraphExec executable;
+    uint64_t typical_ns; /* how long it takes, as the completer has seen it; 0: not seen yet */
+} cuda_graph;
+
+typedef struct cuda_instance {
+    reef_instance base;
+    reef_list link; /* in device->instances */
+    CUdeviceptr memory;
+    size_t memory_bytes;
+    size_t workspace_offset, control_offset;
+    size_t *io_offset;  /* per input, then per output: in memory */
+    size_t *pin_offset; /* and in pinned */
+    uint64_t *storage;  /* device address of each storage of the plan */
+    char *pinned;       /* words, inputs, outputs */
+    size_t pinned_bytes;
+    CUdeviceptr pinned_address;
+    reef_io_words *words;
+    cuda_graph *graphs;
+    CUstream replay_stream; /* made by the first replay */
+    void **outputs;         /* of the run under way; borrowed; NULL entries are not wanted */
+    /* under the device's lock */
+    uint64_t submitted;       /* launches ever: the control's `ended` once all are through */
+    uint32_t cursor;          /* kernels below it have been submitted in this run */
+    _Atomic uint32_t current; /* first unfinished kernel; written by the completer and begin */
+} cuda_instance;
+
+typedef struct cuda_launch {
+    cuda_instance *instance;
+    uint32_t first, count;
+    reef_launch_mode mode;
+    void *tag;
+    cuda_graph *graph; /* NULL: nothing was left to do */
+    uint64_t ticket;   /* it has ended when the instance's `ended` has reached this */
+    uint64_t start_ns; /* when it was handed to an idle stream, or when its predecessor ended */
+    bool failed;
+} cuda_launch;
+
+typedef struct cuda_queue {
+    reef_dqueue base;
+    reef_list link; /* in device->queues */
+    bool realtime;
+    int priority;
+    CUstream stream;
+    unsigned capacity, head, count, submitted; /* the first `submitted` of `count` are in the stream */
+    cuda_launch *ring;
+    uint64_t last_end_ns;
+} cuda_queue;
+
+struct cuda_device {
+    reef_dev base;
+    reef_dev_config config;
+    const cuda_driver *cu;
+    const cuda_gpu *gpu;
+    char model[80];
+    pthread_rwlock_t context_lock;
+    pthread_mutex_t lock;
+    CUcontext context;
+    CUmodule modules[CUDA_MAX_MODULES];
+    const reef_cuda_image *images[CUDA_MAX_MODULES];
+    bool exact[CUDA_MAX_MODULES]; /* compiled for this very architecture */
+    unsigned n_modules;
+    CUfunction io_in, io_end;
+    pthread_mutex_t code_lock; /* guards functions */
+    struct cuda_function *functions;
+    uint64_t code_hash; /* of the images in use: part of what measurements are valid for */
+    int least_priority, greatest_priority;
+    reef_list queues, programs, instances;
+    reef_lease lease;
+    reef_error failure; /* status OK: none so far */
+    bool dead;          /* the context could not be replaced: every launch fails */
+    /* Counts what the completer should look at: launches, leases, closing. A futex. */
+    _Atomic uint32_t changes;
+    _Atomic uint32_t sleeping;
+    bool closing;
+    pthread_t completer;
+    bool has_completer;
+    _Atomic uint64_t tiles_run, busy_ns_rt, busy_ns_be;
+};
+
+static inline size_t cuda_round(size_t bytes)
+{
+    return (bytes + CUDA_ALIGN - 1) / CUDA_ALIGN * CUDA_ALIGN;
+}
+
+/* The context becomes the thread's own until leave, which gives back whatever was current before. */
+reef_status cuda_enter(const cuda_device *device, reef_error *error);
+void cuda_leave(const cuda_device *device);
+
+/* Waits for copies and clears made without a stream. They are asynchronous even where they look otherwise (a copy from
+ * pageable memory returns when it is staged), and the device's own streams do not wait for them. */
+reef_status cuda_settle(const cuda_device *device, reef_error *error);
+
+/* code.c: the modules of the context. */
+reef_status cuda_code_load(cuda_device *device, reef_error *error);
+/* Forgets the functions of a context that is gone, or about to go. */
+void cuda_code_unload(cuda_device *device);
+/* NOT_FOUND when no module has it. */
+reef_status cuda_code_function(cuda_device *device, const char *name, unsigned dynamic_smem, CUfunction *out,
+                               reef_error *error);
+
+/* program.c */
+reef_status cuda_program_create(reef_dev *dev, const reef_plan *plan, const reef_program_options *options,
+                                reef_program **out, reef_error *error);
+void cuda_program_destroy(reef_program *program);
+void cuda_kernel_info(const reef_program *program, uint32_t kernel, reef_dev_kernel *out);
+reef_status cuda_program_load(cuda_program *program, reef_error *error);
+
+/* tune.c: variants that were measured before, by what they compute. */
+typedef struct cuda_tuning cuda_tuning;
+/* Reads folder's file for this device (a missing, foreign or damaged one is empty). folder may be NULL. */
+cuda_tuning *cuda_tuning_open(const cuda_device *device, const char *folder);
+/* Writes what is new, if it can, and frees. NULL is allowed. */
+void cuda_tuning_close(cuda_tuning *tuning);
+/* Which of the candidates it was; -1: not known. */
+int cuda_tuning_find(const cuda_tuning *tuning, uint64_t key, const reef_cuda_kernel *candidates, size_t n,
+                     uint64_t *ns);
+void cuda_tuning_add(cuda_tuning *tuning, uint64_t key, const char *variant, uint64_t ns);
+uint64_t cuda_hash(uint64_t hash, const void *bytes, size_t n);
+
+/* instance.c */
+reef_status cuda_instance_create(reef_program *program, reef_instance **out, reef_error *error);
+void cuda_instance_destroy(reef_instance *instance);
+void cuda_begin(reef_instance *instance, uint32_t first, const void *const *inputs, void *const *outputs);
+reef_status cuda_instance_load(cuda_instance *instance, reef_error *error);
+/* Forgets what lived in a context that is gone. */
+void cuda_instance_unload(cuda_instance *instance);
+void cuda_instance_outputs(cuda_instance *instance);
+
+/* graph.c: the graph of these kernels of the instance, made on first use. The context must be current. */
+reef_status cuda_graph_get(cuda_instance *instance, uint32_t first, uint32_t count, uint32_t ends, cuda_graph **out,
+                           reef_error *error);
+void cuda_graphs_destroy(cuda_instance *instance);
+/* args with the addresses of storages and workspace in place. */
+void cuda_relocate(const reef_cuda_kernel *code, const uint64_t *storage, uint64_t workspace, char *out);
+/* The same of a program's kernel, with its constants. */
+void cuda_kernel_args(const cuda_kernel *kernel, const cuda_instance *instance, char *out);
+reef_status cuda_graph_add(const cuda_device *device, CUgraph graph, const reef_cuda_kernel *code, CUfunction function,
+                           void *args, CUgraphNode after, bool programmatic, CUgraphNode *out, reef_error *error);
+
+/* queue.c */
+reef_status cuda_queue_create(reef_dev *dev, bool realtime, unsigned capacity, unsigned weight, reef_dqueue **out);
+void cuda_queue_destroy(reef_dqueue *queue);
+void cuda_queue_priority(reef_dqueue *queue, int priority);
+reef_status cuda_launch_kernels(reef_dqueue *queue, const reef_launch *launch);
+void cuda_evict(reef_dqueue *queue, reef_evict how, reef_evicted *out);
+reef_status cuda_queue_load(cuda_queue *queue, reef_error *error);
+/* Submits what may be submitted. Under the lock; a launch that the driver refuses is marked failed. */
+void cuda_queue_fill(cuda_queue *queue);
+void cuda_bump(cuda_device *device);
+
+/* completion.c */
+void *cuda_completer_main(void *device);
+
+/* recover.c */
+void cuda_recover(cuda_device *device);
+
+/* measure.c */
+reef_status cuda_measure(reef_instance *instance, uint32_t kernel, unsigned runs, uint64_t *samples, reef_error *error);
+reef_status cuda_replay(reef_instance *instance, bool in, bool out, uint64_t *ns, reef_error *error);
+/* Median time of one launch of the kernel among others, in ns, with constants that are not in the cache; args as
+ * cuda_kernel_args leaves them. */
+typedef struct cuda_bench {
+    const cuda_device *device;
+    CUstream stream;
+    CUevent start, end;
+    CUdeviceptr flush;  /* written before each sample, so that the cache holds nothing else */
+    CUdeviceptr copies; /* of constants: one for each launch of a graph */
+    size_t copies_bytes;
+} cuda_bench;
+reef_status cuda_bench_create(const cuda_device *device, cuda_bench *out, reef_error *error);
+void cuda_bench_destroy(cuda_bench *bench);
+/* at[i] is the offset in args of an address in [constants, constants + bytes): launches of a graph read copies in turn. */
+reef_status cuda_bench_kernel(cuda_bench *bench, const reef_cuda_kernel *code, CUfunction function, const char *args,
+                              const uint32_t *at, unsigned n_at, CUdeviceptr constants, size_t bytes, unsigned samples,
+                              uint64_t *ns, reef_error *error);
+
+#endif

@@ -1,0 +1,183 @@
+/*
+ * graph.c - kernels of an instance as one graph that is launched with one call.
+ *
+ *     [in] -> k(first) -> ... -> k(first + count - 1) -> end
+ *
+ * The edges are programmatic: a kernel is set up while its predecessor still runs and waits inside for its end
+ * (griddepcontrol.wait). A driver before CUDA 12.3, or a GPU before sm_90, gets ordinary edges and the same results.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "device/cuda/cuda.h"
+
+reef_status cuda_graph_add(const cuda_device *device, CUgraph graph, const reef_cuda_kernel *code, CUfunction function,
+                           void *args, CUgraphNode after, bool programmatic, CUgraphNode *out, reef_error *error)
+{
+    const cuda_driver *cu = device->cu;
+    void *params[] = {args};
+    CUDA_KERNEL_NODE_PARAMS node = {
+        .func = function,
+        .grid = {code->tiles, 1, 1},
+        .block = {code->threads, 1, 1},
+        .smem_bytes = code->dynamic_smem,
+        .params = params,
+    };
+    bool edge = programmatic && after && cu->graph_add_edges && device->gpu->major >= 9;
+    reef_status status =
+        CUDA_TRY(cu, error, graph_add_kernel(out, graph, edge ? NULL : &after, after && !edge ? 1 : 0, &node));
+    if (!status && edge) {
+        CUgraphEdgeData kind = {.from_port = CUDA_EDGE_PROGRAMMATIC, .type = CUDA_EDGE_PROGRAMMATIC};
+        status = CUDA_TRY(cu, error, graph_add_edges(graph, &after, out, &kind, 1));
+    }
+    if (!status && code->cluster > 1) {
+        CUlaunchAttributeValue cluster = {.cluster = {code->cluster, 1, 1}};
+        status = CUDA_TRY(cu, error, graph_kernel_attribute(*out, CUDA_NODE_CLUSTER, &cluster));
+    }
+    return status;
+}
+
+void cuda_relocate(const reef_cuda_kernel *code, const uint64_t *storage, uint64_t workspace, char *out)
+{
+    memcpy(out, code->args, code->args_bytes);
+    for (unsigned i = 0; i < code->n_relocs; i++) {
+        const reef_cuda_reloc *reloc = &code->relocs[i];
+        uint64_t address = reloc->target == REEF_CUDA_WORKSPACE ? workspace : storage[reloc->storage];
+        address += (uint64_t)reloc->bytes;
+        memcpy(out + reloc->at, &address, sizeof address);
+    }
+}
+
+void cuda_kernel_args(const cuda_kernel *kernel, const cuda_instance *instance, char *out)
+{
+    const cuda_program *program = (const cuda_program *)instance->base.program;
+    cuda_relocate(&kernel->code, instance->storage, instance->memory + instance->workspace_offset, out);
+    for (unsigned i = 0; i < kernel->n_constant; i++) {
+        uint64_t address = program->constants + kernel->constant[i];
+        memcpy(out + kernel->constant_at[i], &address, sizeof address);
+    }
+}
+
+/* Adds the copy of pieces[from..to) of the instance's inputs (or outputs, behind the inputs in its tables). */
+static reef_status add_copy(const cuda_instance *instance, CUgraph graph, bool in, size_t from, size_t to, bool ends,
+                            CUgraphNode *last, reef_error *error)
+{
+    const cuda_device *device = (const cuda_device *)instance->base.program->dev;
+    const reef_plan *plan = instance->base.program->plan;
+    reef_io_args args = {0};
+    uint64_t largest = 0;
+    for (size_t i = from; i < to; i++) {
+        size_t slot = in ? i : plan->n_inputs + i;
+        uint64_t on_device = instance->memory + instance->io_offset[slot];
+        uint64_t on_host = instance->pinned_address + instance->pin_offset[slot];
+        uint64_t bytes = in ? plan->inputs[i].bytes : plan->outputs[i].bytes;
+        args.from[args.pieces] = in ? on_host : on_device;
+        args.to[args.pieces] = in ? on_device : on_host;
+        args.bytes[args.pieces++] = bytes;
+        largest = bytes > largest ? bytes : largest;
+    }
+    if (ends) {
+        args.control = instance->memory + instance->control_offset;
+        args.words = instance->pinned_address;
+    }
+    uint64_t blocks = (largest + REEF_IO_BLOCK_BYTES - 1) / REEF_IO_BLOCK_BYTES;
+    reef_cuda_kernel code = {
+        .tiles = blocks < 1                  ? 1
+                 : blocks > device->gpu->sms ? device->gpu->sms
+                                             : (unsigned)blocks,
+        .threads = args.pieces ? REEF_IO_THREADS : 32,
+    };
+    return cuda_graph_add(device, graph, &code, in ? device->io_in : device->io_end, &args, *last, true, last, error);
+}
+
+static reef_status add_inputs(const cuda_instance *instance, CUgraph graph, CUgraphNode *last, reef_error *error)
+{
+    size_t n = instance->base.program->plan->n_inputs;
+    reef_status status = REEF_OK;
+    for (size_t i = 0; !status && i < n; i += REEF_IO_PIECES) {
+        status =
+            add_copy(instance, graph, true, i, n - i < REEF_IO_PIECES ? n : i + REEF_IO_PIECES, false, last, error);
+    }
+    return status;
+}
+
+static reef_status add_end(const cuda_instance *instance, CUgraph graph, bool outputs, CUgraphNode *last,
+                           reef_error *error)
+{
+    size_t n = outputs ? instance->base.program->plan->n_outputs : 0, i = 0;
+    reef_status status = REEF_OK;
+    for (; !status && n - i > REEF_IO_PIECES; i += REEF_IO_PIECES) {
+        status = add_copy(instance, graph, false, i, i + REEF_IO_PIECES, false, last, error);
+    }
+    return status ? status : add_copy(instance, graph, false, i, n, true, last, error);
+}
+
+static reef_status build(const cuda_instance *instance, cuda_graph *graph, reef_error *error)
+{
+    const cuda_program *program = (const cuda_program *)instance->base.program;
+    const cuda_device *device = (const cuda_device *)program->base.dev;
+    CUgraph description = NULL;
+    CUgraphNode last = NULL;
+    reef_status status = CUDA_TRY(device->cu, error, graph_create(&description, 0));
+    if (!status && (graph->ends & CUDA_GRAPH_IN)) {
+        status = add_inputs(instance, description, &last, error);
+    }
+    for (uint32_t k = graph->first; !status && k < graph->first + graph->count; k++) {
+        char args[CUDA_MAX_ARGS];
+        const cuda_kernel *kernel = &program->kernels[k];
+        cuda_kernel_args(kernel, instance, args);
+        status = cuda_graph_add(device, description, &kernel->code, kernel->function, args, last, true, &last, error);
+        if (status) {
+            const reef_kernel *described = &program->base.plan->kernels[k];
+            reef_error_prefix(error, "node '%s' (%s, %s): ", described->name, described->ops, kernel->code.variant);
+        }
+    }
+    if (!status) {
+        status = add_end(instance, description, graph->ends & CUDA_GRAPH_OUT, &last, error);
+    }
+    if (!status) {
+        status = CUDA_TRY(device->cu, error, graph_instantiate(&graph->executable, description, 0));
+    }
+    if (description) {
+        device->cu->graph_destroy(description);
+    }
+    return status;
+}
+
+reef_status cuda_graph_get(cuda_instance *instance, uint32_t first, uint32_t count, uint32_t ends, cuda_graph **out,
+                           reef_error *error)
+{
+    for (cuda_graph *graph = instance->graphs; graph; graph = graph->next) {
+        if (graph->first == first && graph->count == count && graph->ends == ends) {
+            *out = graph;
+            return REEF_OK;
+        }
+    }
+    cuda_graph *graph = calloc(1, sizeof *graph);
+    if (!graph) {
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
+    graph->first = first;
+    graph->count = count;
+    graph->ends = ends;
+    reef_status status = build(instance, graph, error);
+    if (status) {
+        free(graph);
+        return status;
+    }
+    graph->next = instance->graphs;
+    instance->graphs = graph;
+    *out = graph;
+    return REEF_OK;
+}
+
+void cuda_graphs_destroy(cuda_instance *instance)
+{
+    const cuda_device *device = (const cuda_device *)instance->base.program->dev;
+    while (instance->graphs) {
+        cuda_graph *graph = instance->graphs;
+        instance->graphs = graph->next;
+        device->cu->graph_exec_destroy(graph->executable); /* fails, and rightly, when the context is gone */
+        free(graph);
+    }
+}

@@ -1,0 +1,217 @@
+/*
+ * instance.c - the memory of one request, on both sides of the bus.
+ *
+ *     device: [activations | workspace | control | inputs | outputs]   one allocation
+ *     pinned: [words | inputs | outputs]                               host memory that the device reads and writes
+ *
+ * begin copies a request's inputs into pinned memory, so that the caller's buffers are free of the device's pace and the
+ * graphs never change; the completer copies outputs from there.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "device/cuda/cuda.h"
+
+static size_t lay_out(cuda_instance *instance)
+{
+    const cuda_program *program = (const cuda_program *)instance->base.program;
+    const reef_plan *plan = program->base.plan;
+    size_t device = cuda_round(plan->activation_bytes), host = CUDA_ALIGN;
+    instance->workspace_offset = device;
+    device += cuda_round(program->workspace_bytes);
+    instance->control_offset = device;
+    device += CUDA_ALIGN;
+    for (size_t i = 0; i < plan->n_inputs + plan->n_outputs; i++) {
+        size_t bytes = i < plan->n_inputs ? plan->inputs[i].bytes : plan->outputs[i - plan->n_inputs].bytes;
+        instance->io_offset[i] = device;
+        instance->pin_offset[i] = host;
+        device += cuda_round(bytes ? bytes : 1);
+        host += cuda_round(bytes ? bytes : 1);
+    }
+    instance->memory_bytes = device;
+    return host;
+}
+
+static void find_storage(cuda_instance *instance)
+{
+    const cuda_program *program = (const cuda_program *)instance->base.program;
+    const reef_plan *plan = program->base.plan;
+    for (size_t i = 0; i < plan->n_storage; i++) {
+        const reef_storage *storage = &plan->storage[i];
+        uint64_t offset = 0, base = instance->memory;
+        switch (storage->kind) {
+        case REEF_STORAGE_CONST: base = program->constants, offset = program->const_offset[i]; break;
+        case REEF_STORAGE_INPUT: offset = instance->io_offset[storage->index]; break;
+        case REEF_STORAGE_OUTPUT: offset = instance->io_offset[plan->n_inputs + storage->index]; break;
+        case REEF_STORAGE_ACTIVATION: offset = storage->offset; break;
+        }
+        instance->storage[i] = base + offset;
+    }
+}
+
+reef_status cuda_instance_load(cuda_instance *instance, reef_error *error)
+{
+    const cuda_device *device = (const cuda_device *)instance->base.program->dev;
+    const cuda_driver *cu = device->cu;
+    size_t wanted = instance->memory_bytes;
+    reef_status status = CUDA_TRY(cu, error, mem_alloc(&instance->memory, wanted));
+    if (status) {
+        instance->memory = 0;
+        reef_error_prefix(error, "%zu MiB for an instance on %s: ", wanted >> 20, device->gpu->name);
+        return status;
+    }
+    status = CUDA_TRY(cu, error, memset8(instance->memory, 0, wanted));
+    status = status ? status : cuda_settle(device, error);
+    if (!status) {
+        status = CUDA_TRY(cu, error,
+                          host_register(instance->pinned, instance->pinned_bytes,
+                                        CUDA_HOST_REGISTER_PORTABLE | CUDA_HOST_REGISTER_DEVICEMAP));
+    }
+    if (!status) {
+        status = CUDA_TRY(cu, error, host_device_pointer(&instance->pinned_address, instance->pinned, 0));
+    }
+    find_storage(instance);
+    instance->words->ended = 0;
+    instance->submitted = 0;
+    const reef_plan *plan = instance->base.program->plan;
+    cuda_graph *graph;
+    /* What every request needs is made now, not while one waits for it. */
+    if (!status && plan->n_kernels) {
+        status = cuda_graph_get(instance, 0, (uint32_t)plan->n_kernels, CUDA_GRAPH_IN | CUDA_GRAPH_OUT, &graph, error);
+    }
+    return status;
+}
+
+void cuda_instance_unload(cuda_instance *instance)
+{
+    const cuda_device *device = (const cuda_device *)instance->base.program->dev;
+    cuda_graphs_destroy(instance);
+    if (instance->replay_stream) {
+        device->cu->stream_destroy(instance->replay_stream);
+        instance->replay_stream = NULL;
+    }
+    if (instance->pinned_address) {
+        device->cu->host_unregister(instance->pinned);
+        instance->pinned_address = 0;
+    }
+    if (instance->memory) {
+        device->cu->mem_free(instance->memory);
+        instance->memory = 0;
+    }
+}
+
+static void instance_free(cuda_instance *instance)
+{
+    if (instance->pinned) {
+        munmap(instance->pinned, instance->pinned_bytes);
+    }
+    free(instance->io_offset);
+    free(instance->pin_offset);
+    free(instance->storage);
+    free(instance->outputs);
+    free(instance);
+}
+
+reef_status cuda_instance_create(reef_program *base, reef_instance **out, reef_error *error)
+{
+    cuda_device *device = (cuda_device *)base->dev;
+    const reef_plan *plan = base->plan;
+    size_t n_io = plan->n_inputs + plan->n_outputs;
+    cuda_instance *instance = calloc(1, sizeof *instance);
+    if (!instance) {
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
+    instance->base.program = base;
+    reef_list_init(&instance->link);
+    instance->io_offset = calloc(n_io + 1, sizeof *instance->io_offset);
+    instance->pin_offset = calloc(n_io + 1, sizeof *instance->pin_offset);
+    instance->storage = calloc(plan->n_storage + 1, sizeof *instance->storage);
+    instance->outputs = calloc(plan->n_outputs + 1, sizeof *instance->outputs);
+    if (!instance->io_offset || !instance->pin_offset || !instance->storage || !instance->outputs) {
+        instance_free(instance);
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
+    instance->pinned_bytes = (lay_out(instance) + 4095) / 4096 * 4096;
+    instance->pinned = mmap(NULL, instance->pinned_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (instance->pinned == MAP_FAILED) {
+        instance->pinned = NULL;
+        reef_fail(error, REEF_NO_MEMORY, "out of memory for %zu bytes of staging", instance->pinned_bytes);
+        instance_free(instance);
+        return REEF_NO_MEMORY;
+    }
+    instance->words = (reef_io_words *)instance->pinned;
+    instance->current = instance->cursor = (uint32_t)plan->n_kernels; /* nothing to run until begin */
+    pthread_rwlock_rdlock(&device->context_lock);
+    reef_status status = cuda_enter(device, error);
+    if (!status) {
+        status = cuda_instance_load(instance, error);
+        if (status) {
+            cuda_instance_unload(instance);
+        }
+        cuda_leave(device);
+    }
+    if (!status) {
+        pthread_mutex_lock(&device->lock);
+        reef_list_insert(&device->instances, &instance->link);
+        pthread_mutex_unlock(&device->lock);
+    }
+    pthread_rwlock_unlock(&device->context_lock);
+    if (status) {
+        instance_free(instance);
+        return status;
+    }
+    *out = &instance->base;
+    return REEF_OK;
+}
+
+void cuda_instance_destroy(reef_instance *base)
+{
+    cuda_instance *instance = (cuda_instance *)base;
+    if (!instance) {
+        return;
+    }
+    cuda_device *device = (cuda_device *)base->program->dev;
+    pthread_rwlock_rdlock(&device->context_lock);
+    pthread_mutex_lock(&device->lock);
+    reef_list_remove(&instance->link);
+    pthread_mutex_unlock(&device->lock);
+    reef_error ignored;
+    if (!cuda_enter(device, &ignored)) {
+        cuda_instance_unload(instance);
+        cuda_leave(device);
+    }
+    pthread_rwlock_unlock(&device->context_lock);
+    instance_free(instance);
+}
+
+void cuda_begin(reef_instance *base, uint32_t first, const void *const *inputs, void *const *outputs)
+{
+    cuda_instance *instance = (cuda_instance *)base;
+    const reef_plan *plan = base->program->plan;
+    /* A run that starts elsewhere than at the first kernel reads nothing of the request. */
+    for (size_t i = 0; first == 0 && i < plan->n_inputs; i++) {
+        char *to = instance->pinned + instance->pin_offset[i];
+        if (inputs && inputs[i]) {
+            memcpy(to, inputs[i], plan->inputs[i].bytes);
+        } else {
+            memset(to, 0, plan->inputs[i].bytes);
+        }
+    }
+    for (size_t i = 0; i < plan->n_outputs; i++) {
+        instance->outputs[i] = outputs ? outputs[i] : NULL;
+    }
+    instance->cursor = first;
+    atomic_store_explicit(&instance->current, first, memory_order_release);
+}
+
+void cuda_instance_outputs(cuda_instance *instance)
+{
+    const reef_plan *plan = instance->base.program->plan;
+    for (size_t i = 0; i < plan->n_outputs; i++) {
+        if (instance->outputs[i]) {
+            memcpy(instance->outputs[i], instance->pinned + instance->pin_offset[plan->n_inputs + i],
+                   plan->outputs[i].bytes);
+        }
+    }
+}

@@ -1,0 +1,884 @@
+/*
+ * igemm.cuh - the matrix product that convolutions and matrix products run as, on tensor cores.
+ *
+ * A tile is BM output pixels x BN filters x one of `splits` parts of k. k is walked in steps of 128 bytes (64 halves or 32
+ * floats), each step a stage in shared memory:
+ *
+ *      x, gathered by (pixel, tap, channel)   cp.async   stage[s].a  BM rows of 128 bytes  \   ldmatrix + mma.sync,
+ *      w, packed in this very order           ------->   stage[s].b  BN rows of 128 bytes  /   or wgmma
+ *
+ * 16-byte chunk c of row r lies at place c ^ (r % 8), which no access conflicts with and wgmma understands.
+ *
+ * Steps run over the taps first, then over blocks of channels: so a step is one tap for all threads, what a thread
+ * does per row is one bit test and one addition, and the pixels that neighbouring taps share are still in L1.
+ *
+ * At batch 1 a layer has few tiles, so k is split and the parts are added up in order of k, whoever computes them: by a
+ * thread block cluster through its shared memory, each block finishing some of the tile, or through the workspace, by
+ * the part that arrives last. Both add in the same order, so both give the same bits.
+ *
+ * Weights are constants: their first stages are under way before the kernel waits for its predecessor.
+ */
+#ifndef REEF_DEVICE_CUDA_KERNELS_IGEMM_CUH
+#define REEF_DEVICE_CUDA_KERNELS_IGEMM_CUH
+
+#include "device/cuda/kernels/igemm_args.h"
+#include "device/cuda/kernels/mma.cuh"
+
+enum {
+    IGEMM_MMA = 0,        /* x by cp.async, mma.sync */
+    IGEMM_WGMMA = 1,      /* x by cp.async, wgmma; WM 16, WN BN */
+    IGEMM_ANY = 2,        /* x element by element: any alignment and type; w may be computed */
+    IGEMM_TRANSPOSED = 4, /* with IGEMM_ANY: transposed convolution */
+    IGEMM_WINDOW = 8,     /* with IGEMM_MMA or IGEMM_WGMMA: few channels; see load_window */
+};
+
+template <bool CONDITION, class A, class B>
+struct igemm_if {
+    using type = A;
+};
+template <class A, class B>
+struct igemm_if<false, A, B> {
+    using type = B;
+};
+template <bool HALF>
+struct igemm_word {
+    using type = typename igemm_if<HALF, unsigned short, uint32_t>::type;
+};
+
+template <int PRECISION, int BM_, int BN_, int WM, int WN, int STAGES, int MODE>
+struct igemm {
+    using args = reef_igemm_args;
+    static constexpr int BM = BM_, BN = BN_;
+    static constexpr bool wg = MODE & IGEMM_WGMMA, any = MODE & IGEMM_ANY, transposed = MODE & IGEMM_TRANSPOSED;
+    static constexpr bool window = MODE & IGEMM_WINDOW, fast = !any && !window;
+    static_assert(any || !transposed, "mode");
+    static constexpr bool half = PRECISION == REEF_P_F16;
+    static constexpr int threads = 32 * (BM / WM) * (BN / WN);
+    static constexpr int elem = half ? 2 : 4, chunk = 16 / elem, step_elems = 128 / elem;
+    static constexpr int a_bytes = BM * 128, b_bytes = BN * 128, stage_bytes = a_bytes + b_bytes;
+    /* Stages ahead. A stage is overwritten when its readers have passed a barrier; wgmma of the last step may still run. */
+    static constexpr int ahead = wg && half ? STAGES - 2 : STAGES - 1;
+    static constexpr int pass_rows = threads / 8; /* rows per pass of 16-byte copies */
+    static constexpr int a_rows = BM / pass_rows, b_copies = BN / pass_rows, granules = BN / 32;
+    static constexpr int MI = WM / 16, NJ = WN / 8;
+    static constexpr int staging_row = BN + 8; /* floats; rows 8 banks apart */
+    static_assert(BM % pass_rows == 0 && BN % pass_rows == 0 && NJ % 2 == 0, "shape");
+    static_assert(BN % 32 == 0 && 32 % pass_rows == 0 && BN <= threads, "shape");
+    static_assert((BM * staging_row + BN) * 4 <= STAGES * stage_bytes, "results are staged in the pipeline's memory");
+
+    static __device__ __forceinline__ void pixel_of(const args &a, int row, int &image, int &oy, int &ox)
+    {
+        image = (unsigned)row / (unsigned)a.out_hw;
+        int rest = row - image * a.out_hw;
+        oy = (unsigned)rest / (unsigned)a.out_w;
+        ox = rest - oy * a.out_w;
+    }
+    static __device__ __forceinline__ int group_offset(const reef_igemm_operand &o, int g0, int g1)
+    {
+        return g0 * o.g0 + g1 * o.g1;
+    }
+    static __device__ __forceinline__ int row_offset(const args &a, const reef_igemm_operand &o, int row)
+    {
+        if (o.linear) {
+            return row * o.w;
+        }
+        int image, oy, ox;
+        pixel_of(a, row, image, oy, ox);
+        return image * o.image + oy * o.h + ox * o.w;
+    }
+
+    /* ---- x in 16-byte chunks: a thread copies chunk column tid % 8 of rows tid / 8 + i * pass_rows ---- */
+    struct walk {
+        int base[a_rows];      /* element of tap (0, 0), the thread's first channel */
+        uint32_t mask[a_rows]; /* bit ky * taps_w + kx: that tap is inside the image */
+        int channel;           /* of the thread's chunk in the present block of channels */
+        int tap, ky, kx, delta /* elements from tap (0, 0) and channel 0 */; /* the same for all threads */
+    };
+    static __device__ __forceinline__ void walk_start(const args &a, walk &w, int row0, int row_end, int step,
+                                                      int group)
+    {
+        const int column = threadIdx.x & 7, taps = a.taps_h * a.taps_w;
+        const int block = step / taps;
+        w.tap = step - block * taps;
+        w.ky = w.tap / a.taps_w;
+        w.kx = w.tap - w.ky * a.taps_w;
+        w.delta = block * step_elems + w.ky * a.dil_h * a.xs.h + w.kx * a.dil_w * a.xs.w;
+        w.channel = block * step_elems + column * chunk;
+#pragma unroll
+        for (int i = 0; i < a_rows; i++) {
+            int row = row0 + (int)(threadIdx.x >> 3) + i * pass_rows, image, oy, ox;
+            pixel_of(a, row, image, oy, ox);
+            const int iy = oy * a.stride_h - a.pad_h, ix = ox * a.stride_w - a.pad_w;
+            w.base[i] = group + image * a.xs.image + iy * a.xs.h + ix * a.xs.w + column * chunk;
+            uint32_t line = 0, mask = 0;
+            for (int kx = 0; kx < a.taps_w; kx++) {
+                line |= (uint32_t)((unsigned)(ix + kx * a.dil_w) < (unsigned)a.in_w) << kx;
+            }
+            for (int ky = 0; ky < a.taps_h; ky++) {
+                mask |= (unsigned)(iy + ky * a.dil_h) < (unsigned)a.in_h ? line << ky * a.taps_w : 0u;
+            }
+            w.mask[i] = row < row_end ? mask : 0u;
+        }
+    }
+    static __device__ __forceinline__ void load_a(const args &a, walk &w, uint32_t stage)
+    {
+        const int r = threadIdx.x >> 3, column = threadIdx.x & 7;
+        const uint32_t dst = stage + r * 128 + ((column ^ (r & 7)) << 4);
+        const char *x = (const char *)a.x + (long long)w.delta * elem;
+        const uint32_t tap = w.channel < a.channels ? w.tap : 31u; /* bit 31 is never set: at most 31 taps */
+#pragma unroll
+        for (int i = 0; i < a_rows; i++) {
+            copy16_near(dst + i * pass_rows * 128, x + (long long)w.base[i] * elem, w.mask[i] >> tap & 1);
+        }
+        w.tap++;
+        w.kx++;
+        w.delta += a.dil_w * a.xs.w;
+        if (w.kx == a.taps_w) {
+            w.kx = 0;
+            w.ky++;
+            w.delta += a.dil_h * a.xs.h - a.taps_w * a.dil_w * a.xs.w;
+            if (w.ky == a.taps_h) {
+                w.ky = w.tap = 0;
+                w.delta += step_elems - a.taps_h * a.dil_h * a.xs.h;
+                w.channel += step_elems;
+            }
+        }
+    }
+
+    /* ---- x element by element ---- */
+    struct walk_any {
+        int base[a_rows];           /* element of tap (0, 0), channel 0; of pixel (0, 0) when transposed */
+        int iy[a_rows], ix[a_rows]; /* input pixel of tap (0, 0); far outside for rows beyond the end */
+        int ky, kx, c;              /* of the next step's chunk */
+    };
+    static __device__ __forceinline__ void tap_of(const args &a, int k, int &ky, int &kx, int &c)
+    {
+        int tap = k / a.channels;
+        c = k - tap * a.channels;
+        ky = tap / a.taps_w;
+        kx = tap - ky * a.taps_w;
+    }
+    static __device__ __forceinline__ void walk_on(const args &a, int by, int &ky, int &kx, int &c)
+    {
+        c += by;
+        while (c >= a.channels) {
+            c -= a.channels;
+            if (++kx == a.taps_w) {
+                kx = 0;
+                ky++;
+            }
+        }
+    }
+    static __device__ __forceinline__ void walk_start(const args &a, walk_any &w, int row0, int row_end, int step,
+                                                      int group)
+    {
+#pragma unroll
+        for (int i = 0; i < a_rows; i++) {
+            int row = row0 + (int)(threadIdx.x >> 3) + i * pass_rows, image, oy, ox;
+            pixel_of(a, row, image, oy, ox);
+            if (transposed) {
+                w.iy[i] = oy + a.pad_h;
+                w.ix[i] = ox + a.pad_w;
+                w.base[i] = group + image * a.xs.image;
+            } else {
+                w.iy[i] = oy * a.stride_h - a.pad_h;
+                w.ix[i] = ox * a.stride_w - a.pad_w;
+                w.base[i] = group + image * a.xs.image + w.iy[i] * a.xs.h + w.ix[i] * a.xs.w;
+            }
+            if (row >= row_end) {
+                w.iy[i] = -(1 << 28);
+            }
+        }
+        tap_of(a, step * step_elems + (int)(threadIdx.x & 7) * chunk, w.ky, w.kx, w.c);
+    }
+    /* Where tap (ky, kx) of row i reads; false outside the image. */
+    static __device__ __forceinline__ bool locate(const args &a, const walk_any &w, int i, int ky, int kx, int shift,
+                                                  int &offset)
+    {
+        if (transposed) {
+            int ty = w.iy[i] - ky * a.dil_h, tx = w.ix[i] - kx * a.dil_w;
+            int y = ty / a.stride_h, x = tx / a.stride_w;
+            offset = w.base[i] + y * a.xs.h + x * a.xs.w + shift;
+            return ty >= 0 && tx >= 0 && y * a.stride_h == ty && x * a.stride_w == tx && y < a.in_h && x < a.in_w &&
+                   ky < a.taps_h;
+        }
+        offset = w.base[i] + shift;
+        return (unsigned)(w.iy[i] + ky * a.dil_h) < (unsigned)a.in_h &&
+               (unsigned)(w.ix[i] + kx * a.dil_w) < (unsigned)a.in_w && ky < a.taps_h;
+    }
+
+    static __device__ __forceinline__ uint32_t pack_pair(float lo, float hi)
+    {
+        __half2 h = __floats2half2_rn(lo, hi);
+        return *(uint32_t *)&h;
+    }
+
+    static __device__ __forceinline__ void load_a(const args &a, walk_any &w, uint32_t stage)
+    {
+        int r = threadIdx.x >> 3, column = threadIdx.x & 7;
+        uint32_t dst = stage + r * 128 + ((column ^ (r & 7)) << 4);
+        uint32_t word[a_rows][4];
+        float even[a_rows];
+        int ky = w.ky, kx = w.kx, c = w.c;
+#pragma unroll
+        for (int e = 0; e < chunk; e++) {
+            int shift = transposed ? c : ky * a.dil_h * a.xs.h + kx * a.dil_w * a.xs.w + c;
+#pragma unroll
+            for (int i = 0; i < a_rows; i++) {
+                int offset;
+                float v = 0;
+                if (locate(a, w, i, ky, kx, shift, offset)) {
+                    v = reef_load_elem((const void *)a.x, offset, a.xs.type);
+                }
+                if (!half) {
+                    word[i][e & 3] = __float_as_uint(v);
+                } else if (e & 1) {
+                    word[i][e >> 1] = pack_pair(even[i], v);
+                } else {
+                    even[i] = v;
+                }
+            }
+            walk_on(a, 1, ky, kx, c);
+        }
+#pragma unroll
+        for (int i = 0; i < a_rows; i++) {
+            store_shared16(dst + i * pass_rows * 128, make_uint4(word[i][0], word[i][1], word[i][2], word[i][3]));
+        }
+        walk_on(a, step_elems, w.ky, w.kx, w.c);
+    }
+
+    /* ---- x with few channels: the tile's pixels lie in one output row. Their input window (taps_h rows, dense, zeros
+     * outside the image) is copied first, and all of k, which fits the stages, is then gathered from there. ---- */
+    static __device__ __forceinline__ void load_window(const args &a, char *window_memory, int row0, int group)
+    {
+        int image, oy, ox;
+        pixel_of(a, row0, image, oy, ox);
+        const int first = (ox * a.stride_w - a.pad_w) * a.channels, end = a.in_w * a.channels;
+        const long long start = (long long)group + (long long)image * a.xs.image;
+        const int iy = oy * a.stride_h - a.pad_h, total = a.window_row * a.taps_h;
+        int ky = 0, j = threadIdx.x;
+#pragma unroll 1
+        for (int at = threadIdx.x; at < total; at += 8 * threads) {
+            float v[8];
+            long long from[8];
+#pragma unroll
+            for (int e = 0; e < 8; e++) { /* eight loads under way at a time */
+                while (j >= a.window_row) {
+                    j -= a.window_row;
+                    ky++;
+                }
+                const int y = iy + ky * a.dil_h;
+                const bool inside = ky < a.taps_h && (unsigned)y < (unsigned)a.in_h && (unsigned)(first + j) < (unsigned)end;
+                from[e] = inside ? start + (long long)y * a.xs.h + first + j : -1;
+                j += threads;
+            }
+            if (a.xs.type == REEF_ELEM_F16) {
+#pragma unroll
+                for (int e = 0; e < 8; e++) {
+                    v[e] = from[e] >= 0 ? __half2float(((const __half *)a.x)[from[e]]) : 0.0f;
+                }
+            } else {
+#pragma unroll
+                for (int e = 0; e < 8; e++) {
+                    v[e] = from[e] >= 0 ? ((const float *)a.x)[from[e]] : 0.0f;
+                }
+            }
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                if (at + e * threads < total) {
+                    if (half) {
+                        ((__half *)window_memory)[at + e * threads] = __float2half_rn(v[e]);
+                    } else {
+                        ((float *)window_memory)[at + e * threads] = v[e];
+                    }
+                }
+            }
+        }
+    }
+    static __device__ __forceinline__ void gather_window(const args &a, const char *window_memory, int step,
+                                                         uint32_t stage)
+    {
+        using word_type = typename igemm_word<half>::type;
+        const word_type *from = (const word_type *)window_memory;
+        const int r = threadIdx.x >> 3, column = threadIdx.x & 7;
+        const uint32_t dst = stage + r * 128 + ((column ^ (r & 7)) << 4);
+        int ky, kx, c, at[chunk];
+        tap_of(a, step * step_elems + column * chunk, ky, kx, c);
+#pragma unroll
+        for (int e = 0; e < chunk; e++) {
+            at[e] = ky < a.taps_h ? ky * a.window_row + kx * a.dil_w * a.channels + c : -1;
+            walk_on(a, 1, ky, kx, c);
+        }
+#pragma unroll
+        for (int i = 0; i < a_rows; i++) {
+            const word_type *pixel = from + (r + i * pass_rows) * a.stride_w * a.channels;
+            uint32_t word[4];
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                if (half) {
+                    uint32_t lo = at[2 * e % chunk] >= 0 ? pixel[at[2 * e % chunk]] : 0;
+                    uint32_t hi = at[(2 * e + 1) % chunk] >= 0 ? pixel[at[(2 * e + 1) % chunk]] : 0;
+                    word[e] = lo | hi << 16;
+                } else {
+                    word[e] = at[e] >= 0 ? pixel[at[e]] : 0;
+                }
+            }
+            store_shared16(dst + i * pass_rows * 128, make_uint4(word[0], word[1], word[2], word[3]));
+        }
+    }
+
+    /* ---- w: [group][column / 32][step][4096 bytes], each 4 KiB as it lies in a stage ---- */
+    static __device__ __forceinline__ void load_b(const char *w, const int (&granule)[granules], uint32_t stage,
+                                                  uint32_t barrier)
+    {
+        if (REEF_BULK) {
+            if (threadIdx.x == 0) {
+                bulk_expect(barrier, b_bytes);
+#pragma unroll
+                for (int g = 0; g < granules; g++) {
+                    bulk_copy(stage + g * 4096, w + granule[g], 4096, barrier);
+                }
+            }
+            return;
+        }
+        w += threadIdx.x * 16;
+#pragma unroll
+        for (int i = 0; i < b_copies; i++) {
+            const int at = i * threads * 16;
+            copy16(stage + at + threadIdx.x * 16, w + granule[at / 4096] + at % 4096);
+        }
+    }
+    /* The right operand through its view. */
+    static __device__ __forceinline__ void load_b_view(const args &a, int group, int step, int col0, uint32_t stage)
+    {
+        int g0 = group / a.group_div, g1 = group - g0 * a.group_div;
+        for (int i = 0; i < b_copies; i++) {
+            int at = i * threads + threadIdx.x, row = at >> 3, place = at & 7;
+            int col = col0 + row, k = step * step_elems + (place ^ (row & 7)) * chunk;
+            uint32_t word[4];
+            float even = 0;
+#pragma unroll
+            for (int e = 0; e < chunk; e++) {
+                float v = 0;
+                if (col < a.cols && k + e < a.channels) {
+                    v = reef_load_elem((const void *)a.b,
+                                       (long long)g0 * a.b_g0 + (long long)g1 * a.b_g1 + (long long)(k + e) * a.b_k +
+                                           (long long)col * a.b_n,
+                                       a.b_type);
+                }
+                if (!half) {
+                    word[e & 3] = __float_as_uint(v);
+                } else if (e & 1) {
+                    word[e >> 1] = pack_pair(even, v);
+                } else {
+                    even = v;
+                }
+            }
+            store_shared16(stage + at * 16, make_uint4(word[0], word[1], word[2], word[3]));
+        }
+    }
+
+    static __device__ __forceinline__ void multiply(float (&acc)[MI][NJ][4], uint32_t stage, int row, int col, int lane)
+    {
+        uint32_t pa = stage + (row + (lane & 15)) * 128,
+                 pb = stage + a_bytes + (col + (lane & 7) + (lane >> 4) * 8) * 128;
+#pragma unroll
+        for (int s = 0; s < 4; s++) {
+            uint32_t fa[MI][4], fb[NJ / 2][4];
+#pragma unroll
+            for (int i = 0; i < MI; i++) {
+                load_matrices(pa + i * 16 * 128 + (((s * 2 + (lane >> 4)) ^ (lane & 7)) << 4), fa[i]);
+            }
+#pragma unroll
+            for (int j = 0; j < NJ / 2; j++) {
+                load_matrices(pb + j * 16 * 128 + (((s * 2 + ((lane >> 3) & 1)) ^ (lane & 7)) << 4), fb[j]);
+            }
+            if constexpr (PRECISION == REEF_P_F16) {
+#pragma unroll
+                for (int i = 0; i < MI; i++) {
+#pragma unroll
+                    for (int j = 0; j < NJ; j++) {
+                        mma_f16(acc[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+                    }
+                }
+            } else if constexpr (PRECISION == REEF_P_TF32) {
+#pragma unroll
+                for (int i = 0; i < MI; i++) {
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        fa[i][e] = round_tf32(fa[i][e]);
+                    }
+#pragma unroll
+                    for (int j = 0; j < NJ; j++) {
+                        mma_tf32(acc[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+                    }
+                }
+            } else {
+#pragma unroll
+                for (int i = 0; i < MI; i++) {
+                    uint32_t hi[4], lo[4];
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        split_tf32(fa[i][e], hi[e], lo[e]);
+                    }
+#pragma unroll
+                    for (int j = 0; j < NJ; j++) {
+                        uint32_t bh[2], bl[2];
+                        split_tf32(fb[j / 2][j % 2 * 2], bh[0], bl[0]);
+                        split_tf32(fb[j / 2][j % 2 * 2 + 1], bh[1], bl[1]);
+                        mma_tf32(acc[i][j], lo, bh[0], bh[1]);
+                        mma_tf32(acc[i][j], hi, bl[0], bl[1]);
+                        mma_tf32(acc[i][j], hi, bh[0], bh[1]);
+                    }
+                }
+            }
+        }
+    }
+
+    /* A warpgroup's 64 rows. Leaves the products under way for f16, complete for tf32 (a comes through registers). */
+    static __device__ __forceinline__ void multiply_group(float (&acc)[MI][NJ][4], uint32_t stage, int group_row,
+                                                          int lane)
+    {
+        uint64_t db = wgmma_descriptor(stage + a_bytes);
+        if constexpr (half) {
+            uint64_t da = wgmma_descriptor(stage + group_row * 128);
+            wgmma_fence();
+#pragma unroll
+            for (int s = 0; s < 4; s++) {
+                wgmma_f16<NJ>(acc[0], da + s * 2, db + s * 2);
+            }
+            wgmma_commit();
+        } else {
+            uint32_t fa[4][4];
+            uint32_t pa = stage + (group_row + (threadIdx.x >> 5 & 3) * 16 + (lane & 15)) * 128;
+#pragma unroll
+            for (int s = 0; s < 4; s++) {
+                load_matrices(pa + (((s * 2 + (lane >> 4)) ^ (lane & 7)) << 4), fa[s]);
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    fa[s][e] = round_tf32(fa[s][e]);
+                }
+            }
+            wgmma_fence();
+#pragma unroll
+            for (int s = 0; s < 4; s++) {
+                wgmma_tf32<NJ>(acc[0], fa[s], db + s * 2);
+            }
+            wgmma_commit();
+        }
+    }
+
+    static __device__ __forceinline__ void add_halves(float (&v)[8], uint4 word)
+    {
+        const __half2 *h = (const __half2 *)&word;
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            float2 f = __half22float2(h[e]);
+            v[2 * e] += f.x;
+            v[2 * e + 1] += f.y;
+        }
+    }
+    static __device__ __forceinline__ void add_floats(float (&v)[8], float4 lo, float4 hi)
+    {
+        v[0] += lo.x, v[1] += lo.y, v[2] += lo.z, v[3] += lo.w;
+        v[4] += hi.x, v[5] += hi.y, v[6] += hi.z, v[7] += hi.w;
+    }
+
+    /* Eight columns of a row: alpha, bias, residual, activation, store. early: the residual, already in shared memory. */
+    static __device__ __forceinline__ void finish(const args &a, float (&v)[8], int row, int col, const float *bias,
+                                                  const char *early, int y0, int r0)
+    {
+        int n = a.cols - col;
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            v[e] = v[e] * a.alpha + bias[e];
+        }
+        if (a.residual_early) {
+            if (a.rs.type == REEF_ELEM_F16) {
+                add_halves(v, *(const uint4 *)early);
+            } else {
+                add_floats(v, ((const float4 *)early)[0], ((const float4 *)early)[threads]);
+            }
+        } else if (a.residual) {
+            long long at = (long long)r0 + row_offset(a, a.rs, row) + col;
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                if (e < n) {
+                    v[e] += reef_load_elem((const void *)a.residual, at + e, a.rs.type);
+                }
+            }
+        }
+        if (a.act == REEF_DACT_RELU) {
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                v[e] = v[e] < 0.0f ? 0.0f : v[e];
+            }
+        } else if (a.act == REEF_DACT_GELU) {
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                v[e] = reef_gelu(v[e]);
+            }
+        } else if (a.act != REEF_DACT_NONE) {
+#pragma unroll 1
+            for (int e = 0; e < 8; e += 2) {
+                /* rotate, so that the code is there once and no register is indexed at run time */
+                float f = reef_act_rare(v[0], a.act, a.act_a, a.act_b);
+                float g = reef_act_rare(v[1], a.act, a.act_a, a.act_b);
+#pragma unroll
+                for (int j = 0; j < 6; j++) {
+                    v[j] = v[j + 2];
+                }
+                v[6] = f;
+                v[7] = g;
+            }
+        }
+        long long at = (long long)y0 + row_offset(a, a.ys, row) + col;
+        if (a.ys.vec && n >= 8) {
+            if (a.ys.type == REEF_ELEM_F16) {
+                *(uint4 *)((__half *)a.y + at) = make_uint4(pack_pair(v[0], v[1]), pack_pair(v[2], v[3]),
+                                                            pack_pair(v[4], v[5]), pack_pair(v[6], v[7]));
+            } else {
+                float4 *p = (float4 *)((float *)a.y + at);
+                p[0] = make_float4(v[0], v[1], v[2], v[3]);
+                p[1] = make_float4(v[4], v[5], v[6], v[7]);
+            }
+        } else {
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                if (e < n) {
+                    reef_store_elem((void *)a.y, at + e, a.ys.type, v[e]);
+                }
+            }
+        }
+    }
+
+    /* The epilogue's items are eight columns of a row; a thread has items first + j * stride. Where they are. */
+    static __device__ __forceinline__ void item_at(int i, int &r, int &c)
+    {
+        r = i / (BN / 8);
+        c = i % (BN / 8) * 8;
+    }
+    static __device__ __forceinline__ void load_residual(const args &a, uint32_t to, int first, int stride, int row0,
+                                                         int row_end, int col0, int r0)
+    {
+        const bool halves = a.rs.type == REEF_ELEM_F16;
+        for (int i = first, j = 0; i < BM * BN / 8; i += stride, j++) {
+            int r, c;
+            item_at(i, r, c);
+            const bool inside = row0 + r < row_end && col0 + c < a.cols;
+            const long long at = inside ? (long long)r0 + row_offset(a, a.rs, row0 + r) + col0 + c : 0;
+            if (halves) {
+                copy16(to + (j * threads + threadIdx.x) * 16, (const __half *)a.residual + at, inside);
+            } else {
+                copy16(to + (2 * j * threads + threadIdx.x) * 16, (const float *)a.residual + at, inside);
+                copy16(to + ((2 * j + 1) * threads + threadIdx.x) * 16, (const float *)a.residual + at + 4, inside);
+            }
+        }
+    }
+
+    /* A worker's next tile starts its barriers anew. After a block barrier behind the last wait. */
+    template <class Abandon>
+    static __device__ __forceinline__ void end_barriers(uint32_t arrival, bool constant)
+    {
+        if (Abandon::on && REEF_BULK && constant && threadIdx.x == 0) {
+#pragma unroll
+            for (int s = 0; s < STAGES; s++) {
+                bulk_barrier_end(arrival + s * 8);
+            }
+        }
+    }
+
+    template <class Abandon>
+    static __device__ __forceinline__ bool tile(const args &a, uint32_t index, char *smem, Abandon &abandon)
+    {
+        const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5;
+        const int warp_row = warp / (BN / WN) * WM, warp_col = warp % (BN / WN) * WN;
+        int split = 0, t = index;
+        if (a.splits > 1) {
+            t = index / (unsigned)a.splits;
+            split = index - t * a.splits;
+        }
+        const int tile_index = t;
+        int rest = (unsigned)t / (unsigned)a.col_tiles;
+        const int col0 = (t - rest * a.col_tiles) * BN;
+        int group = 0, g0 = 0, g1 = 0;
+        if (a.groups > 1) {
+            group = (unsigned)rest / (unsigned)a.row_tiles;
+            rest -= group * a.row_tiles;
+            g0 = group / a.group_div;
+            g1 = group - g0 * a.group_div;
+        }
+        int row0 = rest * BM, row_end = min(a.rows, row0 + BM);
+        if (window) {
+            const int parts = (a.out_w + BM - 1) / BM, line = rest / parts;
+            row0 = line * a.out_w + (rest - line * parts) * BM;
+            row_end = min((line + 1) * a.out_w, row0 + BM);
+        }
+        const int first = a.steps * split / a.splits, n = a.steps * (split + 1) / a.splits - first;
+        const uint32_t base = smem_address(smem), extra = base + a.extra;
+        const bool constant = !any || !a.b;
+        const bool in_cluster = !Abandon::on && a.cluster;
+        const int item = in_cluster ? split * threads + tid : tid, item_stride = in_cluster ? a.splits * threads : threads;
+        const int y0 = group_offset(a.ys, g0, g1), r0 = group_offset(a.rs, g0, g1);
+
+        /* constants: the first weights and the bias; what comes later is called into L2 */
+        const char *w = (const char *)a.w + ((long long)(group * a.w_group + (col0 >> 5)) * a.steps + first) * 4096;
+        int granule[granules];
+#pragma unroll
+        for (int g = 0; g < granules; g++) {
+            granule[g] = min(g, a.w_group - 1 - (col0 >> 5)) * a.steps * 4096;
+        }
+        if (constant && (fast || window) && n > ahead && rest == 0 && tid < granules) {
+            prefetch_l2(w + min(tid, a.w_group - 1 - (col0 >> 5)) * a.steps * 4096 + ahead * 4096,
+                        (uint32_t)(n - ahead) * 4096);
+        }
+        __shared__ __align__(8) unsigned long long arrivals[STAGES];
+        const uint32_t arrival = smem_address(arrivals);
+        if (constant) {
+            if (REEF_BULK && tid == 0) {
+#pragma unroll
+                for (int s = 0; s < STAGES; s++) {
+                    bulk_barrier_init(arrival + s * 8);
+                }
+                bulk_barriers_ready();
+            }
+#pragma unroll
+            for (int s = 0; s < (window ? STAGES : ahead); s++) {
+                if (s < n) {
+                    load_b(w + s * 4096, granule, base + s * stage_bytes + a_bytes, arrival + s * 8);
+                }
+            }
+        }
+        float my_bias = 0;
+        if (a.bias && tid < BN && col0 + tid < a.cols) {
+            my_bias = __ldg((const float *)a.bias + group * a.bias_group + col0 + tid);
+        }
+        typename igemm_if<any, walk_any, walk>::type where;
+        if (!window) {
+            walk_start(a, where, row0, row_end, first, group_offset(a.xs, g0, g1));
+        }
+        float acc[MI][NJ][4];
+#pragma unroll
+        for (int i = 0; i < MI; i++) {
+#pragma unroll
+            for (int j = 0; j < NJ; j++) {
+                acc[i][j][0] = acc[i][j][1] = acc[i][j][2] = acc[i][j][3] = 0;
+            }
+        }
+        if (REEF_BULK) {
+            __syncthreads(); /* the barriers are there for everybody */
+        }
+        abandon.wait();
+        if constexpr (window) {
+            load_window(a, smem + a.extra, row0, group_offset(a.xs, g0, g1));
+            __syncthreads();
+#pragma unroll 1
+            for (int s = 0; s < n; s++) {
+                gather_window(a, smem + a.extra, s, base + s * stage_bytes);
+            }
+            copy_commit();
+            copy_wait<0>();
+            for (int s = 0; s < n; s++) {
+                bulk_wait(arrival + s * 8, 0);
+            }
+            if (wg) {
+                proxy_fence();
+            }
+            if (__syncthreads_or(abandon.now())) {
+                end_barriers<Abandon>(arrival, constant);
+                return false;
+            }
+#pragma unroll 1
+            for (int s = 0; s < n; s++) {
+                if constexpr (wg) {
+                    multiply_group(acc, base + s * stage_bytes, warp / 4 * 64, lane);
+                    wgmma_wait<0>();
+                } else {
+                    multiply(acc, base + s * stage_bytes, warp_row, warp_col, lane);
+                }
+            }
+        } else {
+#pragma unroll 1
+            for (int s = 0; s < ahead; s++) {
+                if (s < n) {
+                    load_a(a, where, base + s * stage_bytes);
+                    if (!constant) {
+                        load_b_view(a, group, first + s, col0, base + s * stage_bytes + a_bytes);
+                    }
+                }
+                if (s == ahead - 1 && a.residual_early) {
+                    load_residual(a, extra, item, item_stride, row0, row_end, col0, r0);
+                }
+                copy_commit();
+            }
+            w += ahead * 4096;
+
+            int read = 0, write = ahead;
+            uint32_t phase = 0;
+#pragma unroll 1
+            for (int i = 0; i < n; i++) {
+                copy_wait<ahead - 1>();
+                if (constant) {
+                    bulk_wait(arrival + read * 8, phase);
+                }
+                if (wg) {
+                    proxy_fence();
+                }
+                abandon.poll(i);
+                __syncthreads();
+                if (abandon.hit(i)) {
+                    if (wg) {
+                        wgmma_wait<0>();
+                    }
+                    copy_wait<0>();
+                    for (int s = i + 1; constant && s < n && s < i + ahead; s++) { /* bulk copies under way */
+                        phase ^= ++read == STAGES;
+                        read = read == STAGES ? 0 : read;
+                        bulk_wait(arrival + read * 8, phase);
+                    }
+                    __syncthreads();
+                    end_barriers<Abandon>(arrival, constant);
+                    return false;
+                }
+                if constexpr (wg) {
+                    multiply_group(acc, base + read * stage_bytes, warp / 4 * 64, lane);
+                }
+                if (i + ahead < n) {
+                    const uint32_t to = base + write * stage_bytes;
+                    if (constant) {
+                        load_b(w, granule, to + a_bytes, arrival + write * 8);
+                        w += 4096;
+                    }
+                    load_a(a, where, to);
+                    if (!constant) {
+                        load_b_view(a, group, first + i + ahead, col0, to + a_bytes);
+                    }
+                }
+                copy_commit();
+                if constexpr (wg) {
+                    wgmma_wait<half ? 1 : 0>();
+                } else {
+                    multiply(acc, base + read * stage_bytes, warp_row, warp_col, lane);
+                }
+                if (++read == STAGES) {
+                    read = 0;
+                    phase ^= 1;
+                }
+                write = write + 1 == STAGES ? 0 : write + 1;
+            }
+            if (wg) {
+                wgmma_wait<0>();
+            }
+            copy_wait<0>();
+        }
+
+        /* ---- epilogue: from here on the tile has effects ---- */
+        __syncthreads();
+        end_barriers<Abandon>(arrival, constant);
+        if (a.splits > 1 && !in_cluster) {
+            __shared__ unsigned arrived;
+            float4 *mine = (float4 *)a.partials + (long long)(tile_index * a.splits + split) * (BM * BN / 4) + tid;
+#pragma unroll
+            for (int i = 0; i < MI * NJ; i++) {
+                const float(&f)[4] = acc[i / NJ][i % NJ];
+                __stcg(mine + i * threads, make_float4(f[0], f[1], f[2], f[3]));
+            }
+            __threadfence();
+            __syncthreads();
+            if (tid == 0) {
+                arrived = atomicAdd((unsigned *)a.counters + tile_index, 1u);
+            }
+            __syncthreads();
+            if (arrived != (unsigned)a.splits - 1) {
+                return true;
+            }
+            __threadfence();
+            const float4 *part = (const float4 *)a.partials + (long long)tile_index * a.splits * (BM * BN / 4) + tid;
+#pragma unroll
+            for (int i = 0; i < MI * NJ; i++) {
+                float4 f = __ldcg(part + i * threads);
+                float(&v)[4] = acc[i / NJ][i % NJ];
+                v[0] = f.x, v[1] = f.y, v[2] = f.z, v[3] = f.w;
+            }
+#pragma unroll 1
+            for (int s = 1; s < a.splits; s++) {
+                part += BM * BN / 4;
+#pragma unroll
+                for (int i = 0; i < MI * NJ; i++) {
+                    float4 f = __ldcg(part + i * threads);
+                    float(&v)[4] = acc[i / NJ][i % NJ];
+                    v[0] += f.x, v[1] += f.y, v[2] += f.z, v[3] += f.w;
+                }
+            }
+            if (tid == 0) {
+                *((unsigned *)a.counters + tile_index) = 0;
+            }
+        }
+        float *staging = (float *)smem;
+#pragma unroll
+        for (int i = 0; i < MI; i++) {
+#pragma unroll
+            for (int j = 0; j < NJ; j++) {
+                float *p =
+                    staging + (warp_row + i * 16 + (lane >> 2)) * staging_row + warp_col + j * 8 + (lane & 3) * 2;
+                *(float2 *)p = make_float2(acc[i][j][0], acc[i][j][1]);
+                *(float2 *)(p + 8 * staging_row) = make_float2(acc[i][j][2], acc[i][j][3]);
+            }
+        }
+        float *bias = staging + BM * staging_row;
+        if (tid < BN) {
+            bias[tid] = my_bias;
+        }
+        const char *early = smem + a.extra + tid * 16;
+        const int early_stride = threads * (a.rs.type == REEF_ELEM_F16 ? 16 : 32);
+        if (in_cluster) {
+            cluster_barrier();
+#pragma unroll 1
+            for (int i = item, left = (BM * BN / 8 + item_stride - 1) / item_stride;; i += item_stride) {
+                const bool last = --left == 0; /* the same for all threads */
+                int r, c;
+                item_at(i, r, c);
+                const bool inside = i < BM * BN / 8 && row0 + r < row_end && col0 + c < a.cols;
+                float v[8];
+                if (inside) {
+                    uint32_t at = base + (r * staging_row + c) * 4;
+                    float4 lo = load_remote(at, 0), hi = load_remote(at + 16, 0);
+                    v[0] = lo.x, v[1] = lo.y, v[2] = lo.z, v[3] = lo.w;
+                    v[4] = hi.x, v[5] = hi.y, v[6] = hi.z, v[7] = hi.w;
+#pragma unroll 4
+                    for (int s = 1; s < a.splits; s++) {
+                        add_floats(v, load_remote(at, s), load_remote(at + 16, s));
+                    }
+                }
+                if (last) { /* nothing of the other blocks is needed any more */
+                    cluster_arrive();
+                }
+                if (inside) {
+                    finish(a, v, row0 + r, col0 + c, bias + c, early, y0, r0);
+                }
+                early += early_stride;
+                if (last) {
+                    break;
+                }
+            }
+            cluster_wait();
+            return true;
+        }
+        __syncthreads();
+#pragma unroll 1
+        for (int i = item; i < BM * BN / 8; i += item_stride) {
+            int r, c;
+            item_at(i, r, c);
+            if (row0 + r < row_end && col0 + c < a.cols) {
+                const float4 *p = (const float4 *)(staging + r * staging_row + c);
+                float4 lo = p[0], hi = p[1];
+                float v[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
+                finish(a, v, row0 + r, col0 + c, bias + c, early, y0, r0);
+            }
+            early += early_stride;
+        }
+        return true;
+    }
+};
+
+#endif

@@ -1,0 +1,67 @@
+/*
+ * io.cu - the two ends of a run: request inputs come in from pinned memory, outputs go back to it, and the host learns
+ * that the run has ended from a word that the last block stores there.
+ *
+ *      reef_io_in -> kernels of the plan -> reef_io_end
+ *
+ * Both are kernels, not copies of the copy engine: programmatic edges join them to the chain, which costs less than the
+ * change between engines. Both copy 16 bytes per thread and step.
+ */
+#include "device/cuda/kernels/device.cuh"
+#include "device/cuda/kernels/io.h"
+
+static __device__ __forceinline__ void copy_pieces(const reef_io_args &a)
+{
+    unsigned step = gridDim.x * REEF_IO_THREADS;
+    for (unsigned p = 0; p < a.pieces; p++) {
+        const uint4 *from = (const uint4 *)a.from[p];
+        uint4 *to = (uint4 *)a.to[p];
+        uint64_t n = (a.bytes[p] + 15) / 16;
+        uint64_t i = blockIdx.x * REEF_IO_THREADS + threadIdx.x;
+        /* Four loads in flight per thread: one read over the bus takes about a microsecond. */
+        for (; i + 3 * step < n; i += 4 * step) {
+            uint4 v0 = __ldcv(from + i), v1 = __ldcv(from + i + step);
+            uint4 v2 = __ldcv(from + i + 2 * step), v3 = __ldcv(from + i + 3 * step);
+            to[i] = v0;
+            to[i + step] = v1;
+            to[i + 2 * step] = v2;
+            to[i + 3 * step] = v3;
+        }
+        for (; i < n; i += step) {
+            to[i] = __ldcv(from + i);
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(REEF_IO_THREADS) reef_io_in(const __grid_constant__ reef_io_args a)
+{
+    reef_pdl_launch();
+    reef_pdl_wait();
+    copy_pieces(a);
+}
+
+extern "C" __global__ void __launch_bounds__(REEF_IO_THREADS) reef_io_end(const __grid_constant__ reef_io_args a)
+{
+    __shared__ unsigned ticket;
+    reef_pdl_wait();
+    copy_pieces(a);
+    if (!a.control) {
+        return;
+    }
+    reef_io_control *control = (reef_io_control *)a.control;
+    if (a.pieces) {
+        __threadfence_system(); /* this thread's stores to pinned memory, before the ticket */
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) {
+        ticket = gridDim.x == 1 ? 0 : atomicAdd(&control->ticket, 1u);
+        if (ticket == gridDim.x - 1) {
+            control->ticket = 0;
+            uint64_t ended = control->ended + 1;
+            control->ended = ended;
+            /* Release, system scope: pairs with the acquire in completion.c. */
+            asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(&((reef_io_words *)a.words)->ended), "l"(ended)
+                         : "memory");
+        }
+    }
+}

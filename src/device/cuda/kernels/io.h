@@ -1,0 +1,30 @@
+/*
+ * io.h - the arguments of io.cu, shared by host and device.
+ */
+#ifndef REEF_DEVICE_CUDA_KERNELS_IO_H
+#define REEF_DEVICE_CUDA_KERNELS_IO_H
+
+#include <stdint.h>
+
+enum { REEF_IO_PIECES = 8, REEF_IO_THREADS = 256, REEF_IO_BLOCK_BYTES = 16 * 1024 };
+
+/* One piece is copied by all blocks; addresses are multiples of 16, and both buffers are padded to 16 bytes. */
+typedef struct reef_io_args {
+    uint64_t from[REEF_IO_PIECES], to[REEF_IO_PIECES], bytes[REEF_IO_PIECES];
+    uint64_t control; /* reef_io_end: reef_io_control in device memory; 0: this kernel only copies */
+    uint64_t words;   /* reef_io_end: reef_io_words in pinned host memory */
+    uint32_t pieces, blocks;
+} reef_io_args;
+
+/* Of one instance, in device memory. Written by reef_io_end alone; runs of an instance come one after another. */
+typedef struct reef_io_control {
+    uint64_t ended;  /* launches of this instance that have ended, ever */
+    uint32_t ticket; /* blocks of the running reef_io_end that are through */
+} reef_io_control;
+
+/* Of one instance, in pinned host memory. Written by the device with system scope, read by the host. */
+typedef struct reef_io_words {
+    volatile uint64_t ended; /* stored last, with release: outputs in pinned memory come before it */
+} reef_io_words;
+
+#endif

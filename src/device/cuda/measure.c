@@ -1,0 +1,239 @@
+/*
+ * measure.c - timing kernels and whole runs on an idle device.
+ *
+ * A kernel is timed as it runs in a request: in a graph with programmatic edges, with its activations in the cache and
+ * its weights in memory, because a request's weights are seldom still in the cache from the last one. For that the
+ * cache is emptied before each sample and every launch of the graph reads its own copy of the weights.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/futex.h"
+#include "device/cuda/cuda.h"
+
+enum {
+    LAUNCHES = 16,               /* of one graph */
+    FLUSH_BYTES = 128 << 20,     /* more than the cache */
+    MAX_COPIES_BYTES = 96 << 20, /* of constants; more than the cache too */
+    REPLAY_LIMIT_S = 10,
+};
+
+reef_status cuda_bench_create(const cuda_device *device, cuda_bench *out, reef_error *error)
+{
+    const cuda_driver *cu = device->cu;
+    cuda_bench bench = {.device = device};
+    reef_status status =
+        CUDA_TRY(cu, error, stream_create(&bench.stream, CUDA_STREAM_NON_BLOCKING, device->greatest_priority));
+    if (!status) {
+        status = CUDA_TRY(cu, error, event_create(&bench.start, 0));
+    }
+    if (!status) {
+        status = CUDA_TRY(cu, error, event_create(&bench.end, 0));
+    }
+    if (!status) {
+        status = CUDA_TRY(cu, error, mem_alloc(&bench.flush, FLUSH_BYTES));
+    }
+    if (status) {
+        cuda_bench_destroy(&bench);
+        return status;
+    }
+    *out = bench;
+    return REEF_OK;
+}
+
+void cuda_bench_destroy(cuda_bench *bench)
+{
+    if (!bench->device) {
+        return;
+    }
+    const cuda_driver *cu = bench->device->cu;
+    if (bench->stream) {
+        cu->stream_synchronize(bench->stream);
+        cu->stream_destroy(bench->stream);
+    }
+    if (bench->start) {
+        cu->event_destroy(bench->start);
+    }
+    if (bench->end) {
+        cu->event_destroy(bench->end);
+    }
+    if (bench->flush) {
+        cu->mem_free(bench->flush);
+    }
+    if (bench->copies) {
+        cu->mem_free(bench->copies);
+    }
+    *bench = (cuda_bench){0};
+}
+
+/* Copies of the constants; *n of them. */
+static reef_status make_copies(cuda_bench *bench, CUdeviceptr constants, size_t bytes, unsigned *n, reef_error *error)
+{
+    const cuda_driver *cu = bench->device->cu;
+    size_t each = cuda_round(bytes), fit = each ? MAX_COPIES_BYTES / each : 0;
+    *n = fit > LAUNCHES ? LAUNCHES : (unsigned)fit;
+    if (*n < 2) {
+        *n = 0; /* larger than the cache: the original does */
+        return REEF_OK;
+    }
+    if (bench->copies_bytes < *n * each) {
+        if (bench->copies) {
+            cu->mem_free(bench->copies);
+        }
+        bench->copies = 0;
+        bench->copies_bytes = 0;
+        reef_status status = CUDA_TRY(cu, error, mem_alloc(&bench->copies, MAX_COPIES_BYTES));
+        if (status) {
+            return status;
+        }
+        bench->copies_bytes = MAX_COPIES_BYTES;
+    }
+    reef_status status = REEF_OK;
+    for (unsigned i = 0; !status && i < *n; i++) {
+        status = CUDA_TRY(cu, error, memcpy_on_device(bench->copies + i * each, constants, bytes, bench->stream));
+    }
+    return status;
+}
+
+static reef_status build(cuda_bench *bench, const reef_cuda_kernel *code, CUfunction function, const char *args,
+                         const uint32_t *at, unsigned n_at, CUdeviceptr constants, size_t bytes, CUgraphExec *out,
+                         reef_error *error)
+{
+    const cuda_driver *cu = bench->device->cu;
+    unsigned copies = 0;
+    CUgraph graph = NULL;
+    CUgraphNode last = NULL;
+    reef_status status = make_copies(bench, constants, bytes, &copies, error);
+    if (!status) {
+        status = CUDA_TRY(cu, error, graph_create(&graph, 0));
+    }
+    for (unsigned i = 0; !status && i < LAUNCHES; i++) {
+        char own[CUDA_MAX_ARGS];
+        memcpy(own, args, code->args_bytes);
+        for (unsigned a = 0; copies && a < n_at; a++) {
+            uint64_t address;
+            memcpy(&address, own + at[a], sizeof address);
+            address += bench->copies + i % copies * cuda_round(bytes) - constants;
+            memcpy(own + at[a], &address, sizeof address);
+        }
+        status = cuda_graph_add(bench->device, graph, code, function, own, last, true, &last, error);
+    }
+    if (!status) {
+        status = CUDA_TRY(cu, error, graph_instantiate(out, graph, 0));
+    }
+    if (graph) {
+        cu->graph_destroy(graph);
+    }
+    return status;
+}
+
+static reef_status sample(cuda_bench *bench, CUgraphExec graph, uint64_t *ns, reef_error *error)
+{
+    const cuda_driver *cu = bench->device->cu;
+    float ms = 0;
+    reef_status status = CUDA_TRY(cu, error, memset8_async(bench->flush, 0, FLUSH_BYTES, bench->stream));
+    status = status ? status : CUDA_TRY(cu, error, event_record(bench->start, bench->stream));
+    status = status ? status : CUDA_TRY(cu, error, graph_launch(graph, bench->stream));
+    status = status ? status : CUDA_TRY(cu, error, event_record(bench->end, bench->stream));
+    status = status ? status : CUDA_TRY(cu, error, event_synchronize(bench->end));
+    status = status ? status : CUDA_TRY(cu, error, event_elapsed(&ms, bench->start, bench->end));
+    *ns = (uint64_t)((double)ms * 1e6 / LAUNCHES);
+    return status;
+}
+
+reef_status cuda_bench_kernel(cuda_bench *bench, const reef_cuda_kernel *code, CUfunction function, const char *args,
+                              const uint32_t *at, unsigned n_at, CUdeviceptr constants, size_t bytes, unsigned samples,
+                              uint64_t *ns, reef_error *error)
+{
+    CUgraphExec graph = NULL;
+    uint64_t ignored;
+    reef_status status = build(bench, code, function, args, at, n_at, constants, bytes, &graph, error);
+    if (!status) {
+        status = sample(bench, graph, &ignored, error); /* warm up */
+    }
+    for (unsigned i = 0; !status && i < samples; i++) {
+        status = sample(bench, graph, &ns[i], error);
+    }
+    if (graph) {
+        bench->device->cu->graph_exec_destroy(graph);
+    }
+    return status;
+}
+
+reef_status cuda_measure(reef_instance *base, uint32_t index, unsigned runs, uint64_t *samples, reef_error *error)
+{
+    cuda_instance *instance = (cuda_instance *)base;
+    const cuda_program *program = (const cuda_program *)base->program;
+    cuda_device *device = (cuda_device *)base->program->dev;
+    const cuda_kernel *kernel = &program->kernels[index];
+    cuda_bench bench = {0};
+    pthread_rwlock_rdlock(&device->context_lock);
+    reef_status status = cuda_enter(device, error);
+    if (!status) {
+        status = cuda_bench_create(device, &bench, error);
+        if (!status) {
+            char args[CUDA_MAX_ARGS];
+            cuda_kernel_args(kernel, instance, args);
+            status = cuda_bench_kernel(&bench, &kernel->code, kernel->function, args, kernel->constant_at,
+                                       kernel->n_constant, program->constants + kernel->constants_offset,
+                                       kernel->constants_bytes, runs, samples, error);
+        }
+        cuda_bench_destroy(&bench);
+        cuda_leave(device);
+    }
+    pthread_rwlock_unlock(&device->context_lock);
+    return status;
+}
+
+/* The shortest way there is: one launch call, then looking at the word that the graph's end stores. */
+static reef_status replay(cuda_device *device, cuda_instance *instance, cuda_graph *graph, CUstream stream,
+                          uint64_t *ns, reef_error *error)
+{
+    uint64_t begun = reef_now_ns(), limit = begun + (uint64_t)REPLAY_LIMIT_S * 1000000000u;
+    uint64_t ticket = ++instance->submitted;
+    reef_status status = CUDA_TRY(device->cu, error, graph_launch(graph->executable, stream));
+    /* Acquire: pairs with the release store of reef_io_end. */
+    for (unsigned i = 1; !status && __atomic_load_n(&instance->words->ended, __ATOMIC_ACQUIRE) < ticket; i++) {
+        reef_cpu_relax();
+        if (i % (1u << 20) == 0) {
+            CUresult result = device->cu->stream_query(stream);
+            status = result == CUDA_NOT_READY
+                         ? REEF_OK
+                         : cuda_check(device->cu, result, "stream_query(a run was under way)", error);
+            if (!status && reef_now_ns() > limit) {
+                status = reef_fail(error, REEF_DEVICE, "a run has not ended after %d s", REPLAY_LIMIT_S);
+            }
+        }
+    }
+    *ns = reef_now_ns() - begun;
+    return status;
+}
+
+reef_status cuda_replay(reef_instance *base, bool in, bool out, uint64_t *ns, reef_error *error)
+{
+    cuda_instance *instance = (cuda_instance *)base;
+    cuda_device *device = (cuda_device *)base->program->dev;
+    uint32_t kernels = (uint32_t)base->program->plan->n_kernels;
+    cuda_graph *graph;
+    pthread_rwlock_rdlock(&device->context_lock);
+    reef_status status = cuda_enter(device, error);
+    if (!status) {
+        status =
+            cuda_graph_get(instance, 0, kernels, (in ? CUDA_GRAPH_IN : 0) | (out ? CUDA_GRAPH_OUT : 0), &graph, error);
+        if (!status && !instance->replay_stream) {
+            status =
+                CUDA_TRY(device->cu, error,
+                         stream_create(&instance->replay_stream, CUDA_STREAM_NON_BLOCKING, device->greatest_priority));
+        }
+        if (!status) {
+            status = replay(device, instance, graph, instance->replay_stream, ns, error);
+        }
+        cuda_leave(device);
+    }
+    pthread_rwlock_unlock(&device->context_lock);
+    if (!status && out) {
+        cuda_instance_outputs(instance);
+    }
+    return status;
+}

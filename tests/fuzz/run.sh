@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Runs fuzzers one after another: first every input of the committed corpus, then new ones for some time.
+#
+#   bash tests/fuzz/run.sh build/fuzz 600            # all of them, ten minutes each
+#   bash tests/fuzz/run.sh build/fuzz 60 onnx npy    # some
+#
+# New inputs that reach new code go to FOLDER/corpus/NAME, inputs that fail to FOLDER/found; both stay for the next run.
+set -u
+cd "$(dirname "$0")/../.."
+
+folder=$1
+seconds=$2
+shift 2
+[ $# -gt 0 ] || set -- onnx npy workload profile
+
+failed=0
+for name in "$@"; do
+    program=$folder/fuzz_$name
+    [ -x "$program" ] || { echo "no fuzzer '$name'" >&2; exit 2; }
+    mkdir -p "$folder/corpus/$name" "$folder/found"
+    log=$folder/fuzz_$name.log
+    options=(-timeout=10 -rss_limit_mb=3072 -malloc_limit_mb=2048 -max_len=16384 -print_final_stats=1
+        "-artifact_prefix=$folder/found/$name-")
+    [ -f "tests/fuzz/$name.dict" ] && options+=("-dict=tests/fuzz/$name.dict")
+    if "$program" "${options[@]}" -runs=0 "tests/fuzz/corpus/$name" >"$log" 2>&1 &&
+        "$program" "${options[@]}" "-max_total_time=$seconds" "$folder/corpus/$name" "tests/fuzz/corpus/$name" \
+            >>"$log" 2>&1; then
+        printf '%-9s %s inputs, %s\n' "$name" "$(awk '/number_of_executed_units/ {n = $2} END {print n}' "$log")" \
+            "$(grep -oE 'cov: [0-9]+ ft: [0-9]+' "$log" | tail -n 1)"
+    else
+        failed=1
+        echo "$name: FAILED; the end of $log:"
+        tail -n 40 "$log"
+    fi
+done
+exit "$failed"

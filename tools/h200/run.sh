@@ -1,0 +1,97 @@
+#!/bin/sh
+# Runs the solo comparison and the GPU tests on a machine with an NVIDIA GPU, from a build on a machine without one.
+#
+#     tools/h200/run.sh user@host [solo|tests|all]      copies the stage there by ssh, runs, brings the results back
+#     tools/h200/run.sh --local   [solo|tests|all]      runs here
+#     tools/h200/run.sh --stage DIR                     only makes the stage: to be carried by other means, then
+#                                                       DIR/tools/h200/run.sh --here [solo|tests|all]
+#
+# The stage is one folder: the reef command, the tests, the libraries they need, graphs without weights (models are made
+# from them over there, with seeded weights) and these scripts. The GPU machine needs the driver and, for solo, python3
+# with numpy, onnx, onnxruntime, torch, torchvision and transformers; for tests, compute-sanitizer.
+#
+# Results: build/h200/out, and the rows of solo as docs/results/h200/solo.json.
+# Environment: MODE (release), SOLO (arguments for solo.py, such as "--precisions fp16 vgg19").
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+
+usage() {
+    sed -n '2,/^set -eu/s/^# \{0,1\}//p' "$0" | sed '$d'
+    exit "$1"
+}
+
+stage() {
+    out=$1
+    built=$root/build/${MODE:-release}
+    [ -x "$built/reef" ] || { echo "run.sh: $built/reef is missing: make all test-programs" >&2; exit 1; }
+    rm -rf "$out"
+    mkdir -p "$out/tests" "$out/lib" "$out/tools/models" "$out/tools/h200" "$out/models/graphs"
+    cp "$built/reef" "$out/"
+    for test in test_device; do
+        [ ! -x "$built/tests/$test" ] || cp "$built/tests/$test" "$out/tests/"
+    done
+    strip "$out/reef" "$out"/tests/*
+    # What a bare machine may lack; the C library is taken from there.
+    ldd "$out/reef" "$out"/tests/* | sed -n 's/.*=> \(.*lib\(jansson\|cmocka\)[^ ]*\).*/\1/p' | sort -u |
+        while read -r file; do cp -L "$file" "$out/lib/"; done
+    cp "$root"/tools/reeflib.py "$out/tools/"
+    cp "$root"/tools/models/*.py "$out/tools/models/"
+    cp "$here"/* "$out/tools/h200/"
+    if [ -d "$root/build/oracle/ops" ]; then # made by tests/oracle/run_ops.py, with ONNX Runtime's answers
+        mkdir -p "$out/oracle"
+        cp -r "$root/build/oracle/ops" "$out/oracle/"
+    fi
+    for name in resnet152 densenet201 vgg19 inception_v3 distilbert; do
+        cp "$root/models/graphs/$name.onnx" "$out/models/graphs/"
+    done
+}
+
+# In the stage, on the machine with the GPU.
+run_here() {
+    cd "$root"
+    LD_LIBRARY_PATH=$root/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    export LD_LIBRARY_PATH
+    results=${RESULTS:-$root/out}
+    mkdir -p "$results"
+    ./reef devices | sed -n '/cuda:/p'
+    failed=0
+    case $1 in tests | all) tools/h200/gpu_tests.sh "$results" sanitize || failed=1 ;; esac
+    # shellcheck disable=SC2086
+    case $1 in solo | all) python3 tools/h200/solo.py --reef ./reef --out "$results" ${SOLO:-} || failed=1 ;; esac
+    return $failed
+}
+
+collect() {
+    if [ -f "$1/solo.json" ] && [ -z "${SOLO:-}" ]; then
+        mkdir -p "$root/docs/results/h200"
+        cp "$1/solo.json" "$root/docs/results/h200/solo.json"
+    fi
+    echo "results: $1"
+}
+
+[ $# -ge 1 ] || usage 2
+what=${2:-all}
+case $1 in
+-h | --help) usage 0 ;;
+--stage) stage "${2:?the folder to make}" ;;
+--here) run_here "$what" ;;
+--local)
+    stage "$root/build/h200/stage"
+    status=0
+    RESULTS=$root/build/h200/out "$root/build/h200/stage/tools/h200/run.sh" --here "$what" || status=$?
+    collect "$root/build/h200/out"
+    exit $status
+    ;;
+-*) usage 2 ;;
+*)
+    stage "$root/build/h200/stage"
+    mkdir -p "$root/build/h200/out"
+    tar -C "$root/build/h200" -cz stage | ssh "$1" 'rm -rf reef-stage && mkdir reef-stage && tar -C reef-stage -xz'
+    status=0
+    ssh "$1" "SOLO='${SOLO:-}' reef-stage/stage/tools/h200/run.sh --here $what" || status=$?
+    ssh "$1" 'tar -C reef-stage/stage/out -cz .' | tar -C "$root/build/h200/out" -xz
+    collect "$root/build/h200/out"
+    exit $status
+    ;;
+esac
