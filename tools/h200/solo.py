@@ -79,11 +79,11 @@ def torch_worker(name: str, precision: str, runs: int, lock_file: str) -> None:
     row = {}
     with torch.no_grad(), open(lock_file, "w") as lock:
         compiled = torch.compile(network, mode="reduce-overhead") if precision in COMPILED else None
-        if compiled:
+        if compiled is not None:
             for _ in range(4):
                 compiled(x)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if compiled:
+        if compiled is not None:
             row["torch_compile_p50_us"] = torch_times(lambda: compiled(x), runs)[runs // 2]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
