@@ -260,13 +260,37 @@ float *reef_fuse_floats(reef_fuse *f, size_t n)
     return floats;
 }
 
-/* Casts to the type that is already there, as paddle2onnx leaves them. */
-static void drop_casts(reef_fuse *f)
+static bool all_ints_are(const reef_node *node, const char *name, int64_t value)
+{
+    const reef_attr *attr = reef_node_attr(node, name);
+    for (size_t i = 0; attr && attr->type == REEF_ATTR_INTS && i < attr->count; i++) {
+        if (attr->ints[i] != value) {
+            return false;
+        }
+    }
+    return !attr || attr->type == REEF_ATTR_INTS;
+}
+
+/* Answers its first input as it is: a cast to the type it has, a pool over windows of one element (what an adaptive pool
+ * becomes when the size is right already). */
+static bool is_identity(const reef_node *node)
+{
+    if (reef_node_is(node, "Cast")) {
+        return node->in[0]->dtype == node->out[0]->dtype;
+    }
+    if (reef_node_is(node, "AveragePool") || (reef_node_is(node, "MaxPool") && node->n_out == 1)) {
+        return reef_node_attr(node, "kernel_shape") && all_ints_are(node, "kernel_shape", 1) &&
+               all_ints_are(node, "strides", 1) && all_ints_are(node, "pads", 0) &&
+               reef_fuse_same_shape(node->in[0], node->out[0]);
+    }
+    return false;
+}
+
+static void drop_identities(reef_fuse *f)
 {
     for (size_t i = 0; i < f->graph->n_nodes; i++) {
         reef_node *node = f->graph->nodes[i];
-        if (node->dead || !reef_node_is(node, "Cast") || node->in[0]->dtype != node->out[0]->dtype ||
-            node->out[0]->is_output) {
+        if (node->dead || node->out[0]->is_output || !is_identity(node)) {
             continue;
         }
         reef_value *from = node->in[0], *to = node->out[0];
@@ -363,7 +387,7 @@ static void merge_equal(reef_fuse *f)
 
 reef_status reef_graph_fuse(reef_graph *graph, reef_error *error)
 {
-    static void (*const passes[])(reef_fuse *) = {drop_casts,       merge_equal,           reef_fuse_attentions,
+    static void (*const passes[])(reef_fuse *) = {drop_identities,  merge_equal,           reef_fuse_attentions,
                                                   reef_fuse_norms,  reef_fuse_activations, reef_fuse_linear,
                                                   reef_fuse_affine, reef_fuse_norm_sums,   reef_fuse_siblings};
     for (size_t i = 0; i < sizeof passes / sizeof *passes; i++) {

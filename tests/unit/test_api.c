@@ -234,9 +234,9 @@ static void wait_until_running(const reef_session *session)
 }
 
 /* Answers are compared to the last bit. */
-static bool same_bits(const void *a, const void *b, size_t bytes)
+static bool same_bits(const void *a, const void *b, size_t n_bytes)
 {
-    return memcmp(a, b, bytes) == 0;
+    return memcmp(a, b, n_bytes) == 0;
 }
 
 static uint64_t now_ns(void)

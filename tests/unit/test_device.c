@@ -283,8 +283,8 @@ static void units_that_leave_between_kernels_hand_the_work_over(void **state)
     reef_program *program;
     reef_instance *instance;
     assert_int_equal(reef_plan_create_synthetic(3000, 1, 5000, &plan), REEF_OK);
-    assert_int_equal(b->ops->program_create(b->dev, plan, &program, NULL), REEF_OK);
-    assert_int_equal(b->ops->instance_create(program, &instance), REEF_OK);
+    assert_int_equal(b->ops->program_create(b->dev, plan, NULL, &program, NULL), REEF_OK);
+    assert_int_equal(b->ops->instance_create(program, &instance, NULL), REEF_OK);
     struct timespec moment = {.tv_nsec = 4000000}; /* the other units have gone to sleep */
     for (int round = 0; round < 40; round++) {
         b->ops->lease(b->dev, reef_lease_make(0, 3));
