@@ -162,7 +162,8 @@ reef_status reef_session_create(reef_model *model, const reef_session_options *o
     if (status) {
         reef_instances_destroy(&session->instances);
         session_free(session);
-        return reef_fail(error, status, "cannot create a session: %s", reef_status_text(status));
+        return reef_fail(error, status, "cannot create a session: %s (%u instances of %zu bytes)",
+                         reef_status_text(status), instances, plan->activation_bytes);
     }
     for (unsigned i = 0; i < session->n_requests; i++) {
         reef_request *request = &session->requests[i];

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "bench/npy.h"
 #include "bench/rng.h"
 
@@ -21,7 +22,7 @@ reef_status bench_tensors_create(const reef_model *model, bool outputs, bench_te
         reef_tensor_info info;
         (outputs ? reef_model_output : reef_model_input)(model, made.n, &info);
         size_t bytes = (info.bytes + 64) / 64 * 64; /* at least one line: empty tensors have a place too */
-        made.data[made.n] = aligned_alloc(64, bytes);
+        made.data[made.n] = reef_memory_fits(bytes) ? aligned_alloc(64, bytes) : NULL;
         if (!made.data[made.n]) {
             bench_tensors_free(&made);
             return REEF_NO_MEMORY;

@@ -28,6 +28,22 @@ static bool is_activation(const reef_plan *plan, uint32_t id)
     return id != REEF_NO_STORAGE && plan->storage[id].kind == REEF_STORAGE_ACTIVATION;
 }
 
+/* Keeps sums of sizes far from overflow, whatever a model says; each tensor has less than 2^43 bytes. */
+#define MAX_TOTAL_BYTES ((size_t)1 << 46)
+
+static reef_status check_total(const reef_plan *plan, reef_error *error)
+{
+    size_t total = 0;
+    for (size_t i = 0; i < plan->n_storage; i++) {
+        total += plan->storage[i].bytes;
+        if (total > MAX_TOTAL_BYTES) {
+            return reef_fail(error, REEF_NO_MEMORY, "the model's tensors need more than %zu TiB",
+                             MAX_TOTAL_BYTES >> 40);
+        }
+    }
+    return REEF_OK;
+}
+
 static size_t aligned(size_t bytes)
 {
     return (bytes + REEF_PLAN_ALIGN - 1) / REEF_PLAN_ALIGN * REEF_PLAN_ALIGN;
@@ -130,6 +146,9 @@ static size_t best_offset(const block *b, block *const *placed, size_t n, block 
 reef_status reef_plan_memory(reef_plan *plan, reef_error *error)
 {
     const size_t n = plan->n_storage;
+    if (check_total(plan, error)) {
+        return REEF_NO_MEMORY;
+    }
     block *blocks = calloc(n + 1, sizeof *blocks), **order = calloc(n + 1, sizeof *order),
           **near = calloc(n + 1, sizeof *near);
     uint32_t *block_of = calloc(n + 1, sizeof *block_of);

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "device/cpu/progress.h"
 #include "model/dtype.h"
 
@@ -19,7 +20,7 @@ void *cpu_big_alloc(size_t bytes)
         return NULL;
     }
     bytes = bytes ? (bytes + align - 1) / align * align : align;
-    void *memory = aligned_alloc(align, bytes);
+    void *memory = reef_memory_fits(bytes) ? aligned_alloc(align, bytes) : NULL;
     if (memory) {
         if (align == HUGE_PAGE) {
             madvise(memory, bytes, MADV_HUGEPAGE); /* a hint: fine if refused */
@@ -83,6 +84,19 @@ static reef_status copy_constants(cpu_program *program, const reef_plan *plan, r
     return status;
 }
 
+/* Tiles are counted in 32 bits, and no kernel makes more of them than an operand has elements. */
+static reef_status check_size(const reef_kernel *kernel, reef_error *error)
+{
+    for (int i = 0; i <= kernel->n_in; i++) {
+        const reef_view *view = i < kernel->n_in ? &kernel->in[i] : &kernel->y;
+        if (view->storage != REEF_NO_STORAGE && reef_view_elems(view) > UINT32_MAX) {
+            return reef_fail(error, REEF_UNSUPPORTED, "%lld elements; a tensor may have %lld on this device",
+                             (long long)reef_view_elems(view), (long long)UINT32_MAX);
+        }
+    }
+    return REEF_OK;
+}
+
 reef_status cpu_program_create(reef_dev *dev, const reef_plan *plan, reef_program **out, reef_error *error)
 {
     cpu_device *device = (cpu_device *)dev;
@@ -108,7 +122,10 @@ reef_status cpu_program_create(reef_dev *dev, const reef_plan *plan, reef_progra
     };
     for (size_t k = 0; !status && k < plan->n_kernels; k++) {
         const reef_kernel *kernel = &plan->kernels[k];
-        status = device->isa->prepare[kernel->kind](kernel, &prepare, &program->kernels[k]);
+        status = check_size(kernel, error);
+        if (!status) {
+            status = device->isa->prepare[kernel->kind](kernel, &prepare, &program->kernels[k]);
+        }
         if (!status && program->kernels[k].scratch_bytes > CPU_SCRATCH_BYTES) {
             status = reef_fail(error, REEF_INTERNAL, "needs %zu bytes of scratch, more than the %d of a unit",
                                program->kernels[k].scratch_bytes, CPU_SCRATCH_BYTES);
@@ -190,7 +207,7 @@ reef_status cpu_instance_create(reef_program *base, reef_instance **out)
     instance->base.program = base;
     pthread_mutex_init(&instance->lock, NULL);
     instance->activations = cpu_big_alloc(plan->activation_bytes);
-    instance->zeros = cpu_big_alloc(io_bytes(plan));
+    instance->zeros = calloc(1, io_bytes(plan)); /* seldom touched: no pages until then */
     instance->storage = calloc(plan->n_storage + 1, sizeof *instance->storage);
     instance->progress = calloc(plan->n_kernels + 1, sizeof *instance->progress);
     instance->abandoned = calloc(CPU_MAX_UNITS, sizeof *instance->abandoned);
