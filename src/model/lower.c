@@ -297,7 +297,8 @@ reef_status reef_lower_push(reef_lower *l, const reef_node *node, reef_kernel *k
     }
     for (int i = 0; i < k->n_in; i++) {
         if (reef_view_elems(&k->in[i]) == 0 && k->kind != REEF_K_COPY) {
-            return reef_node_fail(node, l->error, REEF_UNSUPPORTED, "input %d has no elements", i);
+            return reef_node_fail(node, l->error, REEF_UNSUPPORTED, "input '%.80s' has no elements",
+                                  plan->storage[k->in[i].storage].name);
         }
     }
     if (!k->name) {
@@ -723,6 +724,26 @@ static uint64_t plan_hash(const reef_graph *g)
     return hash;
 }
 
+/* Whether everything that node makes is empty. Then its values get a place, and operators need not care. */
+static reef_status lower_empty(reef_lower *l, const reef_node *node, bool *empty)
+{
+    *empty = false;
+    for (size_t i = 0; i < node->n_out; i++) {
+        const reef_value *out = node->out[i];
+        if (out && (out->rank < 0 || !reef_dtype_bytes(out->dtype) || reef_value_elems(out) != 0)) {
+            return REEF_OK;
+        }
+    }
+    for (size_t i = 0; i < node->n_out; i++) {
+        if (node->out[i]) {
+            reef_view view;
+            REEF_TRY(reef_lower_dest(l, node->out[i], &view));
+        }
+    }
+    *empty = true;
+    return REEF_OK;
+}
+
 static reef_status lower_all(reef_lower *l)
 {
     REEF_TRY(check_operators(l));
@@ -732,8 +753,10 @@ static reef_status lower_all(reef_lower *l)
     REEF_TRY(give_homes(l));
     for (size_t i = 0; i < l->graph->n_nodes; i++) {
         const reef_node *node = l->graph->nodes[i];
+        bool empty = false;
         if (!node->dead) {
-            REEF_TRY(reef_lower_find(node)->fn(l, node));
+            REEF_TRY(lower_empty(l, node, &empty));
+            REEF_TRY(empty ? REEF_OK : reef_lower_find(node)->fn(l, node));
         }
     }
     return write_outputs(l);

@@ -71,6 +71,10 @@ reef_status reef_lower_matmul(reef_lower *l, const reef_node *node)
     reef_view a, b, y;
     REEF_TRY(reef_lower_need_f32(l, node, node->in[0]));
     REEF_TRY(reef_lower_need_f32(l, node, node->in[1]));
+    if (reef_value_elems(node->in[0]) == 0 || reef_value_elems(node->in[1]) == 0) {
+        return reef_node_fail(node, l->error, REEF_UNSUPPORTED, "input '%.80s' has no elements",
+                              node->in[reef_value_elems(node->in[0]) != 0]->name);
+    }
     REEF_TRY(reef_lower_view(l, node, node->in[1], &b));
     if (node->in[0]->rank > 1) {
         REEF_TRY(reef_lower_operand(l, node, node->in[0], REEF_NEED_LAST, &a));
