@@ -300,9 +300,13 @@ static void print_text(const run_args *args, const reef_model *model, const benc
         if (s.not_finite) {
             snprintf(faulty, sizeof faulty, "  %zu NaN or infinite", s.not_finite);
         }
-        printf("%s: %s %s  min %.6g max %.6g mean %.6g%s\n", cli_printable(info.name, name, sizeof name),
-               reef_dtype_name(info.dtype), npy_shape_text(info.rank, info.dims, shape, sizeof shape), s.min, s.max,
-               s.mean, faulty);
+        printf("%s: %s %s", cli_printable(info.name, name, sizeof name), reef_dtype_name(info.dtype),
+               npy_shape_text(info.rank, info.dims, shape, sizeof shape));
+        if (s.n) {
+            printf("  min %.6g max %.6g mean %.6g%s\n", s.min, s.max, s.mean, faulty);
+        } else {
+            printf("  %s\n", info.bytes ? "no finite number" : "empty");
+        }
         if (args->output) {
             char *path = output_path(model, i, args->output);
             printf("  -> %s\n", path ? path : "");
@@ -367,7 +371,7 @@ static int run_one(run_args *args)
     if (!status && !(status = load_model(args->model, args, device, &progress, &model, &error))) {
         if ((status = bench_tensors_create(model, false, &inputs)) ||
             (status = bench_tensors_create(model, true, &outputs))) {
-            reef_fail(&error, status, "out of memory");
+            reef_fail(&error, status, "out of memory for its inputs and outputs");
         }
     }
     if (!status && !(status = fill_inputs(args, model, &inputs, &error))) {
@@ -431,7 +435,7 @@ static reef_status batch_line(run_args *args, reef_device *device, const char *p
     reef_status status = load_model(path, args, device, progress, &model, error);
     if (!status && ((status = bench_tensors_create(model, false, &inputs)) ||
                     (status = bench_tensors_create(model, true, &outputs)))) {
-        reef_fail(error, status, "out of memory");
+        reef_fail(error, status, "out of memory for its inputs and outputs");
     }
     if (!status && !(status = batch_inputs(model, in, &inputs, error))) {
         status = run_repeatedly(args, model, &inputs, &outputs, &latency, progress, error);
