@@ -161,6 +161,28 @@ static void residual_block_is_one_kernel_per_convolution(void **state)
     reef_plan_destroy(plan);
 }
 
+static reef_graph *pools_of_one(void)
+{
+    reef_graph *g = build_graph(17);
+    reef_value *x = build_input(g, "x", REEF_F32, 4, DIMS(1, 4, 5, 5));
+    reef_value *y = conv(g, x, 4, 4, 1, 0);
+    for (int i = 0; i < 2; i++) { /* kernel 1x1: drops; kernel 1x1 with stride 2 does not */
+        y = build_node(g, "AveragePool", y, NULL, NULL, NULL);
+        build_int_list(g, "kernel_shape", 2, DIMS(1, 1));
+        build_int_list(g, "strides", 2, DIMS(1 + i, 1 + i));
+    }
+    build_output(g, build_node(g, "Relu", y, NULL, NULL, NULL));
+    return g;
+}
+
+static void a_pool_over_single_elements_is_no_kernel(void **state)
+{
+    (void)state;
+    reef_plan *plan = checked(pools_of_one);
+    assert_int_equal(count(plan, REEF_K_POOL), 1);
+    reef_plan_destroy(plan);
+}
+
 static reef_graph *shared_value(void)
 {
     reef_graph *g = build_graph(17);
@@ -479,6 +501,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(residual_block_is_one_kernel_per_convolution),
+        cmocka_unit_test(a_pool_over_single_elements_is_no_kernel),
         cmocka_unit_test(a_value_that_others_need_is_not_fused_away),
         cmocka_unit_test(decomposed_activations_join_the_product),
         cmocka_unit_test(transformer_block_is_five_kernels),
