@@ -11,15 +11,15 @@
 #include <string.h>
 #include <time.h>
 
+/* clang-format off */
 #define CALLS(X)                                                                                                       \
-    X(cuInit)                                                                                                          \
-    X(cuDeviceGet)                                                                                                     \
-    X(cuDeviceGetAttribute) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent) X(cuCtxSynchronize) X(cuModuleLoadData)     \
-        X(cuModuleGetFunction) X(cuMemAlloc) X(cuMemcpyHtoD) X(cuMemcpyDtoH) X(cuMemcpyHtoDAsync) X(cuMemsetD8)        \
-            X(cuStreamCreate) X(cuStreamSynchronize) X(cuStreamQuery) X(cuLaunchKernelEx) X(cuStreamBeginCapture)      \
-                X(cuStreamEndCapture) X(cuGraphInstantiate) X(cuGraphLaunch) X(cuGraphDestroy) X(cuGraphExecDestroy)   \
-                    X(cuEventCreate) X(cuEventRecord) X(cuEventElapsedTime) X(cuEventSynchronize)                      \
-                        X(cuFuncSetAttribute) X(cuGetErrorString)
+    X(cuInit) X(cuDeviceGet) X(cuDeviceGetAttribute) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent)                    \
+    X(cuCtxSynchronize) X(cuModuleLoadData) X(cuModuleGetFunction) X(cuMemAlloc) X(cuMemcpyHtoD) X(cuMemcpyDtoH)       \
+    X(cuMemcpyHtoDAsync) X(cuMemsetD8) X(cuStreamCreate) X(cuStreamSynchronize) X(cuStreamQuery) X(cuLaunchKernelEx)   \
+    X(cuStreamBeginCapture) X(cuStreamEndCapture) X(cuGraphInstantiate) X(cuGraphLaunch) X(cuGraphDestroy)             \
+    X(cuGraphExecDestroy) X(cuEventCreate) X(cuEventRecord) X(cuEventElapsedTime) X(cuEventSynchronize)                \
+    X(cuFuncSetAttribute) X(cuGetErrorString)
+/* clang-format on */
 #define TEXT2(x) #x
 #define TEXT(x)  TEXT2(x)
 

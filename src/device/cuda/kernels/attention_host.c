@@ -83,8 +83,8 @@ REEF_CUDA_PREPARE(attention)
             .variant = form == 0 ? "attention f16" : "attention any",
             .tiles = (unsigned)(a->batch * a->heads * a->row_blocks),
             .threads = form == 0 ? 128 : 256,
-            .dynamic_smem =
-                form == 0 ? 16 * 128 + 4 * 2 * 2 * 32 * 128 : (unsigned)((ANY_WARPS + 2 * ANY_PIECE) * (a->dim + 1)) * 4,
+            .dynamic_smem = form == 0 ? 16 * 128 + 4 * 2 * 2 * 32 * 128
+                                      : (unsigned)((ANY_WARPS + 2 * ANY_PIECE) * (a->dim + 1)) * 4,
             .args = a,
             .args_bytes = sizeof *a,
             .flops = k->flops,

@@ -68,7 +68,6 @@ static int base_smem(const igemm_config *c, int steps)
     return stages > result ? stages : result;
 }
 
-
 static const char *const precision_name[] = {"f32", "tf32", "f16"};
 
 void igemm_to_half(uint16_t *to, const float *from, size_t n)
@@ -303,7 +302,8 @@ static size_t choose(const reef_igemm_args *a, igemm_form form, const reef_cuda_
             (c->spare && ctx->arch_kernels && ctx->precision != REEF_CUDA_FP32)) {
             continue;
         }
-        int rows = form == WINDOW ? a->rows / a->out_w * ((a->out_w + c->bm - 1) / c->bm) : (a->rows + c->bm - 1) / c->bm;
+        int rows =
+            form == WINDOW ? a->rows / a->out_w * ((a->out_w + c->bm - 1) / c->bm) : (a->rows + c->bm - 1) / c->bm;
         int tiles = rows * ((a->cols + c->bn - 1) / c->bn) * a->groups;
         for (size_t s = 0; s < sizeof parts / sizeof *parts; s++) {
             const int splits = parts[s];
@@ -355,8 +355,7 @@ reef_status igemm_offer(igemm_problem *p, const reef_kernel *k, reef_cuda_prepar
         status = pack(p, ctx, form == FAST, &a->w);
     }
     choice choices[REEF_CUDA_MAX_CANDIDATES];
-    size_t n_choices =
-        choose(a, form, ctx, choices, max < REEF_CUDA_MAX_CANDIDATES ? max : REEF_CUDA_MAX_CANDIDATES);
+    size_t n_choices = choose(a, form, ctx, choices, max < REEF_CUDA_MAX_CANDIDATES ? max : REEF_CUDA_MAX_CANDIDATES);
     for (size_t i = 0; i < n_choices && !status; i++) {
         status = add(p, &choices[i], ctx, &out[*n]);
         *n += !status;

@@ -59,14 +59,12 @@ typedef struct reef_cuda_short_args {
 } reef_cuda_short_args;
 
 /* In the order of REEF_ELT_LIST (model/plan.h), which nvcc need not read; eltwise_host.c asserts that they agree. */
+/* clang-format off */
 #define REEF_CUDA_ELT_LIST(X)                                                                                          \
-    X(CONST)                                                                                                           \
-    X(CAST)                                                                                                            \
-    X(ADD)                                                                                                             \
-    X(SUB)                                                                                                             \
-    X(MUL) X(DIV) X(MOD) X(FMOD) X(POW) X(MIN) X(MAX) X(EQ) X(LT) X(LE) X(GT) X(GE) X(AND) X(OR) X(XOR) X(NOT)         \
-        X(WHERE) X(NEG) X(ABS) X(SIGN) X(SQRT) X(RECIPROCAL) X(EXP) X(LOG) X(ERF) X(SIN) X(COS) X(TANH) X(FLOOR)       \
-            X(CEIL) X(ROUND) X(SIGMOID) X(SOFTPLUS) X(ACT) X(FMA)
+    X(CONST) X(CAST) X(ADD) X(SUB) X(MUL) X(DIV) X(MOD) X(FMOD) X(POW) X(MIN) X(MAX) X(EQ) X(LT) X(LE) X(GT) X(GE)     \
+    X(AND) X(OR) X(XOR) X(NOT) X(WHERE) X(NEG) X(ABS) X(SIGN) X(SQRT) X(RECIPROCAL) X(EXP) X(LOG) X(ERF) X(SIN)        \
+    X(COS) X(TANH) X(FLOOR) X(CEIL) X(ROUND) X(SIGMOID) X(SOFTPLUS) X(ACT) X(FMA)
+/* clang-format on */
 enum {
 #define X(name) REEF_CUDA_ELT_##name,
     REEF_CUDA_ELT_LIST(X)
