@@ -56,8 +56,10 @@ struct igemm {
     static constexpr int threads = 32 * (BM / WM) * (BN / WN);
     static constexpr int elem = half ? 2 : 4, chunk = 16 / elem, step_elems = 128 / elem;
     static constexpr int a_bytes = BM * 128, b_bytes = BN * 128, stage_bytes = a_bytes + b_bytes;
-    /* Stages ahead. A stage is overwritten when its readers have passed a barrier; wgmma of the last step may still run. */
-    static constexpr int ahead = wg && half ? STAGES - 2 : STAGES - 1;
+    /* Steps between two barriers, and rounds of them under way. A round's stages are overwritten when their readers have
+     * passed the next barrier. */
+    static constexpr int together = fast ? 2 : 1, rounds = STAGES / together, ahead = rounds - 1;
+    static_assert(STAGES % together == 0 && rounds >= 2, "stages");
     static constexpr int pass_rows = threads / 8; /* rows per pass of 16-byte copies */
     static constexpr int a_rows = BM / pass_rows, b_copies = BN / pass_rows, granules = BN / 32;
     static constexpr int MI = WM / 16, NJ = WN / 8;
@@ -268,7 +270,8 @@ struct igemm {
                     ky++;
                 }
                 const int y = iy + ky * a.dil_h;
-                const bool inside = ky < a.taps_h && (unsigned)y < (unsigned)a.in_h && (unsigned)(first + j) < (unsigned)end;
+                const bool inside =
+                    ky < a.taps_h && (unsigned)y < (unsigned)a.in_h && (unsigned)(first + j) < (unsigned)end;
                 from[e] = inside ? start + (long long)y * a.xs.h + first + j : -1;
                 j += threads;
             }
@@ -328,20 +331,8 @@ struct igemm {
     }
 
     /* ---- w: [group][column / 32][step][4096 bytes], each 4 KiB as it lies in a stage ---- */
-    static __device__ __forceinline__ void load_b(const char *w, const int (&granule)[granules], uint32_t stage,
-                                                  uint32_t barrier)
+    static __device__ __forceinline__ void load_b(const char *w, const int (&granule)[granules], uint32_t stage)
     {
-        if (REEF_BULK) {
-            if (threadIdx.x == 0) {
-                bulk_expect(barrier, b_bytes);
-#pragma unroll
-                for (int g = 0; g < granules; g++) {
-                    bulk_copy(stage + g * 4096, w + granule[g], 4096, barrier);
-                }
-            }
-            return;
-        }
-        w += threadIdx.x * 16;
 #pragma unroll
         for (int i = 0; i < b_copies; i++) {
             const int at = i * threads * 16;
@@ -465,6 +456,7 @@ struct igemm {
                 wgmma_tf32<NJ>(acc[0], fa[s], db + s * 2);
             }
             wgmma_commit();
+            wgmma_wait<0>();
         }
     }
 
@@ -576,18 +568,6 @@ struct igemm {
         }
     }
 
-    /* A worker's next tile starts its barriers anew. After a block barrier behind the last wait. */
-    template <class Abandon>
-    static __device__ __forceinline__ void end_barriers(uint32_t arrival, bool constant)
-    {
-        if (Abandon::on && REEF_BULK && constant && threadIdx.x == 0) {
-#pragma unroll
-            for (int s = 0; s < STAGES; s++) {
-                bulk_barrier_end(arrival + s * 8);
-            }
-        }
-    }
-
     template <class Abandon>
     static __device__ __forceinline__ bool tile(const args &a, uint32_t index, char *smem, Abandon &abandon)
     {
@@ -618,7 +598,8 @@ struct igemm {
         const uint32_t base = smem_address(smem), extra = base + a.extra;
         const bool constant = !any || !a.b;
         const bool in_cluster = !Abandon::on && a.cluster;
-        const int item = in_cluster ? split * threads + tid : tid, item_stride = in_cluster ? a.splits * threads : threads;
+        const int item = in_cluster ? split * threads + tid : tid,
+                  item_stride = in_cluster ? a.splits * threads : threads;
         const int y0 = group_offset(a.ys, g0, g1), r0 = group_offset(a.rs, g0, g1);
 
         /* constants: the first weights and the bias; what comes later is called into L2 */
@@ -628,24 +609,16 @@ struct igemm {
         for (int g = 0; g < granules; g++) {
             granule[g] = min(g, a.w_group - 1 - (col0 >> 5)) * a.steps * 4096;
         }
-        if (constant && (fast || window) && n > ahead && rest == 0 && tid < granules) {
-            prefetch_l2(w + min(tid, a.w_group - 1 - (col0 >> 5)) * a.steps * 4096 + ahead * 4096,
-                        (uint32_t)(n - ahead) * 4096);
+        if (fast && n > ahead * together && rest == 0 && tid < granules) {
+            prefetch_l2(w + min(tid, a.w_group - 1 - (col0 >> 5)) * a.steps * 4096 + ahead * together * 4096,
+                        (uint32_t)(n - ahead * together) * 4096);
         }
-        __shared__ __align__(8) unsigned long long arrivals[STAGES];
-        const uint32_t arrival = smem_address(arrivals);
+        w += tid * 16;
         if (constant) {
-            if (REEF_BULK && tid == 0) {
 #pragma unroll
-                for (int s = 0; s < STAGES; s++) {
-                    bulk_barrier_init(arrival + s * 8);
-                }
-                bulk_barriers_ready();
-            }
-#pragma unroll
-            for (int s = 0; s < (window ? STAGES : ahead); s++) {
+            for (int s = 0; s < (window ? STAGES : ahead * together); s++) {
                 if (s < n) {
-                    load_b(w + s * 4096, granule, base + s * stage_bytes + a_bytes, arrival + s * 8);
+                    load_b(w + s * 4096, granule, base + s * stage_bytes + a_bytes);
                 }
             }
         }
@@ -665,9 +638,6 @@ struct igemm {
                 acc[i][j][0] = acc[i][j][1] = acc[i][j][2] = acc[i][j][3] = 0;
             }
         }
-        if (REEF_BULK) {
-            __syncthreads(); /* the barriers are there for everybody */
-        }
         abandon.wait();
         if constexpr (window) {
             load_window(a, smem + a.extra, row0, group_offset(a.xs, g0, g1));
@@ -678,14 +648,10 @@ struct igemm {
             }
             copy_commit();
             copy_wait<0>();
-            for (int s = 0; s < n; s++) {
-                bulk_wait(arrival + s * 8, 0);
-            }
             if (wg) {
                 proxy_fence();
             }
             if (__syncthreads_or(abandon.now())) {
-                end_barriers<Abandon>(arrival, constant);
                 return false;
             }
 #pragma unroll 1
@@ -699,72 +665,72 @@ struct igemm {
             }
         } else {
 #pragma unroll 1
-            for (int s = 0; s < ahead; s++) {
-                if (s < n) {
-                    load_a(a, where, base + s * stage_bytes);
-                    if (!constant) {
-                        load_b_view(a, group, first + s, col0, base + s * stage_bytes + a_bytes);
+            for (int round = 0; round < ahead; round++) {
+#pragma unroll
+                for (int t = 0; t < together; t++) {
+                    const int s = round * together + t;
+                    if (s < n) {
+                        load_a(a, where, base + s * stage_bytes);
+                        if (!constant) {
+                            load_b_view(a, group, first + s, col0, base + s * stage_bytes + a_bytes);
+                        }
                     }
                 }
-                if (s == ahead - 1 && a.residual_early) {
+                if (round == ahead - 1 && a.residual_early) {
                     load_residual(a, extra, item, item_stride, row0, row_end, col0, r0);
                 }
                 copy_commit();
             }
-            w += ahead * 4096;
+            w += ahead * together * 4096;
 
-            int read = 0, write = ahead;
-            uint32_t phase = 0;
+            uint32_t read = base, write = base + ahead * together * stage_bytes;
 #pragma unroll 1
-            for (int i = 0; i < n; i++) {
+            for (int s = 0, round = 0; s < n; s += together, round++) {
                 copy_wait<ahead - 1>();
-                if (constant) {
-                    bulk_wait(arrival + read * 8, phase);
-                }
                 if (wg) {
+                    wgmma_wait<0>(); /* of the last round */
                     proxy_fence();
                 }
-                abandon.poll(i);
+                abandon.poll(round);
                 __syncthreads();
-                if (abandon.hit(i)) {
-                    if (wg) {
-                        wgmma_wait<0>();
-                    }
+                if (abandon.hit(round)) {
                     copy_wait<0>();
-                    for (int s = i + 1; constant && s < n && s < i + ahead; s++) { /* bulk copies under way */
-                        phase ^= ++read == STAGES;
-                        read = read == STAGES ? 0 : read;
-                        bulk_wait(arrival + read * 8, phase);
-                    }
-                    __syncthreads();
-                    end_barriers<Abandon>(arrival, constant);
                     return false;
                 }
                 if constexpr (wg) {
-                    multiply_group(acc, base + read * stage_bytes, warp / 4 * 64, lane);
-                }
-                if (i + ahead < n) {
-                    const uint32_t to = base + write * stage_bytes;
-                    if (constant) {
-                        load_b(w, granule, to + a_bytes, arrival + write * 8);
-                        w += 4096;
+#pragma unroll
+                    for (int t = 0; t < together; t++) {
+                        if (t == 0 || s + t < n) {
+                            multiply_group(acc, read + t * stage_bytes, warp / 4 * 64, lane);
+                        }
                     }
-                    load_a(a, where, to);
-                    if (!constant) {
-                        load_b_view(a, group, first + i + ahead, col0, to + a_bytes);
+                }
+#pragma unroll
+                for (int t = 0; t < together; t++) {
+                    const int next = s + ahead * together + t;
+                    if (next < n) {
+                        load_a(a, where, write + t * stage_bytes);
+                        if (constant) {
+                            load_b(w, granule, write + t * stage_bytes + a_bytes);
+                            w += 4096;
+                        } else {
+                            load_b_view(a, group, first + next, col0, write + t * stage_bytes + a_bytes);
+                        }
                     }
                 }
                 copy_commit();
-                if constexpr (wg) {
-                    wgmma_wait<half ? 1 : 0>();
-                } else {
-                    multiply(acc, base + read * stage_bytes, warp_row, warp_col, lane);
+                if constexpr (!wg) {
+#pragma unroll
+                    for (int t = 0; t < together; t++) {
+                        if (t == 0 || s + t < n) {
+                            multiply(acc, read + t * stage_bytes, warp_row, warp_col, lane);
+                        }
+                    }
                 }
-                if (++read == STAGES) {
-                    read = 0;
-                    phase ^= 1;
-                }
-                write = write + 1 == STAGES ? 0 : write + 1;
+                read =
+                    read + together * stage_bytes == base + STAGES * stage_bytes ? base : read + together * stage_bytes;
+                write = write + together * stage_bytes == base + STAGES * stage_bytes ? base
+                                                                                      : write + together * stage_bytes;
             }
             if (wg) {
                 wgmma_wait<0>();
@@ -774,7 +740,6 @@ struct igemm {
 
         /* ---- epilogue: from here on the tile has effects ---- */
         __syncthreads();
-        end_barriers<Abandon>(arrival, constant);
         if (a.splits > 1 && !in_cluster) {
             __shared__ unsigned arrived;
             float4 *mine = (float4 *)a.partials + (long long)(tile_index * a.splits + split) * (BM * BN / 4) + tid;

@@ -34,11 +34,11 @@ typedef struct reef_igemm_args {
     int32_t steps;           /* of 128 bytes of k, all of them */
     int32_t splits, cluster; /* parts of k; cluster: they form a thread block cluster (plain form) */
     int32_t row_tiles, col_tiles;
-    int32_t extra;            /* offset in shared memory of what comes behind the stages: residual or window */
-    int32_t window_row;       /* window form: elements of an input row that a tile of pixels sees */
-    int32_t residual_early;   /* shared memory is there for the residual, and it can be read in 16-byte words */
-    int32_t w_group;          /* packed weights: blocks of 32 columns per group */
-    int32_t bias_group; /* elements of bias per group */
+    int32_t extra;          /* offset in shared memory of what comes behind the stages: residual or window */
+    int32_t window_row;     /* window form: elements of an input row that a tile of pixels sees */
+    int32_t residual_early; /* shared memory is there for the residual, and it can be read in 16-byte words */
+    int32_t w_group;        /* packed weights: blocks of 32 columns per group */
+    int32_t bias_group;     /* elements of bias per group */
     /* right operand read through a view (slow loader only): b[g][k][n] */
     uint64_t b;
     int32_t b_k, b_n, b_g0, b_g1, b_type;
@@ -76,8 +76,8 @@ typedef struct reef_attention_args {
     int32_t batch, heads, queries, keys, dim;
     int32_t q_type, k_type, v_type, y_type, mask_type; /* mask_type: REEF_CUDA_F32, F16, BOOL; -1: no mask */
     int32_t nan_rows, row_blocks;
+    int32_t vec; /* k and v can be read four elements at a time */
     float scale;
-    int32_t pad;
 } reef_attention_args;
 
 #endif

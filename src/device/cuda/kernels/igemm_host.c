@@ -22,27 +22,28 @@ typedef struct igemm_config {
     bool wgmma;
     bool spare; /* not offered where wgmma is there */
     int bm, bn, threads, stages;
-    float alone_us, shared_us; /* a step of a lone block; a step's share of a busy unit. f16, measured on an H200 */
+    /* a step of a lone block; a step's share of a busy unit; a block's beginning and end. f16, fitted on an H200 */
+    float alone_us, shared_us, block_us;
 } igemm_config;
 
 enum { P32 = 1 << REEF_CUDA_FP32, PT = 1 << REEF_CUDA_TF32, P16 = 1 << REEF_CUDA_FP16 };
 
 static const igemm_config configs[] = {
-    {"wg64x64", PT | P16, FAST, true, false, 64, 64, 128, 6, 0.16f, 0.12f},
-    {"wg64x32", PT | P16, FAST, true, false, 64, 32, 128, 8, 0.13f, 0.09f},
-    {"wg64x128", PT | P16, FAST, true, false, 64, 128, 128, 4, 0.25f, 0.20f},
-    {"wg128x64", PT | P16, FAST, true, false, 128, 64, 256, 4, 0.25f, 0.20f},
-    {"wg128x128", PT | P16, FAST, true, false, 128, 128, 256, 6, 0.35f, 0.33f},
-    {"64x64", P32 | PT | P16, FAST, false, true, 64, 64, 128, 4, 0.30f, 0.22f},
-    {"64x32", PT | P16, FAST, false, true, 64, 32, 128, 5, 0.20f, 0.14f},
-    {"32x32", PT | P16, FAST, false, false, 32, 32, 128, 6, 0.14f, 0.09f},
-    {"128x128", PT | P16, FAST, false, true, 128, 128, 256, 3, 0.70f, 0.60f},
-    {"window", P16, WINDOW, false, false, 64, 64, 128, 3, 1.0f, 0.6f},
-    {"window32", P16, WINDOW, false, false, 64, 32, 128, 3, 0.9f, 0.5f},
-    {"window", PT, WINDOW, false, false, 64, 64, 128, 5, 1.0f, 0.6f},
-    {"window32", PT, WINDOW, false, false, 64, 32, 128, 5, 0.9f, 0.5f},
-    {"any", P32 | PT | P16, ANY, false, false, 64, 64, 128, 3, 4.0f, 3.0f},
-    {"transposed", P32 | PT | P16, TRANSPOSED, false, false, 64, 64, 128, 3, 4.0f, 3.0f},
+    {"wg64x64", PT | P16, FAST, true, false, 64, 64, 128, 6, 0.1f, 0.117f, 0.46f},
+    {"wg64x32", PT | P16, FAST, true, false, 64, 32, 128, 8, 0.093f, 0.082f, 0.19f},
+    {"wg64x128", PT | P16, FAST, true, false, 64, 128, 128, 4, 0.25f, 0.22f, 0.6f},
+    {"wg128x64", PT | P16, FAST, true, false, 128, 64, 256, 4, 0.205f, 0.22f, 0.3f},
+    {"wg128x128", PT | P16, FAST, true, false, 128, 128, 256, 6, 0.2f, 0.22f, 1.77f},
+    {"64x64", P32 | PT | P16, FAST, false, true, 64, 64, 128, 4, 0.3f, 0.22f, 0.4f},
+    {"64x32", PT | P16, FAST, false, true, 64, 32, 128, 4, 0.2f, 0.14f, 0.2f},
+    {"32x32", PT | P16, FAST, false, false, 32, 32, 128, 6, 0.106f, 0.087f, 0.12f},
+    {"128x128", PT | P16, FAST, false, true, 128, 128, 256, 4, 0.7f, 0.6f, 1.5f},
+    {"window", P16, WINDOW, false, false, 64, 64, 128, 3, 1.0f, 0.6f, 0.5f},
+    {"window32", P16, WINDOW, false, false, 64, 32, 128, 3, 0.9f, 0.5f, 0.3f},
+    {"window", PT, WINDOW, false, false, 64, 64, 128, 5, 1.0f, 0.6f, 0.5f},
+    {"window32", PT, WINDOW, false, false, 64, 32, 128, 5, 0.9f, 0.5f, 0.3f},
+    {"any", P32 | PT | P16, ANY, false, false, 64, 64, 128, 3, 4.0f, 3.0f, 1.0f},
+    {"transposed", P32 | PT | P16, TRANSPOSED, false, false, 64, 64, 128, 3, 4.0f, 3.0f, 1.0f},
 };
 enum { N_CONFIGS = sizeof configs / sizeof *configs };
 
@@ -67,7 +68,6 @@ static int base_smem(const igemm_config *c, int steps)
     int result = (c->bm * (c->bn + 8) + c->bn) * 4;
     return stages > result ? stages : result;
 }
-
 
 static const char *const precision_name[] = {"f32", "tf32", "f16"};
 
@@ -231,8 +231,8 @@ static float guess_us(const reef_igemm_args *a, const igemm_config *c, int tiles
 {
     float steps = (float)((a->steps + splits - 1) / splits), busy = (float)((tiles * splits + sms - 1) / sms);
     float alone = steps * c->alone_us, shared = busy * steps * c->shared_us;
-    float sum = splits == 1 ? 0 : cluster ? 0.4f + 0.05f * (float)splits : 2.0f + 0.3f * (float)splits;
-    return (alone > shared ? alone : shared) + sum;
+    float sum = splits == 1 ? 0 : cluster ? 0.19f * (float)splits : 2.0f + 0.3f * (float)splits;
+    return (alone > shared ? alone : shared) + busy * c->block_us + sum;
 }
 
 static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_prepare *ctx, reef_cuda_kernel *out)
@@ -303,7 +303,8 @@ static size_t choose(const reef_igemm_args *a, igemm_form form, const reef_cuda_
             (c->spare && ctx->arch_kernels && ctx->precision != REEF_CUDA_FP32)) {
             continue;
         }
-        int rows = form == WINDOW ? a->rows / a->out_w * ((a->out_w + c->bm - 1) / c->bm) : (a->rows + c->bm - 1) / c->bm;
+        int rows =
+            form == WINDOW ? a->rows / a->out_w * ((a->out_w + c->bm - 1) / c->bm) : (a->rows + c->bm - 1) / c->bm;
         int tiles = rows * ((a->cols + c->bn - 1) / c->bn) * a->groups;
         for (size_t s = 0; s < sizeof parts / sizeof *parts; s++) {
             const int splits = parts[s];
@@ -355,8 +356,7 @@ reef_status igemm_offer(igemm_problem *p, const reef_kernel *k, reef_cuda_prepar
         status = pack(p, ctx, form == FAST, &a->w);
     }
     choice choices[REEF_CUDA_MAX_CANDIDATES];
-    size_t n_choices =
-        choose(a, form, ctx, choices, max < REEF_CUDA_MAX_CANDIDATES ? max : REEF_CUDA_MAX_CANDIDATES);
+    size_t n_choices = choose(a, form, ctx, choices, max < REEF_CUDA_MAX_CANDIDATES ? max : REEF_CUDA_MAX_CANDIDATES);
     for (size_t i = 0; i < n_choices && !status; i++) {
         status = add(p, &choices[i], ctx, &out[*n]);
         *n += !status;

@@ -50,59 +50,6 @@ static __device__ __forceinline__ void copy16_near(uint32_t dst, const void *src
     copy16(dst, src, valid);
 #endif
 }
-/* Copies by the bulk copy engine, for sm_90 and up: one thread announces the bytes of a stage and starts its copies;
- * everybody waits for the stage's barrier. phase: how often the stage was used before, modulo 2. */
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-#define REEF_BULK 1
-#else
-#define REEF_BULK 0
-#endif
-static __device__ __forceinline__ void bulk_barrier_init(uint32_t barrier)
-{
-#if REEF_BULK
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
-#endif
-}
-static __device__ __forceinline__ void bulk_barrier_end(uint32_t barrier)
-{
-#if REEF_BULK
-    asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
-#endif
-}
-static __device__ __forceinline__ void bulk_barriers_ready(void)
-{
-#if REEF_BULK
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
-}
-static __device__ __forceinline__ void bulk_expect(uint32_t barrier, uint32_t bytes)
-{
-#if REEF_BULK
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-#endif
-}
-static __device__ __forceinline__ void bulk_copy(uint32_t dst, const void *src, uint32_t bytes, uint32_t barrier)
-{
-#if REEF_BULK
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(dst),
-                 "l"(src), "r"(bytes), "r"(barrier)
-                 : "memory");
-#endif
-}
-static __device__ __forceinline__ void bulk_wait(uint32_t barrier, uint32_t phase)
-{
-#if REEF_BULK
-    asm volatile("{\n\t"
-                 ".reg .pred done;\n\t"
-                 "again_%=:\n\t"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
-                 "@!done bra again_%=;\n\t"
-                 "}" ::"r"(barrier),
-                 "r"(phase)
-                 : "memory");
-#endif
-}
 /* One thread: bytes (a multiple of 16) at src are on their way into L2. */
 static __device__ __forceinline__ void prefetch_l2(const void *src, uint32_t bytes)
 {
