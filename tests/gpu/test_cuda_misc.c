@@ -18,6 +18,7 @@
 
 #include "gpu/launch.h"
 #include "model/dtype.h"
+#include "model/shape.h"
 #include "support/plan_interp.h"
 
 enum { STORAGES = 10 };
@@ -44,20 +45,6 @@ static uint64_t draw(void)
 static int64_t between(int64_t low, int64_t high)
 {
     return low + (int64_t)(draw() % (uint64_t)(high - low + 1));
-}
-
-static uint16_t to_half(float v)
-{
-    _Float16 h = (_Float16)v;
-    uint16_t bits;
-    memcpy(&bits, &h, sizeof bits);
-    return bits;
-}
-static float of_half(uint16_t bits)
-{
-    _Float16 h;
-    memcpy(&h, &bits, sizeof h);
-    return (float)h;
 }
 
 static __attribute__((format(printf, 2, 3))) bool complain(const reef_kernel *k, const char *format, ...)
@@ -191,7 +178,7 @@ static char *device_bytes(const world *w, const reef_view *v, reef_cuda_precisio
         return to;
     }
     for (size_t i = 0; i < *bytes / 2; i++) {
-        ((uint16_t *)to)[i] = to_half(((const float *)host)[i]);
+        ((uint16_t *)to)[i] = reef_half_from_float(((const float *)host)[i]);
     }
     return to;
 }
@@ -203,7 +190,7 @@ static bool same_value(const reef_kernel *k, bool half, const char *got, const c
         return memcmp(got + i * (int64_t)size, want + i * (int64_t)size, size) == 0 ||
                complain(k, "element %ld differs", (long)i);
     }
-    double g = half ? (double)of_half(((const uint16_t *)got)[i]) : (double)((const float *)got)[i],
+    double g = half ? (double)reef_half_to_float(((const uint16_t *)got)[i]) : (double)((const float *)got)[i],
            r = ((const float *)want)[i], allowed = (tolerance + (half ? 6e-4 : 0)) * (0.1 + fabs(r));
     if (g == r || (g != g && r != r) || fabs(g - r) <= allowed || (half && fabs(r) > 65000 && fabs(g) > 65000)) {
         return true;
@@ -311,7 +298,7 @@ static void check_in(const reef_kernel *k, world *w, reef_cuda_precision precisi
         if (is_half(w, precision, &k->in[i])) {
             float *f = (float *)w->data[k->in[i].storage];
             for (size_t j = 0; j < w->bytes[k->in[i].storage] / 4; j++) {
-                f[j] = of_half(to_half(f[j]));
+                f[j] = reef_half_to_float(reef_half_from_float(f[j]));
             }
         }
     }

@@ -98,7 +98,8 @@ struct attention_f16 {
         abandon.wait();
         {
             const int r = threadIdx.x >> 3, column = threadIdx.x & 7;
-            copy16(base + r * 128 + ((column ^ (r & 7)) << 4), q + (long long)r * a.q_s + column * 8, s0 + r < a.queries);
+            copy16(base + r * 128 + ((column ^ (r & 7)) << 4), q + (long long)r * a.q_s + column * 8,
+                   s0 + r < a.queries);
         }
         int t0 = warp * share;
         load_rows(mine, k + (long long)t0 * a.k_t, a.k_t, a.keys - t0, lane);
@@ -197,9 +198,8 @@ struct attention_f16 {
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
                     uint32_t fv[4];
-                    load_matrices_transposed(sv + (s * 16 + (lane & 15)) * 128 +
-                                                 (((j * 2 + (lane >> 4)) ^ (lane & 7)) << 4),
-                                             fv);
+                    load_matrices_transposed(
+                        sv + (s * 16 + (lane & 15)) * 128 + (((j * 2 + (lane >> 4)) ^ (lane & 7)) << 4), fv);
                     mma_f16(out[2 * j], fp, fv[0], fv[1]);
                     mma_f16(out[2 * j + 1], fp, fv[2], fv[3]);
                 }
@@ -263,6 +263,69 @@ struct attention_any {
     static constexpr int threads = 256, warps = threads / 32, max_dim = 256;
     static constexpr int piece = 32; /* keys at a time */
 
+    template <bool HALF>
+    static __device__ __forceinline__ float4 load4(const void *p, long long at)
+    {
+        if constexpr (HALF) {
+            uint2 word = *(const uint2 *)((const __half *)p + at);
+            float2 lo = __half22float2(*(__half2 *)&word.x), hi = __half22float2(*(__half2 *)&word.y);
+            return make_float4(lo.x, lo.y, hi.x, hi.y);
+        }
+        return *(const float4 *)((const float *)p + at);
+    }
+    /* Four elements at a time; two of k and two of v under way together. */
+    template <bool HALF>
+    static __device__ __forceinline__ void load_fours(const args &a, float *ks, float *vs, long long k0, long long v0,
+                                                      int t0)
+    {
+        const int ld = a.dim + 1, quads = a.dim / 4;
+        for (int i = threadIdx.x; i < piece * quads; i += 2 * threads) {
+            float4 fk[2], fv[2];
+            int t[2], d[2];
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                t[e] = (i + e * threads) / quads;
+                d[e] = (i + e * threads - t[e] * quads) * 4;
+                fk[e] = fv[e] = make_float4(0, 0, 0, 0);
+                if (t[e] < piece && t0 + t[e] < a.keys) {
+                    fk[e] = load4<HALF>((const void *)a.k, k0 + (long long)(t0 + t[e]) * a.k_t + d[e]);
+                    fv[e] = load4<HALF>((const void *)a.v, v0 + (long long)(t0 + t[e]) * a.v_t + d[e]);
+                }
+            }
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                if (t[e] < piece) {
+                    float *pk = ks + t[e] * ld + d[e], *pv = vs + t[e] * ld + d[e];
+                    pk[0] = fk[e].x, pk[1] = fk[e].y, pk[2] = fk[e].z, pk[3] = fk[e].w;
+                    pv[0] = fv[e].x, pv[1] = fv[e].y, pv[2] = fv[e].z, pv[3] = fv[e].w;
+                }
+            }
+        }
+    }
+    static __device__ __forceinline__ void load_piece(const args &a, float *ks, float *vs, int b, int h, int t0)
+    {
+        const int ld = a.dim + 1;
+        const long long k0 = (long long)b * a.k_b + (long long)h * a.k_h,
+                        v0 = (long long)b * a.v_b + (long long)h * a.v_h;
+        if (a.vec && a.k_type == REEF_ELEM_F16) {
+            load_fours<true>(a, ks, vs, k0, v0, t0);
+            return;
+        }
+        if (a.vec) {
+            load_fours<false>(a, ks, vs, k0, v0, t0);
+            return;
+        }
+        for (int i = threadIdx.x; i < piece * a.dim; i += threads) {
+            int t = i / a.dim, d = i - t * a.dim;
+            bool inside = t0 + t < a.keys;
+            ks[t * ld + d] = inside ? reef_load_elem((const void *)a.k,
+                                                     k0 + (long long)(t0 + t) * a.k_t + (long long)d * a.k_d, a.k_type)
+                                    : 0.0f;
+            vs[t * ld + d] =
+                inside ? reef_load_elem((const void *)a.v, v0 + (long long)(t0 + t) * a.v_t + d, a.v_type) : 0.0f;
+        }
+    }
+
     template <class Abandon>
     static __device__ __forceinline__ bool tile(const args &a, uint32_t index, char *smem, Abandon &abandon)
     {
@@ -290,23 +353,10 @@ struct attention_any {
             if (abandon.hit(p)) {
                 return false;
             }
-            for (int i = threadIdx.x; i < piece * a.dim; i += threads) {
-                int t = i / a.dim, d = i - t * a.dim;
-                bool inside = t0 + t < a.keys;
-                ks[t * ld + d] = inside ? reef_load_elem((const void *)a.k,
-                                                         (long long)b * a.k_b + (long long)h * a.k_h +
-                                                             (long long)(t0 + t) * a.k_t + (long long)d * a.k_d,
-                                                         a.k_type)
-                                        : 0.0f;
-                vs[t * ld + d] =
-                    inside
-                        ? reef_load_elem((const void *)a.v,
-                                         (long long)b * a.v_b + (long long)h * a.v_h + (long long)(t0 + t) * a.v_t + d,
-                                         a.v_type)
-                        : 0.0f;
-            }
+            load_piece(a, ks, vs, b, h, t0);
             __syncthreads();
             float score = 0;
+#pragma unroll 8
             for (int d = 0; d < a.dim; d++) {
                 score = fmaf(qs[warp * ld + d], ks[lane * ld + d], score);
             }
@@ -329,8 +379,8 @@ struct attention_any {
                 float w = __shfl_sync(0xffffffffu, e, t);
 #pragma unroll
                 for (int j = 0; j < max_dim / 32; j++) {
-                    if (j * 32 + lane < a.dim) {
-                        out[j] = fmaf(w, vs[t * ld + j * 32 + lane], out[j]);
+                    if (j * 32 < a.dim) { /* lanes past the end read what they do not store */
+                        out[j] = fmaf(w, vs[t * ld + min(j * 32 + lane, a.dim)], out[j]);
                     }
                 }
             }

@@ -16,6 +16,12 @@ static bool rows_of_halves(const reef_cuda_prepare *ctx, const reef_view *v)
            stride_of(v, 1) % 8 == 0 && stride_of(v, 2) % 8 == 0 && v->stride[3] == 1;
 }
 
+static bool rows_of_fours(const reef_view *v)
+{
+    return v->dims[3] % 4 == 0 && v->offset % 4 == 0 && stride_of(v, 0) % 4 == 0 && stride_of(v, 1) % 4 == 0 &&
+           stride_of(v, 2) % 4 == 0 && v->stride[3] == 1;
+}
+
 REEF_CUDA_PREPARE(attention)
 {
     enum { ANY_MAX_DIM = 256, ANY_WARPS = 8, ANY_PIECE = 32 };
@@ -67,6 +73,7 @@ REEF_CUDA_PREPARE(attention)
             .mask_type = -1,
             .nan_rows = k->attention.nan_rows,
             .row_blocks = (int32_t)((q->dims[2] + rows - 1) / rows),
+            .vec = rows_of_fours(keys) && rows_of_fours(v) && reef_cuda_elem(ctx, keys) == reef_cuda_elem(ctx, v),
             .scale = k->attention.scale,
         };
         if (has_mask) {

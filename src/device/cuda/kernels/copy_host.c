@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "device/cuda/kernels/walk.h"
+#include "model/shape.h"
 
 enum { SIDE = 32, MIN_SIDE = 8 };
 
@@ -92,14 +93,6 @@ static reef_status prepare_transpose(const reef_kernel *k, reef_cuda_prepare *ct
     return REEF_OK;
 }
 
-static uint16_t to_half(float v)
-{
-    _Float16 h = (_Float16)v;
-    uint16_t bits;
-    memcpy(&bits, &h, sizeof bits);
-    return bits;
-}
-
 static int64_t held(double v, int64_t low, int64_t high)
 {
     return v != v ? 0 : v <= (double)low ? low : v >= (double)high ? high : (int64_t)v;
@@ -112,7 +105,7 @@ static uint64_t element_bits(reef_cuda_elem_type type, reef_dtype dtype, double 
     float f = (float)v;
     switch (type) {
     case REEF_CUDA_F32: memcpy(&f32, &f, sizeof f32); return f32;
-    case REEF_CUDA_F16: return to_half(f);
+    case REEF_CUDA_F16: return reef_half_from_float(f);
     case REEF_CUDA_F64: memcpy(&f64, &v, sizeof f64); return f64;
     case REEF_CUDA_I64: return (uint64_t)held(v, INT64_MIN, INT64_MAX);
     case REEF_CUDA_I32: return (uint32_t)held(v, INT32_MIN, INT32_MAX);

@@ -225,24 +225,29 @@ static __device__ __forceinline__ void reef_persist(const typename Kernel::args 
     }
 }
 
-#define REEF_KERNEL_PLAIN(name, ...)                                                                                   \
-    extern "C" __global__ void __launch_bounds__(__VA_ARGS__::threads)                                                 \
-        name(const __grid_constant__ __VA_ARGS__::args a)                                                              \
+#define REEF_KERNEL_PLAIN(name, bounds, ...)                                                                           \
+    extern "C" __global__ void bounds name(const __grid_constant__ __VA_ARGS__::args a)                                \
     {                                                                                                                  \
         reef_plain<__VA_ARGS__>(a);                                                                                    \
     }
-/* REEF_CUDA_WORKERS is defined where the build wants worker forms (they double the compile time). */
-#ifdef REEF_CUDA_WORKERS
-#define REEF_KERNEL(name, ...)                                                                                         \
-    REEF_KERNEL_PLAIN(name, __VA_ARGS__)                                                                               \
-    extern "C" __global__ void __launch_bounds__(__VA_ARGS__::threads)                                                 \
-        name##_be(const __grid_constant__ __VA_ARGS__::args a, const __grid_constant__ reef_cuda_worker w)             \
+#define REEF_KERNEL_WORKER(name, bounds, ...)                                                                          \
+    extern "C" __global__ void bounds name##_be(const __grid_constant__ __VA_ARGS__::args a,                           \
+                                                const __grid_constant__ reef_cuda_worker w)                            \
     {                                                                                                                  \
         reef_persist<__VA_ARGS__>(a, w);                                                                               \
     }
-#else
-#define REEF_KERNEL(name, ...) REEF_KERNEL_PLAIN(name, __VA_ARGS__)
+/* REEF_CUDA_WORKERS is defined where the build wants worker forms (they double the compile time). */
+#ifndef REEF_CUDA_WORKERS
+#undef REEF_KERNEL_WORKER
+#define REEF_KERNEL_WORKER(...)
 #endif
+#define REEF_KERNEL(name, ...)                                                                                         \
+    REEF_KERNEL_PLAIN(name, __launch_bounds__(__VA_ARGS__::threads), __VA_ARGS__)                                      \
+    REEF_KERNEL_WORKER(name, __launch_bounds__(__VA_ARGS__::threads), __VA_ARGS__)
+/* Registers such that `blocks` fit a unit. One is more than saying nothing: the compiler then takes what it likes. */
+#define REEF_KERNEL_FIT(name, blocks, ...)                                                                             \
+    REEF_KERNEL_PLAIN(name, __launch_bounds__(__VA_ARGS__::threads, blocks), __VA_ARGS__)                              \
+    REEF_KERNEL_WORKER(name, __launch_bounds__(__VA_ARGS__::threads, blocks), __VA_ARGS__)
 
 /* ---- elements: the numbers of reef_cuda_elem_type ------------------------------------------------------------------- */
 enum { REEF_ELEM_F32 = 0, REEF_ELEM_F16 = 1 };

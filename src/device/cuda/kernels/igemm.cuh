@@ -30,6 +30,7 @@ enum {
     IGEMM_ANY = 2,        /* x element by element: any alignment and type; w may be computed */
     IGEMM_TRANSPOSED = 4, /* with IGEMM_ANY: transposed convolution */
     IGEMM_WINDOW = 8,     /* with IGEMM_MMA or IGEMM_WGMMA: few channels; see load_window */
+    IGEMM_HALO = 16,      /* with IGEMM_WGMMA, f16: 3x3 taps, stride 1; see halo_loop */
 };
 
 template <bool CONDITION, class A, class B>
@@ -50,21 +51,42 @@ struct igemm {
     using args = reef_igemm_args;
     static constexpr int BM = BM_, BN = BN_;
     static constexpr bool wg = MODE & IGEMM_WGMMA, any = MODE & IGEMM_ANY, transposed = MODE & IGEMM_TRANSPOSED;
-    static constexpr bool window = MODE & IGEMM_WINDOW, fast = !any && !window;
+    static constexpr bool window = MODE & IGEMM_WINDOW, halo = MODE & IGEMM_HALO, fast = !any && !window && !halo;
     static_assert(any || !transposed, "mode");
     static constexpr bool half = PRECISION == REEF_P_F16;
-    static constexpr int threads = 32 * (BM / WM) * (BN / WN);
+    static constexpr int consumers = 32 * (BM / WM) * (BN / WN); /* threads that multiply */
+    static constexpr int threads = consumers + (halo ? 64 : 0);
     static constexpr int elem = half ? 2 : 4, chunk = 16 / elem, step_elems = 128 / elem;
     static constexpr int a_bytes = BM * 128, b_bytes = BN * 128, stage_bytes = a_bytes + b_bytes;
-    /* Stages ahead. A stage is overwritten when its readers have passed a barrier; wgmma of the last step may still run. */
-    static constexpr int ahead = wg && half ? STAGES - 2 : STAGES - 1;
-    static constexpr int pass_rows = threads / 8; /* rows per pass of 16-byte copies */
+    /* Steps between two barriers, and rounds of them under way. A round's stages are overwritten when their readers have
+     * passed the next barrier. */
+    static constexpr int together = fast ? 2 : 1, rounds = STAGES / together, ahead = rounds - 1;
+    static_assert(STAGES % together == 0 && rounds >= 2, "stages");
+    static constexpr int pass_rows = consumers / 8; /* rows per pass of 16-byte copies */
     static constexpr int a_rows = BM / pass_rows, b_copies = BN / pass_rows, granules = BN / 32;
     static constexpr int MI = WM / 16, NJ = WN / 8;
     static constexpr int staging_row = BN + 8; /* floats; rows 8 banks apart */
     static_assert(BM % pass_rows == 0 && BN % pass_rows == 0 && NJ % 2 == 0, "shape");
-    static_assert(BN % 32 == 0 && 32 % pass_rows == 0 && BN <= threads, "shape");
-    static_assert((BM * staging_row + BN) * 4 <= STAGES * stage_bytes, "results are staged in the pipeline's memory");
+    static_assert(BN % 32 == 0 && (halo || 32 % pass_rows == 0) && BN <= threads, "shape");
+    static_assert(halo || (BM * staging_row + BN) * 4 <= STAGES * stage_bytes,
+                  "results are staged in the pipeline's memory");
+
+    /* Halo form: a tile is a patch of pixels, each warpgroup 8 x 8 of them. */
+    static constexpr int patch_w = BM >= 256 ? 16 : 8, patch_h = BM / patch_w;
+    static constexpr int halo_w = patch_w + 2, halo_h = patch_h + 2, halo_taps = 9, halo_loaders = 32;
+    static constexpr int halo_bytes = (halo_w * halo_h * 128 + 1023) / 1024 * 1024;
+    struct patch {
+        int image, y, x, out_h; /* of the first pixel */
+    };
+    /* The output row that row r of the tile is, or -1. */
+    static __device__ __forceinline__ int row_at(const args &a, const patch &p, int row0, int row_end, int r)
+    {
+        if (halo) {
+            const int y = p.y + r / 64 / (patch_w / 8) * 8 + r % 64 / 8, x = p.x + r / 64 % (patch_w / 8) * 8 + r % 8;
+            return y < p.out_h && x < a.out_w ? p.image * a.out_hw + y * a.out_w + x : -1;
+        }
+        return row0 + r < row_end ? row0 + r : -1;
+    }
 
     static __device__ __forceinline__ void pixel_of(const args &a, int row, int &image, int &oy, int &ox)
     {
@@ -268,7 +290,8 @@ struct igemm {
                     ky++;
                 }
                 const int y = iy + ky * a.dil_h;
-                const bool inside = ky < a.taps_h && (unsigned)y < (unsigned)a.in_h && (unsigned)(first + j) < (unsigned)end;
+                const bool inside =
+                    ky < a.taps_h && (unsigned)y < (unsigned)a.in_h && (unsigned)(first + j) < (unsigned)end;
                 from[e] = inside ? start + (long long)y * a.xs.h + first + j : -1;
                 j += threads;
             }
@@ -328,20 +351,8 @@ struct igemm {
     }
 
     /* ---- w: [group][column / 32][step][4096 bytes], each 4 KiB as it lies in a stage ---- */
-    static __device__ __forceinline__ void load_b(const char *w, const int (&granule)[granules], uint32_t stage,
-                                                  uint32_t barrier)
+    static __device__ __forceinline__ void load_b(const char *w, const int (&granule)[granules], uint32_t stage)
     {
-        if (REEF_BULK) {
-            if (threadIdx.x == 0) {
-                bulk_expect(barrier, b_bytes);
-#pragma unroll
-                for (int g = 0; g < granules; g++) {
-                    bulk_copy(stage + g * 4096, w + granule[g], 4096, barrier);
-                }
-            }
-            return;
-        }
-        w += threadIdx.x * 16;
 #pragma unroll
         for (int i = 0; i < b_copies; i++) {
             const int at = i * threads * 16;
@@ -465,6 +476,7 @@ struct igemm {
                 wgmma_tf32<NJ>(acc[0], fa[s], db + s * 2);
             }
             wgmma_commit();
+            wgmma_wait<0>();
         }
     }
 
@@ -576,16 +588,152 @@ struct igemm {
         }
     }
 
-    /* A worker's next tile starts its barriers anew. After a block barrier behind the last wait. */
+    /* ---- 3x3 taps over neighbouring pixels: the patch's input with its border is loaded once per block of channels, and
+     * the nine taps are products from nine places in it. One warp brings x (the first block: everybody), one the weights (by the bulk copy
+     * engine), each stage with a barrier for "full" and one for "empty". The buffer of block b of x is that of block
+     * b + 2: boundary b, between blocks b - 1 and b, says that b - 1 is done with. A worker has its abandon test there.
+     * False: abandoned; nothing is under way any more. ---- */
     template <class Abandon>
-    static __device__ __forceinline__ void end_barriers(uint32_t arrival, bool constant)
+    static __device__ __forceinline__ bool boundary(Abandon &abandon, int b)
     {
-        if (Abandon::on && REEF_BULK && constant && threadIdx.x == 0) {
+        if (Abandon::on) {
+            abandon.poll(b);
+            __syncthreads();
+            return !abandon.hit(b);
+        }
+        named_barrier<consumers + halo_loaders>();
+        return true;
+    }
+    /* As one of `loaders` threads. */
+    template <int loaders>
+    static __device__ __forceinline__ void load_halo(const args &a, const patch &p, int block, uint32_t to, int thread)
+    {
+        const __half *x = (const __half *)a.x + (long long)p.image * a.xs.image + block * step_elems;
+        const int column = thread & 7;
+#pragma unroll 5
+        for (int pixel = thread >> 3; pixel < halo_w * halo_h; pixel += loaders / 8) {
+            const int py = pixel / halo_w, iy = p.y - a.pad_h + py, ix = p.x - a.pad_w + pixel - py * halo_w;
+            const bool inside = (unsigned)iy < (unsigned)a.in_h && (unsigned)ix < (unsigned)a.in_w;
+            const int at = inside ? iy * a.xs.h + ix * a.xs.w + column * chunk : 0;
+            copy16(to + pixel * 128 + ((column ^ (pixel & 7)) << 4), x + at, inside);
+        }
+        copy_commit();
+        copy_wait<0>();
+        proxy_fence();
+    }
+    template <class Abandon>
+    static __device__ __forceinline__ bool halo_loop(const args &a, const patch &p, float (&acc)[MI][NJ][4],
+                                                     uint32_t base, const char *w, const int (&granule)[granules],
+                                                     int first, int n, uint32_t full, Abandon &abandon)
+    {
+        const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, blocks = n / halo_taps;
+        const uint32_t empty = full + STAGES * 8, x_full = empty + STAGES * 8, x_base = base + STAGES * b_bytes;
+        const int last = Abandon::on ? blocks : blocks - 1; /* boundaries 1 .. last - 1 */
+        int b = 1;
+        bool go_on = true;
+        if (warp == consumers / 32) { /* weights */
+            for (int j = 0, stage = 0, phase = 1; j < n; j++) {
+                if (Abandon::on && j == b * halo_taps + STAGES && b < last) {
+                    __syncwarp();
+                    go_on = boundary(abandon, b);
+                    if (!go_on) {
+                        break;
+                    }
+                    b++;
+                }
+                if (lane == 0) {
+                    barrier_wait(empty + stage * 8, phase);
+                    barrier_expect(full + stage * 8, b_bytes);
 #pragma unroll
-            for (int s = 0; s < STAGES; s++) {
-                bulk_barrier_end(arrival + s * 8);
+                    for (int g = 0; g < granules; g++) {
+                        bulk_copy(base + stage * b_bytes + g * 4096, w + granule[g] + j * 4096, 4096, full + stage * 8);
+                    }
+                }
+                if (++stage == STAGES) {
+                    stage = 0;
+                    phase ^= 1;
+                }
+            }
+            __syncwarp();
+            for (; Abandon::on && go_on && b < last; b++) {
+                go_on = boundary(abandon, b);
+            }
+            abandon.wait();
+        } else if (warp > consumers / 32) { /* x */
+            abandon.wait();
+            load_halo<consumers + halo_loaders>(a, p, first / halo_taps, x_base, (int)threadIdx.x - 32);
+            named_barrier<consumers + halo_loaders>();
+            for (int block = 1; block < blocks; block++) {
+                if (block >= 2) {
+                    go_on = boundary(abandon, b);
+                    if (!go_on) {
+                        break;
+                    }
+                    b++;
+                }
+                load_halo<halo_loaders>(a, p, first / halo_taps + block, x_base + (block & 1) * halo_bytes,
+                                        (int)threadIdx.x - consumers - 32);
+                barrier_arrive(x_full + (block & 1) * 8);
+            }
+            for (; go_on && b < last; b++) {
+                go_on = boundary(abandon, b);
+            }
+        } else {
+            abandon.wait();
+            load_halo<consumers + halo_loaders>(a, p, first / halo_taps, x_base, threadIdx.x);
+            named_barrier<consumers + halo_loaders>();
+            const int group = warp / 4;
+            const uint32_t mine = (group / (patch_w / 8) * 8 * halo_w + group % (patch_w / 8) * 8) * 128;
+            int stage = 0, phase = 0, held = -1;
+#pragma unroll 1
+            for (int block = 0; block < blocks; block++) {
+                if (block >= 1 && block < last) {
+                    wgmma_wait<0>();
+                    if (lane == 0) {
+                        barrier_arrive(empty + held * 8);
+                    }
+                    held = -1;
+                    b = block;
+                    go_on = boundary(abandon, b);
+                    if (!go_on) {
+                        break;
+                    }
+                }
+                uint32_t x = x_base + (block & 1) * halo_bytes + mine;
+                if (block > 0) {
+                    barrier_wait(x_full + (block & 1) * 8, (block - 1) >> 1 & 1);
+                }
+#pragma unroll 1
+                for (int tap = 0; tap < halo_taps; tap++) {
+                    const uint64_t da = wgmma_descriptor(x, halo_w * 128),
+                                   db = wgmma_descriptor(base + stage * b_bytes);
+                    barrier_wait(full + stage * 8, phase);
+                    wgmma_fence();
+#pragma unroll
+                    for (int s = 0; s < 4; s++) {
+                        wgmma_f16<NJ>(acc[0], da + s * 2, db + s * 2);
+                    }
+                    wgmma_commit();
+                    wgmma_wait<1>();
+                    if (held >= 0 && lane == 0) {
+                        barrier_arrive(empty + held * 8);
+                    }
+                    held = stage;
+                    if (++stage == STAGES) {
+                        stage = 0;
+                        phase ^= 1;
+                    }
+                    x += tap % 3 == 2 ? (halo_w - 2) * 128 : 128;
+                }
+            }
+            wgmma_wait<0>();
+            if (!go_on && threadIdx.x == 0) {
+                for (int j = b * halo_taps; j < n && j < b * halo_taps + STAGES; j++) {
+                    barrier_wait(full + j % STAGES * 8, j / STAGES & 1);
+                }
             }
         }
+        return go_on;
     }
 
     template <class Abandon>
@@ -614,11 +762,27 @@ struct igemm {
             row0 = line * a.out_w + (rest - line * parts) * BM;
             row_end = min((line + 1) * a.out_w, row0 + BM);
         }
-        const int first = a.steps * split / a.splits, n = a.steps * (split + 1) / a.splits - first;
+        patch part = {0, 0, 0, 0};
+        if (halo) {
+            const int across = (a.out_w + patch_w - 1) / patch_w;
+            part.out_h = a.out_hw / a.out_w;
+            const int down = (part.out_h + patch_h - 1) / patch_h;
+            part.image = rest / (across * down);
+            const int at = rest - part.image * across * down, y = at / across;
+            part.y = y * patch_h;
+            part.x = (at - y * across) * patch_w;
+        }
+        int first = a.steps * split / a.splits, n = a.steps * (split + 1) / a.splits - first;
+        if (halo) { /* whole blocks of channels */
+            const int blocks = a.steps / halo_taps;
+            first = blocks * split / a.splits * halo_taps;
+            n = blocks * (split + 1) / a.splits * halo_taps - first;
+        }
         const uint32_t base = smem_address(smem), extra = base + a.extra;
         const bool constant = !any || !a.b;
         const bool in_cluster = !Abandon::on && a.cluster;
-        const int item = in_cluster ? split * threads + tid : tid, item_stride = in_cluster ? a.splits * threads : threads;
+        const int item = in_cluster ? split * threads + tid : tid,
+                  item_stride = in_cluster ? a.splits * threads : threads;
         const int y0 = group_offset(a.ys, g0, g1), r0 = group_offset(a.rs, g0, g1);
 
         /* constants: the first weights and the bias; what comes later is called into L2 */
@@ -628,24 +792,18 @@ struct igemm {
         for (int g = 0; g < granules; g++) {
             granule[g] = min(g, a.w_group - 1 - (col0 >> 5)) * a.steps * 4096;
         }
-        if (constant && (fast || window) && n > ahead && rest == 0 && tid < granules) {
-            prefetch_l2(w + min(tid, a.w_group - 1 - (col0 >> 5)) * a.steps * 4096 + ahead * 4096,
-                        (uint32_t)(n - ahead) * 4096);
+        if ((fast || halo) && n > ahead * together && rest == 0 && tid < granules) {
+            prefetch_l2(w + min(tid, a.w_group - 1 - (col0 >> 5)) * a.steps * 4096 + ahead * together * 4096,
+                        (uint32_t)(n - ahead * together) * 4096);
         }
-        __shared__ __align__(8) unsigned long long arrivals[STAGES];
-        const uint32_t arrival = smem_address(arrivals);
-        if (constant) {
-            if (REEF_BULK && tid == 0) {
+        if (!halo) {
+            w += tid * 16;
+        }
+        if (constant && !halo) {
 #pragma unroll
-                for (int s = 0; s < STAGES; s++) {
-                    bulk_barrier_init(arrival + s * 8);
-                }
-                bulk_barriers_ready();
-            }
-#pragma unroll
-            for (int s = 0; s < (window ? STAGES : ahead); s++) {
+            for (int s = 0; s < (window ? STAGES : ahead * together); s++) {
                 if (s < n) {
-                    load_b(w + s * 4096, granule, base + s * stage_bytes + a_bytes, arrival + s * 8);
+                    load_b(w + s * 4096, granule, base + s * stage_bytes + a_bytes);
                 }
             }
         }
@@ -654,7 +812,7 @@ struct igemm {
             my_bias = __ldg((const float *)a.bias + group * a.bias_group + col0 + tid);
         }
         typename igemm_if<any, walk_any, walk>::type where;
-        if (!window) {
+        if (!window && !halo) {
             walk_start(a, where, row0, row_end, first, group_offset(a.xs, g0, g1));
         }
         float acc[MI][NJ][4];
@@ -665,11 +823,26 @@ struct igemm {
                 acc[i][j][0] = acc[i][j][1] = acc[i][j][2] = acc[i][j][3] = 0;
             }
         }
-        if (REEF_BULK) {
-            __syncthreads(); /* the barriers are there for everybody */
-        }
-        abandon.wait();
-        if constexpr (window) {
+        __shared__ __align__(8) unsigned long long barriers[halo ? 2 * STAGES + 2 : 1];
+        if constexpr (halo) {
+            const uint32_t at = smem_address(barriers);
+            if (tid < 2 * STAGES + 2) {
+                barrier_init(at + tid * 8, tid < STAGES ? 1 : tid < 2 * STAGES ? consumers / 32 : halo_loaders);
+            }
+            barriers_ready();
+            __syncthreads();
+            const bool done = halo_loop(a, part, acc, base, w, granule, first, n, at, abandon);
+            if (Abandon::on) { /* the next tile starts them anew */
+                __syncthreads();
+                if (tid < 2 * STAGES + 2) {
+                    barrier_end(at + tid * 8);
+                }
+            }
+            if (!done) {
+                return false;
+            }
+        } else if constexpr (window) {
+            abandon.wait();
             load_window(a, smem + a.extra, row0, group_offset(a.xs, g0, g1));
             __syncthreads();
 #pragma unroll 1
@@ -678,14 +851,10 @@ struct igemm {
             }
             copy_commit();
             copy_wait<0>();
-            for (int s = 0; s < n; s++) {
-                bulk_wait(arrival + s * 8, 0);
-            }
             if (wg) {
                 proxy_fence();
             }
             if (__syncthreads_or(abandon.now())) {
-                end_barriers<Abandon>(arrival, constant);
                 return false;
             }
 #pragma unroll 1
@@ -698,73 +867,74 @@ struct igemm {
                 }
             }
         } else {
+            abandon.wait();
 #pragma unroll 1
-            for (int s = 0; s < ahead; s++) {
-                if (s < n) {
-                    load_a(a, where, base + s * stage_bytes);
-                    if (!constant) {
-                        load_b_view(a, group, first + s, col0, base + s * stage_bytes + a_bytes);
+            for (int round = 0; round < ahead; round++) {
+#pragma unroll
+                for (int t = 0; t < together; t++) {
+                    const int s = round * together + t;
+                    if (s < n) {
+                        load_a(a, where, base + s * stage_bytes);
+                        if (!constant) {
+                            load_b_view(a, group, first + s, col0, base + s * stage_bytes + a_bytes);
+                        }
                     }
                 }
-                if (s == ahead - 1 && a.residual_early) {
+                if (round == ahead - 1 && a.residual_early) {
                     load_residual(a, extra, item, item_stride, row0, row_end, col0, r0);
                 }
                 copy_commit();
             }
-            w += ahead * 4096;
+            w += ahead * together * 4096;
 
-            int read = 0, write = ahead;
-            uint32_t phase = 0;
+            uint32_t read = base, write = base + ahead * together * stage_bytes;
 #pragma unroll 1
-            for (int i = 0; i < n; i++) {
+            for (int s = 0, round = 0; s < n; s += together, round++) {
                 copy_wait<ahead - 1>();
-                if (constant) {
-                    bulk_wait(arrival + read * 8, phase);
-                }
                 if (wg) {
+                    wgmma_wait<0>(); /* of the last round */
                     proxy_fence();
                 }
-                abandon.poll(i);
+                abandon.poll(round);
                 __syncthreads();
-                if (abandon.hit(i)) {
-                    if (wg) {
-                        wgmma_wait<0>();
-                    }
+                if (abandon.hit(round)) {
                     copy_wait<0>();
-                    for (int s = i + 1; constant && s < n && s < i + ahead; s++) { /* bulk copies under way */
-                        phase ^= ++read == STAGES;
-                        read = read == STAGES ? 0 : read;
-                        bulk_wait(arrival + read * 8, phase);
-                    }
-                    __syncthreads();
-                    end_barriers<Abandon>(arrival, constant);
                     return false;
                 }
                 if constexpr (wg) {
-                    multiply_group(acc, base + read * stage_bytes, warp / 4 * 64, lane);
-                }
-                if (i + ahead < n) {
-                    const uint32_t to = base + write * stage_bytes;
-                    if (constant) {
-                        load_b(w, granule, to + a_bytes, arrival + write * 8);
-                        w += 4096;
+#pragma unroll
+                    for (int t = 0; t < together; t++) {
+                        if (t == 0 || s + t < n) {
+                            multiply_group(acc, read + t * stage_bytes, warp / 4 * 64, lane);
+                        }
                     }
-                    load_a(a, where, to);
-                    if (!constant) {
-                        load_b_view(a, group, first + i + ahead, col0, to + a_bytes);
+                }
+#pragma unroll
+                for (int t = 0; t < together; t++) {
+                    const int next = s + ahead * together + t;
+                    if (next < n) {
+                        load_a(a, where, write + t * stage_bytes);
+                        if (constant) {
+                            load_b(w, granule, write + t * stage_bytes + a_bytes);
+                            w += 4096;
+                        } else {
+                            load_b_view(a, group, first + next, col0, write + t * stage_bytes + a_bytes);
+                        }
                     }
                 }
                 copy_commit();
-                if constexpr (wg) {
-                    wgmma_wait<half ? 1 : 0>();
-                } else {
-                    multiply(acc, base + read * stage_bytes, warp_row, warp_col, lane);
+                if constexpr (!wg) {
+#pragma unroll
+                    for (int t = 0; t < together; t++) {
+                        if (t == 0 || s + t < n) {
+                            multiply(acc, read + t * stage_bytes, warp_row, warp_col, lane);
+                        }
+                    }
                 }
-                if (++read == STAGES) {
-                    read = 0;
-                    phase ^= 1;
-                }
-                write = write + 1 == STAGES ? 0 : write + 1;
+                read =
+                    read + together * stage_bytes == base + STAGES * stage_bytes ? base : read + together * stage_bytes;
+                write = write + together * stage_bytes == base + STAGES * stage_bytes ? base
+                                                                                      : write + together * stage_bytes;
             }
             if (wg) {
                 wgmma_wait<0>();
@@ -774,14 +944,13 @@ struct igemm {
 
         /* ---- epilogue: from here on the tile has effects ---- */
         __syncthreads();
-        end_barriers<Abandon>(arrival, constant);
         if (a.splits > 1 && !in_cluster) {
             __shared__ unsigned arrived;
             float4 *mine = (float4 *)a.partials + (long long)(tile_index * a.splits + split) * (BM * BN / 4) + tid;
 #pragma unroll
-            for (int i = 0; i < MI * NJ; i++) {
+            for (int i = 0; i < MI * NJ && tid < consumers; i++) {
                 const float(&f)[4] = acc[i / NJ][i % NJ];
-                __stcg(mine + i * threads, make_float4(f[0], f[1], f[2], f[3]));
+                __stcg(mine + i * consumers, make_float4(f[0], f[1], f[2], f[3]));
             }
             __threadfence();
             __syncthreads();
@@ -793,19 +962,19 @@ struct igemm {
                 return true;
             }
             __threadfence();
-            const float4 *part = (const float4 *)a.partials + (long long)tile_index * a.splits * (BM * BN / 4) + tid;
+            const float4 *sum = (const float4 *)a.partials + (long long)tile_index * a.splits * (BM * BN / 4) + tid;
 #pragma unroll
-            for (int i = 0; i < MI * NJ; i++) {
-                float4 f = __ldcg(part + i * threads);
+            for (int i = 0; i < MI * NJ && tid < consumers; i++) {
+                float4 f = __ldcg(sum + i * consumers);
                 float(&v)[4] = acc[i / NJ][i % NJ];
                 v[0] = f.x, v[1] = f.y, v[2] = f.z, v[3] = f.w;
             }
 #pragma unroll 1
             for (int s = 1; s < a.splits; s++) {
-                part += BM * BN / 4;
+                sum += BM * BN / 4;
 #pragma unroll
-                for (int i = 0; i < MI * NJ; i++) {
-                    float4 f = __ldcg(part + i * threads);
+                for (int i = 0; i < MI * NJ && tid < consumers; i++) {
+                    float4 f = __ldcg(sum + i * consumers);
                     float(&v)[4] = acc[i / NJ][i % NJ];
                     v[0] += f.x, v[1] += f.y, v[2] += f.z, v[3] += f.w;
                 }
@@ -816,7 +985,7 @@ struct igemm {
         }
         float *staging = (float *)smem;
 #pragma unroll
-        for (int i = 0; i < MI; i++) {
+        for (int i = 0; i < MI && tid < consumers; i++) {
 #pragma unroll
             for (int j = 0; j < NJ; j++) {
                 float *p =
@@ -838,7 +1007,8 @@ struct igemm {
                 const bool last = --left == 0; /* the same for all threads */
                 int r, c;
                 item_at(i, r, c);
-                const bool inside = i < BM * BN / 8 && row0 + r < row_end && col0 + c < a.cols;
+                const int row = row_at(a, part, row0, row_end, r);
+                const bool inside = i < BM * BN / 8 && row >= 0 && col0 + c < a.cols;
                 float v[8];
                 if (inside) {
                     uint32_t at = base + (r * staging_row + c) * 4;
@@ -854,7 +1024,7 @@ struct igemm {
                     cluster_arrive();
                 }
                 if (inside) {
-                    finish(a, v, row0 + r, col0 + c, bias + c, early, y0, r0);
+                    finish(a, v, row, col0 + c, bias + c, early, y0, r0);
                 }
                 early += early_stride;
                 if (last) {
@@ -869,11 +1039,12 @@ struct igemm {
         for (int i = item; i < BM * BN / 8; i += item_stride) {
             int r, c;
             item_at(i, r, c);
-            if (row0 + r < row_end && col0 + c < a.cols) {
+            const int row = row_at(a, part, row0, row_end, r);
+            if (row >= 0 && col0 + c < a.cols) {
                 const float4 *p = (const float4 *)(staging + r * staging_row + c);
                 float4 lo = p[0], hi = p[1];
                 float v[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
-                finish(a, v, row0 + r, col0 + c, bias + c, early, y0, r0);
+                finish(a, v, row, col0 + c, bias + c, early, y0, r0);
             }
             early += early_stride;
         }

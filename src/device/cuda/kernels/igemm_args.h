@@ -76,8 +76,8 @@ typedef struct reef_attention_args {
     int32_t batch, heads, queries, keys, dim;
     int32_t q_type, k_type, v_type, y_type, mask_type; /* mask_type: REEF_CUDA_F32, F16, BOOL; -1: no mask */
     int32_t nan_rows, row_blocks;
+    int32_t vec; /* k and v can be read four elements at a time */
     float scale;
-    int32_t pad;
 } reef_attention_args;
 
 #endif

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum igemm_form { FAST, WINDOW, ANY, TRANSPOSED } igemm_form;
+typedef enum igemm_form { FAST, WINDOW, ANY, TRANSPOSED, HALO /* a second form for some that are FAST */ } igemm_form;
 
 /* One instance of igemm.cuh: must agree with igemm_f16.cu, igemm_tf32.cu, igemm_f32.cu. */
 typedef struct igemm_config {
@@ -22,27 +22,31 @@ typedef struct igemm_config {
     bool wgmma;
     bool spare; /* not offered where wgmma is there */
     int bm, bn, threads, stages;
-    float alone_us, shared_us; /* a step of a lone block; a step's share of a busy unit. f16, measured on an H200 */
+    /* a step of a lone block; a step's share of a busy unit; a block's beginning and end. f16, fitted on an H200 */
+    float alone_us, shared_us, block_us;
 } igemm_config;
 
 enum { P32 = 1 << REEF_CUDA_FP32, PT = 1 << REEF_CUDA_TF32, P16 = 1 << REEF_CUDA_FP16 };
 
 static const igemm_config configs[] = {
-    {"wg64x64", PT | P16, FAST, true, false, 64, 64, 128, 6, 0.16f, 0.12f},
-    {"wg64x32", PT | P16, FAST, true, false, 64, 32, 128, 8, 0.13f, 0.09f},
-    {"wg64x128", PT | P16, FAST, true, false, 64, 128, 128, 4, 0.25f, 0.20f},
-    {"wg128x64", PT | P16, FAST, true, false, 128, 64, 256, 4, 0.25f, 0.20f},
-    {"wg128x128", PT | P16, FAST, true, false, 128, 128, 256, 6, 0.35f, 0.33f},
-    {"64x64", P32 | PT | P16, FAST, false, true, 64, 64, 128, 4, 0.30f, 0.22f},
-    {"64x32", PT | P16, FAST, false, true, 64, 32, 128, 5, 0.20f, 0.14f},
-    {"32x32", PT | P16, FAST, false, false, 32, 32, 128, 6, 0.14f, 0.09f},
-    {"128x128", PT | P16, FAST, false, true, 128, 128, 256, 3, 0.70f, 0.60f},
-    {"window", P16, WINDOW, false, false, 64, 64, 128, 3, 1.0f, 0.6f},
-    {"window32", P16, WINDOW, false, false, 64, 32, 128, 3, 0.9f, 0.5f},
-    {"window", PT, WINDOW, false, false, 64, 64, 128, 5, 1.0f, 0.6f},
-    {"window32", PT, WINDOW, false, false, 64, 32, 128, 5, 0.9f, 0.5f},
-    {"any", P32 | PT | P16, ANY, false, false, 64, 64, 128, 3, 4.0f, 3.0f},
-    {"transposed", P32 | PT | P16, TRANSPOSED, false, false, 64, 64, 128, 3, 4.0f, 3.0f},
+    {"wg64x64", PT | P16, FAST, true, false, 64, 64, 128, 6, 0.1f, 0.117f, 0.46f},
+    {"wg64x32", PT | P16, FAST, true, false, 64, 32, 128, 8, 0.093f, 0.082f, 0.19f},
+    {"wg64x128", PT | P16, FAST, true, false, 64, 128, 128, 4, 0.25f, 0.22f, 0.6f},
+    {"wg128x64", PT | P16, FAST, true, false, 128, 64, 256, 4, 0.205f, 0.22f, 0.3f},
+    {"wg128x128", PT | P16, FAST, true, false, 128, 128, 256, 6, 0.2f, 0.22f, 1.77f},
+    {"halo64x64", P16, HALO, true, false, 64, 64, 192, 6, 0.1f, 0.1f, 0.4f},
+    {"halo128x64", P16, HALO, true, false, 128, 64, 320, 6, 0.2f, 0.17f, 0.5f},
+    {"halo128x128", P16, HALO, true, false, 128, 128, 320, 6, 0.2f, 0.2f, 1.7f},
+    {"64x64", P32 | PT | P16, FAST, false, true, 64, 64, 128, 4, 0.3f, 0.22f, 0.4f},
+    {"64x32", PT | P16, FAST, false, true, 64, 32, 128, 4, 0.2f, 0.14f, 0.2f},
+    {"32x32", PT | P16, FAST, false, false, 32, 32, 128, 6, 0.106f, 0.087f, 0.12f},
+    {"128x128", PT | P16, FAST, false, true, 128, 128, 256, 4, 0.7f, 0.6f, 1.5f},
+    {"window", P16, WINDOW, false, false, 64, 64, 128, 3, 1.0f, 0.6f, 0.5f},
+    {"window32", P16, WINDOW, false, false, 64, 32, 128, 3, 0.9f, 0.5f, 0.3f},
+    {"window", PT, WINDOW, false, false, 64, 64, 128, 5, 1.0f, 0.6f, 0.5f},
+    {"window32", PT, WINDOW, false, false, 64, 32, 128, 5, 0.9f, 0.5f, 0.3f},
+    {"any", P32 | PT | P16, ANY, false, false, 64, 64, 128, 3, 4.0f, 3.0f, 1.0f},
+    {"transposed", P32 | PT | P16, TRANSPOSED, false, false, 64, 64, 128, 3, 4.0f, 3.0f, 1.0f},
 };
 enum { N_CONFIGS = sizeof configs / sizeof *configs };
 
@@ -60,10 +64,23 @@ static int smem_limit(unsigned arch)
     }
 }
 
+enum { HALO_TAPS = 9 };
+
+/* As in igemm.cuh: the patch of pixels that a tile is, and the memory for its input with a border of one pixel. */
+static int patch_w(const igemm_config *c)
+{
+    return c->bm >= 256 ? 16 : 8;
+}
+static int halo_smem(const igemm_config *c)
+{
+    return ((patch_w(c) + 2) * (c->bm / patch_w(c) + 2) * 128 + 1023) / 1024 * 1024;
+}
+
 /* Stages in use, or the staged result, whichever is more. */
 static int base_smem(const igemm_config *c, int steps)
 {
-    int stages = (c->bm + c->bn) * 128 * (steps < c->stages ? steps : c->stages);
+    int stages = c->form == HALO ? c->bn * 128 * c->stages + halo_smem(c) * (steps > HALO_TAPS ? 2 : 1)
+                                 : (c->bm + c->bn) * 128 * (steps < c->stages ? steps : c->stages);
     int result = (c->bm * (c->bn + 8) + c->bn) * 4;
     return stages > result ? stages : result;
 }
@@ -225,13 +242,41 @@ typedef struct choice {
     float us; /* a guess */
 } choice;
 
+/* Steps of the longest part. */
+static int part_steps(const reef_igemm_args *a, const igemm_config *c, int splits)
+{
+    const int unit = c->form == HALO ? HALO_TAPS : 1;
+    return (a->steps / unit + splits - 1) / splits * unit;
+}
+
+/* 3x3 taps over neighbouring pixels, whole blocks of channels. */
+static bool halo_fits(const igemm_problem *p)
+{
+    const reef_igemm_args *a = &p->args;
+    return a->taps_h == 3 && a->taps_w == 3 && a->stride_h == 1 && a->stride_w == 1 && a->dil_h == 1 && a->dil_w == 1 &&
+           a->groups == 1 && a->channels % 64 == 0 && !p->residual;
+}
+
+/* Tiles over the pixels. */
+static int row_tiles(const reef_igemm_args *a, const igemm_config *c)
+{
+    if (c->form == WINDOW) {
+        return a->rows / a->out_w * ((a->out_w + c->bm - 1) / c->bm);
+    }
+    if (c->form == HALO) {
+        const int w = patch_w(c), h = c->bm / w;
+        return a->rows / a->out_hw * ((a->out_w + w - 1) / w) * ((a->out_hw / a->out_w + h - 1) / h);
+    }
+    return (a->rows + c->bm - 1) / c->bm;
+}
+
 /* Blocks of a choice are spread over the units; a unit's blocks share it, and a lone block waits for its own loads. */
 static float guess_us(const reef_igemm_args *a, const igemm_config *c, int tiles, int splits, bool cluster, int sms)
 {
-    float steps = (float)((a->steps + splits - 1) / splits), busy = (float)((tiles * splits + sms - 1) / sms);
+    float steps = (float)part_steps(a, c, splits), busy = (float)((tiles * splits + sms - 1) / sms);
     float alone = steps * c->alone_us, shared = busy * steps * c->shared_us;
-    float sum = splits == 1 ? 0 : cluster ? 0.4f + 0.05f * (float)splits : 2.0f + 0.3f * (float)splits;
-    return (alone > shared ? alone : shared) + sum;
+    float sum = splits == 1 ? 0 : cluster ? 0.19f * (float)splits : 2.0f + 0.3f * (float)splits;
+    return (alone > shared ? alone : shared) + busy * c->block_us + sum;
 }
 
 static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_prepare *ctx, reef_cuda_kernel *out)
@@ -262,7 +307,7 @@ static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_p
     out->cluster = picked->cluster ? (unsigned)splits : 0;
 
     /* shared memory: as many stages as there are steps, or the staged result; then the residual, or the window */
-    a->extra = base_smem(c, (a->steps + splits - 1) / splits);
+    a->extra = base_smem(c, part_steps(a, c, splits));
     int extra = 0, elem = ctx->precision == REEF_CUDA_FP16 ? 2 : 4;
     if (c->form == WINDOW) {
         a->window_row = ((c->bm - 1) * a->stride_w + (a->taps_w - 1) * a->dil_w + 1) * a->channels;
@@ -291,28 +336,29 @@ static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_p
 }
 
 /* All choices that may be worth a measurement, likely best first. */
-static size_t choose(const reef_igemm_args *a, igemm_form form, const reef_cuda_prepare *ctx, choice *out, size_t max)
+static size_t choose(const igemm_problem *p, igemm_form form, const reef_cuda_prepare *ctx, choice *out, size_t max)
 {
+    const reef_igemm_args *a = &p->args;
     static const int parts[] = {1, 2, 3, 4, 5, 6, 8, 12, 16};
     const int sms = (int)ctx->sm_count;
     size_t n = 0;
     for (int i = 0; i < N_CONFIGS; i++) {
         const igemm_config *c = &configs[i];
-        if (!(c->precisions >> ctx->precision & 1) || c->form != form || (c->wgmma && !ctx->arch_kernels) ||
-            (c->spare && ctx->arch_kernels && ctx->precision != REEF_CUDA_FP32)) {
+        if (!(c->precisions >> ctx->precision & 1) ||
+            (c->form != form && !(c->form == HALO && form == FAST && halo_fits(p))) ||
+            (c->wgmma && !ctx->arch_kernels) || (c->spare && ctx->arch_kernels && ctx->precision != REEF_CUDA_FP32)) {
             continue;
         }
-        int rows =
-            form == WINDOW ? a->rows / a->out_w * ((a->out_w + c->bm - 1) / c->bm) : (a->rows + c->bm - 1) / c->bm;
-        int tiles = rows * ((a->cols + c->bn - 1) / c->bn) * a->groups;
+        int tiles = row_tiles(a, c) * ((a->cols + c->bn - 1) / c->bn) * a->groups;
         for (size_t s = 0; s < sizeof parts / sizeof *parts; s++) {
             const int splits = parts[s];
             const bool cluster = splits > 1 && splits <= 8 && ctx->sm_arch >= 90;
-            if (splits > 1 && (form == WINDOW || splits > a->steps || tiles * splits > sms * 5 / 2 ||
-                               tiles * 4 > REEF_CUDA_ZERO_BYTES || (splits > 8 && ctx->sm_arch >= 90))) {
+            if (splits > 1 && (form == WINDOW || splits > a->steps / (c->form == HALO ? HALO_TAPS : 1) ||
+                               tiles * splits > sms * 5 / 2 || tiles * 4 > REEF_CUDA_ZERO_BYTES ||
+                               (splits > 8 && ctx->sm_arch >= 90))) {
                 break;
             }
-            if (base_smem(c, (a->steps + splits - 1) / splits) + STATIC_SMEM > smem_limit(ctx->sm_arch)) {
+            if (base_smem(c, part_steps(a, c, splits)) + STATIC_SMEM > smem_limit(ctx->sm_arch)) {
                 continue;
             }
             choice next = {c, splits, tiles, cluster, guess_us(a, c, tiles, splits, cluster, sms)};
@@ -355,7 +401,7 @@ reef_status igemm_offer(igemm_problem *p, const reef_kernel *k, reef_cuda_prepar
         status = pack(p, ctx, form == FAST, &a->w);
     }
     choice choices[REEF_CUDA_MAX_CANDIDATES];
-    size_t n_choices = choose(a, form, ctx, choices, max < REEF_CUDA_MAX_CANDIDATES ? max : REEF_CUDA_MAX_CANDIDATES);
+    size_t n_choices = choose(p, form, ctx, choices, max < REEF_CUDA_MAX_CANDIDATES ? max : REEF_CUDA_MAX_CANDIDATES);
     for (size_t i = 0; i < n_choices && !status; i++) {
         status = add(p, &choices[i], ctx, &out[*n]);
         *n += !status;

@@ -2,9 +2,9 @@
 #include "device/cuda/kernels/igemm.cuh"
 
 REEF_KERNEL(reef_igemm_tf32_32x32, igemm<REEF_P_TF32, 32, 32, 16, 16, 6, IGEMM_MMA>)
-REEF_KERNEL(reef_igemm_tf32_64x32, igemm<REEF_P_TF32, 64, 32, 32, 16, 5, IGEMM_MMA>)
+REEF_KERNEL(reef_igemm_tf32_64x32, igemm<REEF_P_TF32, 64, 32, 32, 16, 4, IGEMM_MMA>)
 REEF_KERNEL(reef_igemm_tf32_64x64, igemm<REEF_P_TF32, 64, 64, 32, 32, 4, IGEMM_MMA>)
-REEF_KERNEL(reef_igemm_tf32_128x128, igemm<REEF_P_TF32, 128, 128, 64, 32, 3, IGEMM_MMA>)
+REEF_KERNEL(reef_igemm_tf32_128x128, igemm<REEF_P_TF32, 128, 128, 64, 32, 4, IGEMM_MMA>)
 REEF_KERNEL(reef_igemm_tf32_window, igemm<REEF_P_TF32, 64, 64, 32, 32, 5, IGEMM_MMA | IGEMM_WINDOW>)
 REEF_KERNEL(reef_igemm_tf32_window32, igemm<REEF_P_TF32, 64, 32, 32, 16, 5, IGEMM_MMA | IGEMM_WINDOW>)
 REEF_KERNEL(reef_igemm_tf32_any, igemm<REEF_P_TF32, 64, 64, 32, 32, 3, IGEMM_ANY>)

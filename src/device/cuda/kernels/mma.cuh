@@ -50,49 +50,50 @@ static __device__ __forceinline__ void copy16_near(uint32_t dst, const void *src
     copy16(dst, src, valid);
 #endif
 }
-/* Copies by the bulk copy engine, for sm_90 and up: one thread announces the bytes of a stage and starts its copies;
- * everybody waits for the stage's barrier. phase: how often the stage was used before, modulo 2. */
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-#define REEF_BULK 1
-#else
-#define REEF_BULK 0
-#endif
-static __device__ __forceinline__ void bulk_barrier_init(uint32_t barrier)
+/* Copies by the bulk copy engine (sm_90 and up) and the barriers in shared memory that they complete. phase: how often the
+ * barrier completed before, modulo 2; waiting for phase 1 of a new barrier returns at once. */
+static __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals)
 {
-#if REEF_BULK
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 #endif
 }
-static __device__ __forceinline__ void bulk_barrier_end(uint32_t barrier)
+static __device__ __forceinline__ void barrier_end(uint32_t barrier)
 {
-#if REEF_BULK
+#if __CUDA_ARCH__ >= 900
     asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 #endif
 }
-static __device__ __forceinline__ void bulk_barriers_ready(void)
+static __device__ __forceinline__ void barriers_ready(void)
 {
-#if REEF_BULK
+#if __CUDA_ARCH__ >= 900
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
-static __device__ __forceinline__ void bulk_expect(uint32_t barrier, uint32_t bytes)
+static __device__ __forceinline__ void barrier_arrive(uint32_t barrier)
 {
-#if REEF_BULK
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+#endif
+}
+static __device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes)
+{
+#if __CUDA_ARCH__ >= 900
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 #endif
 }
 static __device__ __forceinline__ void bulk_copy(uint32_t dst, const void *src, uint32_t bytes, uint32_t barrier)
 {
-#if REEF_BULK
+#if __CUDA_ARCH__ >= 900
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(dst),
                  "l"(src), "r"(bytes), "r"(barrier)
                  : "memory");
 #endif
 }
-static __device__ __forceinline__ void bulk_wait(uint32_t barrier, uint32_t phase)
+static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t phase)
 {
-#if REEF_BULK
+#if __CUDA_ARCH__ >= 900
     asm volatile("{\n\t"
                  ".reg .pred done;\n\t"
                  "again_%=:\n\t"
@@ -102,6 +103,12 @@ static __device__ __forceinline__ void bulk_wait(uint32_t barrier, uint32_t phas
                  "r"(phase)
                  : "memory");
 #endif
+}
+/* Of some of the block's warps. */
+template <int threads>
+static __device__ __forceinline__ void named_barrier(void)
+{
+    asm volatile("bar.sync 1, %0;" ::"n"(threads) : "memory");
 }
 /* One thread: bytes (a multiple of 16) at src are on their way into L2. */
 static __device__ __forceinline__ void prefetch_l2(const void *src, uint32_t bytes)
@@ -207,10 +214,12 @@ static __device__ __forceinline__ void split_tf32(uint32_t bits, uint32_t &hi, u
 #define REEF_WGMMA 1
 #endif
 
-/* Rows of 128 bytes, 16-byte chunk c of row r at place c ^ (r % 8): the tensor core's own 128-byte swizzle. */
-static __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address)
+/* Rows of 128 bytes, 16-byte chunk c of row r at place c ^ (r % 8): the tensor core's own 128-byte swizzle, where r is
+ * bits 7 to 9 of the address. Eight rows are neighbours; the next eight are `stride` bytes on. */
+static __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address, uint32_t stride = 1024)
 {
-    return (uint64_t)((address & 0x3ffffu) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+    return (uint64_t)((address & 0x3ffffu) >> 4) | (uint64_t)1 << 16 | (uint64_t)(stride >> 4) << 32 |
+           (uint64_t)1 << 62;
 }
 static __device__ __forceinline__ void wgmma_fence(void)
 {
