@@ -229,7 +229,7 @@ static void compile_and_run(const reef_plan *plan, uint64_t seed)
     cpu_device device = {.base = {.units = 2}, .n_units = 2, .isa = pick_isa(seed)};
     reef_program *program = NULL;
     reef_error error = {.status = REEF_OK, .message = ""};
-    const reef_status status = cpu_program_create(&device.base, plan, &program, &error);
+    const reef_status status = cpu_program_create(&device.base, plan, NULL, &program, &error);
     if (status) {
         check(!program, "results are untouched on failure");
         check_failure(status, &error);

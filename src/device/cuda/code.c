@@ -132,12 +132,13 @@ static reef_status find(cuda_device *device, const char *name, cuda_function **o
     }
     CUfunction function;
     reef_status status = CUDA_TRY(device->cu, error, module_function(&function, device->modules[i], name));
-    cuda_function *added = status ? NULL : malloc(sizeof *added + strlen(name) + 1);
+    size_t name_bytes = strlen(name) + 1;
+    cuda_function *added = status ? NULL : malloc(sizeof *added + name_bytes);
     if (!added) {
         return status ? status : reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }
     *added = (cuda_function){.next = device->functions, .function = function};
-    strcpy(added->name, name);
+    memcpy(added->name, name, name_bytes);
     device->functions = added;
     *out = added;
     return REEF_OK;

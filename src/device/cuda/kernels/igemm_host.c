@@ -273,7 +273,8 @@ static int row_tiles(const reef_igemm_args *a, const igemm_config *c)
 /* Blocks of a choice are spread over the units; a unit's blocks share it, and a lone block waits for its own loads. */
 static float guess_us(const reef_igemm_args *a, const igemm_config *c, int tiles, int splits, bool cluster, int sms)
 {
-    float steps = (float)part_steps(a, c, splits), busy = (float)((tiles * splits + sms - 1) / sms);
+    int waves = (tiles * splits + sms - 1) / sms;
+    float steps = (float)part_steps(a, c, splits), busy = (float)waves;
     float alone = steps * c->alone_us, shared = busy * steps * c->shared_us;
     float sum = splits == 1 ? 0 : cluster ? 0.19f * (float)splits : 2.0f + 0.3f * (float)splits;
     return (alone > shared ? alone : shared) + busy * c->block_us + sum;
