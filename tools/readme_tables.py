@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "docs" / "results" / "cpu"
+RESULTS = ROOT / "docs" / "results"
 
 
 def rows_of(name: str) -> list:
-    return json.loads((RESULTS / name).read_text(encoding="utf-8"))["rows"]
+    return json.loads((RESULTS / "cpu" / name).read_text(encoding="utf-8"))["rows"]
 
 
 def time_text(us: float) -> str:
@@ -29,7 +29,7 @@ def time_text(us: float) -> str:
 def table(head: list, rows: list, source: str) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([*lines, "", f"`docs/results/cpu/{source}`"])
+    return "\n".join([*lines, "", f"`docs/results/{source}`"])
 
 
 def preempt() -> str:
@@ -49,7 +49,7 @@ def preempt() -> str:
             ]
         )
     head = ["best-effort work", "`wait` p50 / p99", "`reset` p50 / p99", "`reset`, from the due time", "BE time lost"]
-    return table(head, body, "preempt.json")
+    return table(head, body, "cpu/preempt.json")
 
 
 def disb() -> str:
@@ -68,7 +68,7 @@ def disb() -> str:
             ]
         )
     head = ["policy", "RT p50", "RT p99", "p50 / alone", "BE per s", "BE of idle time", "preemptions", "wrong answers"]
-    return table(head, body, "disb_a.json")
+    return table(head, body, "cpu/disb_a.json")
 
 
 def solo() -> str:
@@ -76,10 +76,30 @@ def solo() -> str:
         [row["model"], f"{row['reef_us'] / 1000:.1f} ms", f"{row['onnxruntime_us'] / 1000:.1f} ms", f"{row['ratio']:.2f}"]
         for row in rows_of("solo.json")
     ]
-    return table(["network", "reef", "ONNX Runtime", "ratio"], body, "solo.json")
+    return table(["network", "reef", "ONNX Runtime", "ratio"], body, "cpu/solo.json")
 
 
-TABLES = {"preempt": preempt, "disb": disb, "solo": solo}
+def h200() -> str:
+    body = []
+    for row in json.loads((RESULTS / "h200" / "solo.json").read_text(encoding="utf-8")):
+        best = min(row["torch_graph_p50_us"], row["torch_compile_p50_us"])
+        body.append(
+            [
+                row["model"],
+                row["precision"],
+                f"**{row['ours_p50_us']:.0f} us**",
+                f"{row['ours_p99_us']:.0f} us",
+                f"{row['torch_graph_p50_us']:.0f} us",
+                f"{row['torch_compile_p50_us']:.0f} us",
+                f"{best / row['ours_p50_us']:.2f}x",
+                f"{row['ours_end_to_end_p50_us']:.0f} us",
+            ]
+        )
+    head = ["network", "precision", "p50", "p99", "CUDA graph", "torch.compile", "faster than the better", "with host buffers"]
+    return table(head, body, "h200/solo.json")
+
+
+TABLES = {"preempt": preempt, "disb": disb, "solo": solo, "h200": h200}
 
 
 def main() -> int:
