@@ -105,7 +105,8 @@ static reef_status resolve_location(reef_loader *loader, const uint8_t *at, cons
         loader->folder = name ? realpath(name, NULL) : NULL;
         free(name);
         if (!loader->folder) {
-            return reef_fail(loader->error, REEF_IO, "cannot resolve the model's folder: %s", strerror(errno));
+            return reef_fail(loader->error, errno == ENOMEM ? REEF_NO_MEMORY : REEF_IO,
+                             "cannot resolve the model's folder: %s", strerror(errno));
         }
     }
     char joined[PATH_MAX];
@@ -114,7 +115,9 @@ static reef_status resolve_location(reef_loader *loader, const uint8_t *at, cons
         return reef_loader_fail(loader, REEF_FORMAT, at, "external data location is too long");
     }
     if (!realpath(joined, resolved)) {
-        reef_status status = errno == ENOENT || errno == ENOTDIR ? REEF_NOT_FOUND : REEF_IO;
+        reef_status status = errno == ENOENT || errno == ENOTDIR ? REEF_NOT_FOUND
+                             : errno == ENOMEM                   ? REEF_NO_MEMORY
+                                                                 : REEF_IO;
         return reef_loader_fail(loader, status, at, "external data file '%.120s': %s; it belongs beside the model",
                                 location, strerror(errno));
     }

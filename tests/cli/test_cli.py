@@ -42,6 +42,28 @@ def tensor_type(name: str, dims) -> bytes:
     return field(1, name) + field(2, field(1, field(1, 1) + field(2, shape)))
 
 
+def tensor(name: str, dims, values) -> bytes:
+    """A float32 initializer."""
+    return b"".join(field(1, dim) for dim in dims) + field(2, 1) + field(8, name) + field(9, struct.pack(f"<{len(values)}f", *values))
+
+
+def conv_model() -> bytes:
+    """ONNX by hand: y = MaxPool(Relu(BatchNorm(Conv(x)) + x)), float32 (1, 2, 5, 5)."""
+    def node(op: str, inputs: str, output: str, *attributes: bytes) -> bytes:
+        return field(1, b"".join(field(1, name) for name in inputs.split()) + field(2, output) + field(4, op) +
+                     b"".join(field(5, attribute) for attribute in attributes))
+
+    def ints(name: str, *values: int) -> bytes:
+        return field(1, name) + b"".join(field(8, value) for value in values) + field(20, 7)
+    nodes = (node("Conv", "x w", "c", ints("kernel_shape", 3, 3), ints("pads", 1, 1, 1, 1)) +
+             node("BatchNormalization", "c s s s s", "n") + node("Add", "n x", "a") + node("Relu", "a", "r") +
+             node("MaxPool", "r", "y", ints("kernel_shape", 2, 2), ints("strides", 1, 2)))
+    weights = (field(5, tensor("w", (2, 2, 3, 3), [0.1 * (i % 7) - 0.2 for i in range(36)])) +
+               field(5, tensor("s", (2,), [0.5, 1.5])))
+    graph = nodes + field(2, "g") + weights + field(11, tensor_type("x", (1, 2, 5, 5))) + field(12, field(1, "y"))
+    return field(1, 8) + field(7, graph) + field(8, field(2, 17))
+
+
 def relu_model(op: str = "Relu") -> bytes:
     """ONNX by hand: y = Relu(x), float32 (1, 4)."""
     node = field(1, "x") + field(2, "y") + field(3, "the_node") + field(4, op)
@@ -275,6 +297,36 @@ def work(t: Suite) -> None:
            "10", "--json", "p.json", "--chart", "p.svg")
 
 
+def damaged_models(t: Suite) -> None:
+    """Every truncation and every flipped bit of a model, through one process that must live to the end."""
+    def test() -> None:
+        whole = conv_model()
+        damaged = [whole] + [whole[:size] for size in range(len(whole))]
+        for position in range(len(whole) * 8):
+            copy = bytearray(whole)
+            copy[position // 8] ^= 1 << position % 8
+            damaged.append(bytes(copy))
+        damaged.append(whole)
+        (t.folder / "damaged").mkdir()
+        (t.folder / "damaged" / "in_0.npy").write_bytes(npy([0.01 * i for i in range(50)], shape="(1, 2, 5, 5)"))
+        for number, data in enumerate(damaged):
+            (t.folder / "damaged" / f"{number}.onnx").write_bytes(data)
+        (t.folder / "damaged.txt").write_text("".join(f"damaged/{number}.onnx damaged damaged_out\n" for number in range(len(damaged))))
+        # Sanitizers would otherwise take a huge size, which is the model's fault, for ours.
+        done = t.call("run", "--batch", "damaged.txt", "--units", "2",
+                      ASAN_OPTIONS="allocator_may_return_null=1:" + os.environ.get("ASAN_OPTIONS", ""))
+        lines = done.stdout.split("\n")[:-1]
+        failed = [line for line in lines if line.startswith("FAIL ")]
+        assert done.returncode == 1, f"code {done.returncode}: {done.stderr[-2000:]}"
+        assert len(lines) == len(damaged), f"{len(lines)} answers to {len(damaged)} models"
+        assert lines[0].startswith("ok ") and lines[-1].startswith("ok "), (lines[0], lines[-1])
+        assert len(failed) + sum(line.startswith("ok ") for line in lines) == len(lines), lines
+        assert len(failed) > len(whole), f"only {len(failed)} were refused"
+        for line in failed:
+            assert len(line.split(None, 2)) == 3 and "INTERNAL" not in line and "bug" not in line, line
+    t.check("damaged models", test)
+
+
 def wrong_answers(t: Suite) -> None:
     def test() -> None:
         done = t.call("bench", "good.json", "--policy", "reset", "--seconds", "0.5", "--warmup", "0", FAKE_REEF_WRONG="180")
@@ -294,6 +346,8 @@ def main() -> int:
         work(suite)
         if suite.fake:
             wrong_answers(suite)
+        else:
+            damaged_models(suite)
     print(f"{suite.passed} passed, {suite.failed} failed")
     return 1 if suite.failed else 0
 

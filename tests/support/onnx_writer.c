@@ -124,6 +124,16 @@ void onnx_weights(onnx_bytes *graph, const char *name, int rank, const int64_t *
     put_message(graph, 5, &tensor);
 }
 
+void onnx_external(onnx_bytes *graph, const char *name, int rank, const int64_t *dims, const char *location)
+{
+    onnx_bytes tensor = tensor_of(name, REEF_F32, rank, dims), entry = {0};
+    put_text(&entry, 1, "location");
+    put_text(&entry, 2, location);
+    put_message(&tensor, 13, &entry);
+    put_int(&tensor, 14, 1);
+    put_message(graph, 5, &tensor);
+}
+
 void onnx_ints(onnx_bytes *graph, const char *name, int n, const int64_t *values)
 {
     const int64_t dim = n;

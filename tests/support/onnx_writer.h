@@ -29,6 +29,8 @@ void onnx_input(onnx_bytes *graph, const char *name, int rank, const int64_t *di
 void onnx_output(onnx_bytes *graph, const char *name);
 /* A float32 initializer of small numbers, all positive and different. */
 void onnx_weights(onnx_bytes *graph, const char *name, int rank, const int64_t *dims);
+/* A float32 initializer whose contents are all of the file `location` beside the model. */
+void onnx_external(onnx_bytes *graph, const char *name, int rank, const int64_t *dims, const char *location);
 /* An int64 initializer of rank 1. */
 void onnx_ints(onnx_bytes *graph, const char *name, int n, const int64_t *values);
 /* in, out: names with commas between. attributes: "axis:i=-1;alpha:f=0.5;pads:is=1 1 1 1;mode:s=linear", or "". */
