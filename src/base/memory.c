@@ -3,8 +3,10 @@
  */
 #include "base/memory.h"
 
+#include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* The number behind `key` in a file of "key number" lines; key NULL: the first. UINT64_MAX when there is none ("max",
@@ -16,9 +18,11 @@ static uint64_t number_in(const char *path, const char *key)
     uint64_t found = UINT64_MAX;
     while (file && found == UINT64_MAX && fgets(line, sizeof line, file)) {
         const size_t length = key ? strlen(key) : 0;
-        unsigned long long number;
-        if ((!key || !strncmp(line, key, length)) && sscanf(line + length, " %llu", &number) == 1) {
-            found = number;
+        if (!key || strncmp(line, key, length) == 0) {
+            char *end;
+            errno = 0;
+            const unsigned long long number = strtoull(line + length, &end, 10);
+            found = end != line + length && errno == 0 ? number : UINT64_MAX;
         }
     }
     if (file) {
