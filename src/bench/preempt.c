@@ -29,7 +29,7 @@ typedef struct feeder { /* keeps FEEDER_DEPTH best-effort requests in flight */
     bench_tensors inputs;
     pthread_t thread;
     _Atomic bool stop;
-    reef_status status;
+    _Atomic reef_status status; /* the measuring thread looks at it too */
 } feeder;
 
 typedef struct samples {
