@@ -125,6 +125,12 @@ struct igemm {
         int channel;           /* of the thread's chunk in the present block of channels */
         int tap, ky, kx, delta /* elements from tap (0, 0) and channel 0 */; /* the same for all threads */
     };
+    /* Bits [lo, hi) * each, where taps lo .. hi - 1 of a line that begins at `from` are in [0, size). */
+    static __device__ __forceinline__ uint32_t inside(int from, int size, int taps, int each)
+    {
+        const int lo = min(max(-from, 0), taps), hi = min(max(size - from, 0), taps);
+        return ((1u << hi * each) - 1) & ~((1u << lo * each) - 1);
+    }
     static __device__ __forceinline__ void walk_start(const args &a, walk &w, int row0, int row_end, int step,
                                                       int group)
     {
@@ -147,15 +153,22 @@ struct igemm {
             pixel_of(a, row, image, oy, ox);
             const int iy = oy * a.stride_h - a.pad_h, ix = ox * a.stride_w - a.pad_w;
             w.base[i] = group + image * a.xs.image + iy * a.xs.h + ix * a.xs.w + column * chunk;
-            uint32_t line = 0, mask = 0;
+            uint32_t line, rows = a.tap_rows;
+            if (a.dil_h == 1 && a.dil_w == 1) {
+                line = inside(ix, a.in_w, a.taps_w, 1);
+                rows &= inside(iy, a.in_h, a.taps_h, a.taps_w);
+            } else {
+                line = 0;
 #pragma unroll 1
-            for (int kx = 0; kx < a.taps_w; kx++) {
-                line |= (uint32_t)((unsigned)(ix + kx * a.dil_w) < (unsigned)a.in_w) << kx;
-            }
+                for (int kx = 0; kx < a.taps_w; kx++) {
+                    line |= (uint32_t)((unsigned)(ix + kx * a.dil_w) < (unsigned)a.in_w) << kx;
+                }
 #pragma unroll 1
-            for (int ky = 0; ky < a.taps_h; ky++) {
-                mask |= (unsigned)(iy + ky * a.dil_h) < (unsigned)a.in_h ? line << ky * a.taps_w : 0u;
+                for (int ky = 0; ky < a.taps_h; ky++) {
+                    rows &= (unsigned)(iy + ky * a.dil_h) < (unsigned)a.in_h ? ~0u : ~(1u << ky * a.taps_w);
+                }
             }
+            const uint32_t mask = line * rows; /* a line at each row: nothing overlaps */
             w.mask[i] = row < row_end ? mask : 0u;
         }
     }
@@ -171,43 +184,70 @@ struct igemm {
         }
         walk_step(a, w);
     }
-    /* What load_a does, in two halves: the addresses, which depend on nothing that a predecessor makes, and the copies. */
+    /* What load_a does for the first STAGES steps, in two halves: what depends on nothing that a predecessor makes, and
+     * the copies. */
     struct batch {
-        const char *from[STAGES][a_rows];
-        uint32_t valid;
+        const char *from[a_rows]; /* in the first step */
+        uint32_t valid[a_rows];   /* bit s: in step s */
+        int shift[STAGES];        /* bytes from the first step; not for a single tap, where a step is 128 bytes */
     };
-    static __device__ __forceinline__ void aim(const args &a, walk &w, batch &b, int n)
+    static __device__ __forceinline__ void aim(const args &a, walk &w, batch &b)
     {
-        b.valid = 0;
-#pragma unroll
-        for (int s = 0; s < STAGES; s++) {
-            const uint32_t tap = s < n && w.channel < a.channels ? w.tap : 31u;
-            const char *x = (const char *)a.x + (long long)w.delta * elem;
-#pragma unroll
-            for (int i = 0; i < a_rows; i++) {
-                b.from[s][i] = x + (long long)w.base[i] * elem;
-                b.valid |= (w.mask[i] >> tap & 1) << (s * a_rows + i);
-            }
-            if (s < n) {
-                walk_step(a, w);
-            }
-        }
-#pragma unroll
-        for (int s = 0; s < STAGES; s++) { /* now, not where they are used */
-#pragma unroll
-            for (int i = 0; i < a_rows; i++) {
-                asm volatile("" : "+l"(b.from[s][i]));
-            }
-        }
-        asm volatile("" : "+r"(b.valid));
-    }
-    static __device__ __forceinline__ void fire(const batch &b, int s, uint32_t base)
-    {
-        const int r = threadIdx.x >> 3, column = threadIdx.x & 7;
-        const uint32_t dst = base + r * 128 + ((column ^ (r & 7)) << 4);
+        const int taps = a.taps_h * a.taps_w;
+        /* steps whose block of channels has this thread's */
+        const int blocks = (a.channels - w.channel + step_elems - 1) / step_elems, limit = blocks * taps - w.tap;
+        const uint32_t there = limit >= 32 ? ~0u : (1u << max(limit, 0)) - 1;
 #pragma unroll
         for (int i = 0; i < a_rows; i++) {
-            copy16_near(dst + s * stage_bytes + i * pass_rows * 128, b.from[s][i], b.valid >> (s * a_rows + i) & 1);
+            b.from[i] = (const char *)a.x + ((long long)w.delta + w.base[i]) * elem;
+            if (taps == 1) {
+                b.valid[i] = w.mask[i] ? there : 0u;
+            } else {
+                unsigned long long again = w.mask[i];
+#pragma unroll 1
+                for (int k = taps; k < 32; k += k) {
+                    again |= again << k;
+                }
+                b.valid[i] = (uint32_t)(again >> w.tap) & there;
+            }
+        }
+        if (taps == 1) {
+            w.delta += STAGES * step_elems;
+            w.channel += STAGES * step_elems;
+            return;
+        }
+        const int first = w.delta;
+#pragma unroll
+        for (int s = 0; s < STAGES; s++) {
+            b.shift[s] = (w.delta - first) * elem;
+            walk_step(a, w);
+        }
+    }
+    template <bool SINGLE>
+    static __device__ __forceinline__ void fire(const batch &b, int s, uint32_t to)
+    {
+#pragma unroll
+        for (int i = 0; i < a_rows; i++) {
+            copy16_near(to + s * stage_bytes + i * pass_rows * 128, b.from[i] + (SINGLE ? s * 128 : b.shift[s]),
+                        b.valid[i] >> s & 1);
+        }
+    }
+    template <bool SINGLE>
+    static __device__ __forceinline__ void fire_all(const batch &b, int n, uint32_t base)
+    {
+        const int r = threadIdx.x >> 3, column = threadIdx.x & 7;
+        const uint32_t to = base + r * 128 + ((column ^ (r & 7)) << 4);
+#pragma unroll
+        for (int round = 0; round < rounds; round++) {
+#pragma unroll
+            for (int t = 0; t < together; t++) {
+                if (round * together + t < n) {
+                    fire<SINGLE>(b, round * together + t, to);
+                }
+            }
+            if (round < rounds - 1) { /* the caller adds to the last */
+                copy_commit();
+            }
         }
     }
     static __device__ __forceinline__ void walk_step(const args &a, walk &w)
@@ -510,13 +550,12 @@ struct igemm {
     static __device__ __forceinline__ void multiply_group(float (&acc)[MI][NJ][4], uint32_t stage, int group_row,
                                                           int lane)
     {
-        uint64_t db = wgmma_descriptor(stage + a_bytes);
         if constexpr (half) {
-            uint64_t da = wgmma_descriptor(stage + group_row * 128);
             wgmma_fence();
 #pragma unroll
             for (int s = 0; s < 4; s++) {
-                wgmma_f16<NJ>(acc[0], da + s * 2, db + s * 2);
+                wgmma_f16<NJ>(acc[0], wgmma_descriptor(stage + group_row * 128 + s * 32),
+                              wgmma_descriptor(stage + a_bytes + s * 32));
             }
             wgmma_commit();
         } else {
@@ -533,7 +572,7 @@ struct igemm {
             wgmma_fence();
 #pragma unroll
             for (int s = 0; s < 4; s++) {
-                wgmma_tf32<NJ>(acc[0], fa[s], db + s * 2);
+                wgmma_tf32<NJ>(acc[0], fa[s], wgmma_descriptor(stage + a_bytes + s * 32));
             }
             wgmma_commit();
             wgmma_wait<0>();
@@ -983,7 +1022,7 @@ struct igemm {
 #pragma unroll 1
             for (int s = 0; s < n; s++) {
                 if constexpr (wg) {
-                    multiply_group(acc, base + s * stage_bytes, warp / 4 * 64, lane);
+                    multiply_group(acc, base + s * stage_bytes, consumers > 128 ? warp / 4 * 64 : 0, lane);
                     wgmma_wait<0>();
                 } else {
                     multiply(acc, base + s * stage_bytes, warp_row, warp_col, lane);
@@ -991,22 +1030,17 @@ struct igemm {
             }
         } else if constexpr (fast) {
             batch b;
-            aim(a, where, b, n);
+            aim(a, where, b);
             abandon.wait();
-#pragma unroll
-            for (int round = 0; round < rounds; round++) {
-#pragma unroll
-                for (int t = 0; t < together; t++) {
-                    const int s = round * together + t;
-                    if (s < n) {
-                        fire(b, s, base);
-                    }
-                }
-                if (round == rounds - 1 && a.residual_early) {
-                    load_residual(a, extra, v0 + (lane >> 3), v1, row0, row_end, col0, r0, warp_row, warp_col, lane);
-                }
-                copy_commit();
+            if (a.taps_h * a.taps_w == 1) {
+                fire_all<true>(b, n, base);
+            } else {
+                fire_all<false>(b, n, base);
             }
+            if (a.residual_early) {
+                load_residual(a, extra, v0 + (lane >> 3), v1, row0, row_end, col0, r0, warp_row, warp_col, lane);
+            }
+            copy_commit();
             w += STAGES * 4096;
 
             uint32_t read = base, write = base;
@@ -1039,7 +1073,7 @@ struct igemm {
 #pragma unroll
                     for (int t = 0; t < together; t++) {
                         if (t == 0 || s + t < n) {
-                            multiply_group(acc, read + t * stage_bytes, warp / 4 * 64, lane);
+                            multiply_group(acc, read + t * stage_bytes, consumers > 128 ? warp / 4 * 64 : 0, lane);
                         }
                     }
                 }
@@ -1112,7 +1146,7 @@ struct igemm {
 #pragma unroll
                     for (int t = 0; t < together; t++) {
                         if (t == 0 || s + t < n) {
-                            multiply_group(acc, read + t * stage_bytes, warp / 4 * 64, lane);
+                            multiply_group(acc, read + t * stage_bytes, consumers > 128 ? warp / 4 * 64 : 0, lane);
                         }
                     }
                 }

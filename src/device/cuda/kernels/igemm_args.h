@@ -36,6 +36,7 @@ typedef struct reef_igemm_args {
     int32_t channels, taps_h, taps_w;      /* per group */
     int32_t in_h, in_w, out_w, out_hw;
     int32_t stride_h, stride_w, pad_h, pad_w, dil_h, dil_w;
+    uint32_t tap_rows;       /* bit ky * taps_w of each row of taps */
     int32_t steps;           /* of 128 bytes of k, all of them */
     int32_t splits, cluster; /* parts of k; cluster: they form a thread block cluster (plain form) */
     int32_t row_tiles, col_tiles;

@@ -323,6 +323,10 @@ static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_p
     a->row_tiles = picked->tiles / a->col_tiles / a->groups;
     a->by_splits = divisor(splits);
     a->by_col_tiles = divisor(a->col_tiles);
+    a->tap_rows = 0;
+    for (int ky = 0; ky < a->taps_h && ky * a->taps_w < 32; ky++) {
+        a->tap_rows |= 1u << ky * a->taps_w;
+    }
     a->by_out_hw = divisor(a->out_hw);
     a->by_out_w = divisor(a->out_w);
     out->tiles = (unsigned)(picked->tiles * splits);

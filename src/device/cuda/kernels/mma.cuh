@@ -239,8 +239,9 @@ static __device__ __forceinline__ void split_tf32(uint32_t bits, uint32_t &hi, u
  * bits 7 to 9 of the address. Eight rows are neighbours; the next eight are `stride` bytes on. */
 static __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address, uint32_t stride = 1024)
 {
-    return (uint64_t)((address & 0x3ffffu) >> 4) | (uint64_t)1 << 16 | (uint64_t)(stride >> 4) << 32 |
-           (uint64_t)1 << 62;
+    /* the upper bits of an address say which block of a cluster it is in */
+    const uint32_t low = (address & 0x3ffffu) >> 4 | 1u << 16, high = stride >> 4 | 1u << 30;
+    return (uint64_t)high << 32 | low;
 }
 static __device__ __forceinline__ void wgmma_fence(void)
 {
