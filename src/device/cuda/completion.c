@@ -68,23 +68,32 @@ static reef_event retire(cuda_device *device, cuda_queue *queue, cuda_instance *
     cuda_instance *instance = launch->instance;
     uint64_t now = reef_now_ns();
     uint64_t start = launch->start_ns > queue->last_end_ns ? launch->start_ns : queue->last_end_ns;
-    uint32_t end = launch->first + launch->count;
+    uint32_t end = launch->first + launch->count, reached = end;
+    uint32_t before = atomic_load_explicit(&instance->current, memory_order_relaxed);
     *outputs = NULL;
+    if (launch->workers && launch->graph && !launch->failed) {
+        reached = instance->words->progress[launch->ticket % REEF_IO_REPORTS];
+        reached = launch->first > before ? before : reached; /* behind one that stopped early */
+    }
+    bool done = reached >= end && !launch->failed;
     if (!launch->failed) {
-        if (end > atomic_load_explicit(&instance->current, memory_order_relaxed)) {
-            atomic_store_explicit(&instance->current, end, memory_order_release);
+        if (reached > before) {
+            atomic_store_explicit(&instance->current, reached, memory_order_release);
         }
-        if (launch->graph) {
+        if (done && launch->graph) {
             learn(device, queue, launch, now - start);
-            *outputs = launch->graph->ends & CUDA_GRAPH_OUT ? instance : NULL;
+            *outputs = launch->graph->kind & CUDA_GRAPH_OUT ? instance : NULL;
         }
+        instance->partial &= reached < instance->base.program->plan->n_kernels;
     }
     queue->last_end_ns = now;
     queue->head = (queue->head + 1) % queue->capacity;
     queue->count--;
     queue->submitted--;
     return (reef_event){
-        .kind = launch->failed ? REEF_EVENT_FAILED : REEF_EVENT_DONE,
+        .kind = launch->failed ? REEF_EVENT_FAILED
+                : done         ? REEF_EVENT_DONE
+                               : REEF_EVENT_EVICTED,
         .tag = launch->tag,
         .start_ns = start,
         .end_ns = now,
@@ -100,7 +109,9 @@ static unsigned collect(cuda_device *device, reef_event *events, cuda_instance *
             events[n] = retire(device, queue, &outputs[n]);
             n++;
         }
-        cuda_queue_fill(queue);
+    }
+    if (n) {
+        cuda_work(device); /* streams have room */
     }
     return n;
 }
