@@ -174,6 +174,8 @@ struct cuda_device {
     /* Counts what the completer should look at: launches, leases, closing. A futex. */
     _Atomic uint32_t changes;
     _Atomic uint32_t sleeping;
+    int64_t clock_apart[2]; /* host's clock minus the GPU's: in the last second and the one before; in this one */
+    uint64_t clock_since_ns;
     bool closing;
     pthread_t completer, submitter;
     bool has_completer, has_submitter;

@@ -117,9 +117,11 @@ static reef_status add_copy(const cuda_instance *instance, CUgraph graph, bool i
         args.bytes[args.pieces++] = bytes;
         largest = bytes > largest ? bytes : largest;
     }
-    if (ending) {
+    if (ending || (in && from == 0)) {
         args.control = instance->memory + instance->control_offset;
         args.words = instance->pinned_address;
+    }
+    if (ending) {
         add_report(instance, ending, &args);
     }
     uint64_t blocks = (largest + REEF_IO_BLOCK_BYTES - 1) / REEF_IO_BLOCK_BYTES;
@@ -135,7 +137,8 @@ static reef_status add_copy(const cuda_instance *instance, CUgraph graph, bool i
 static reef_status add_inputs(const cuda_instance *instance, CUgraph graph, CUgraphNode *last, reef_error *error)
 {
     size_t n = instance->base.program->plan->n_inputs;
-    reef_status status = REEF_OK;
+    /* Without inputs it still says that the launch has begun. */
+    reef_status status = n ? REEF_OK : add_copy(instance, graph, true, 0, 0, NULL, last, error);
     for (size_t i = 0; !status && i < n; i += REEF_IO_PIECES) {
         status = add_copy(instance, graph, true, i, n - i < REEF_IO_PIECES ? n : i + REEF_IO_PIECES, NULL, last, error);
     }

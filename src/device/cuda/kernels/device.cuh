@@ -174,7 +174,10 @@ static __device__ __forceinline__ void reef_persist(const typename Kernel::args 
     extern __shared__ __align__(1024) char reef_smem[];
     __shared__ unsigned note[3], go;
     reef_pdl_launch();
-    const reef_cuda_control control = *(const reef_cuda_control *)w.control;
+    /* Three words, one wait. */
+    const uint2 word = *(const uint2 *)w.control;
+    const reef_cuda_control control = {word.x, word.y};
+    unsigned *done = (unsigned *)w.done, was_done = done[blockIdx.x];
     reef_lease_test test = {(const volatile unsigned *)w.revoked, note, control.generation, 0};
     if (threadIdx.x == 0) {
         if (w.begun_only) {
@@ -187,10 +190,9 @@ static __device__ __forceinline__ void reef_persist(const typename Kernel::args 
     }
     __syncthreads();
     if (go) {
-        unsigned *done = (unsigned *)w.done;
         test.generation += w.begun_only ? REEF_NEVER_REVOKED : 0;
         for (unsigned tile = blockIdx.x; tile < w.tiles; tile += gridDim.x) {
-            if (done[tile] == control.run) {
+            if ((tile == blockIdx.x ? was_done : done[tile]) == control.run) {
                 continue;
             }
             const uint64_t start = reef_now_ns();
