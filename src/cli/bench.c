@@ -16,8 +16,9 @@
 typedef struct bench_args {
     const char *device, *models, *form, *json, *chart, *precision_text;
     reef_precision precision;
-    uint64_t units, seed, count, profile_runs;
+    uint64_t units, seed, count, profile_runs, rounds;
     double seconds, warmup;
+    bool all_policies; /* none was named */
     cli_list policies, be, shapes, synthetic;
 } bench_args;
 
@@ -48,32 +49,45 @@ static reef_status write_json(json_t *root, const char *path, reef_error *error)
 
 /* -------------------------------------------------------------------------------------------- a workload -- */
 
-static int bench_workload_command(const bench_args *args, const char *spec)
+enum { MAX_WORKLOADS = 32 };
+
+static int parse_form(const char *text, bench_form *out)
 {
-    bench_form form = BENCH_FORM_DEFAULT;
-    if (args->form) {
-        bool matched = !strcmp(args->form, "matched");
-        if (!matched && strcmp(args->form, "published") != 0) {
-            return cli_usage(name_of_command, "--form: '%s' is neither published nor matched", args->form);
+    static const char *const names[] = {
+        [BENCH_FORM_PUBLISHED] = "published", [BENCH_FORM_MATCHED] = "matched", [BENCH_FORM_BOTH] = "both"};
+    *out = BENCH_FORM_DEFAULT;
+    for (int i = BENCH_FORM_PUBLISHED; text && i <= BENCH_FORM_BOTH; i++) {
+        if (!strcmp(text, names[i])) {
+            *out = (bench_form)i;
+            return -1;
         }
-        form = matched ? BENCH_FORM_MATCHED : BENCH_FORM_PUBLISHED;
     }
-    if (args->be.n || args->shapes.n || args->synthetic.n) {
-        return cli_usage(name_of_command, "--be, --shape and --synthetic belong to reef bench preempt");
+    return text ? cli_usage(name_of_command, "--form: '%s' is none of published, matched, both", text) : -1;
+}
+
+/* The workloads named; `all` stands for the six that are built in. workloads: room for MAX_WORKLOADS, zeroed. */
+static int load_workloads(const cli_list *words, bench_workload *workloads, size_t *n)
+{
+    static const char *const every[] = {"A", "B", "C", "D", "E", "REAL"};
+    for (size_t i = 0; i < words->n; i++) {
+        bool all = !strcmp(words->items[i], "all");
+        for (size_t k = 0; k < (all ? sizeof every / sizeof every[0] : 1); k++) {
+            const char *spec = all ? every[k] : words->items[i];
+            if (*n == MAX_WORKLOADS) {
+                return cli_usage(name_of_command, "more than %d workloads", MAX_WORKLOADS);
+            }
+            reef_error error = {0};
+            if (bench_workload_load(spec, &workloads[(*n)++], &error)) {
+                return cli_error(name_of_command, spec, &error);
+            }
+        }
     }
+    return -1;
+}
+
+static int run_workloads(const bench_args *args, bench_form form, const bench_workload *workloads, size_t n)
+{
     reef_error error = {0};
-    bench_workload workload = {0};
-    reef_status status = bench_workload_load(spec, &workload, &error);
-    if (status) {
-        bench_workload_free(&workload);
-        return cli_error(name_of_command, spec, &error);
-    }
-    int code = check_writable("json", args->json);
-    code = code < 0 ? check_writable("chart", args->chart) : code;
-    if (code >= 0) {
-        bench_workload_free(&workload);
-        return code;
-    }
     cli_progress progress;
     cli_progress_begin(&progress, name_of_command);
     bench_options options = {
@@ -83,16 +97,18 @@ static int bench_workload_command(const bench_args *args, const char *spec)
         .models = args->models,
         .policies = args->policies.items,
         .n_policies = args->policies.n,
+        .skip_unsupported = args->all_policies,
         .form = form,
         .seconds = args->seconds,
         .warmup = args->warmup,
+        .rounds = (unsigned)args->rounds,
         .seed = args->seed,
         .profile_runs = (unsigned)args->profile_runs,
         .progress = cli_progress_show,
         .progress_context = &progress,
     };
     bench_report report = {0};
-    status = bench_run(&workload, &options, &report, &error);
+    reef_status status = bench_run(workloads, n, &options, &report, &error);
     cli_progress_end(&progress);
     if (!status) {
         bench_report_print(&report, stdout);
@@ -106,12 +122,36 @@ static int bench_workload_command(const bench_args *args, const char *spec)
         }
     }
     uint64_t mismatches = status ? 0 : bench_report_mismatches(&report);
-    code = status       ? cli_error(name_of_command, NULL, &error)
-           : mismatches ? cli_fail(name_of_command, "%llu answers differ from the undisturbed ones",
-                                   (unsigned long long)mismatches)
-                        : EXIT_OK;
+    char first[500] = "";
+    bench_report_first_mismatch(&report, first, sizeof first);
+    int code = status       ? cli_error(name_of_command, NULL, &error)
+               : mismatches ? cli_fail(name_of_command, "%llu answers differ from the undisturbed ones; the first: %s",
+                                       (unsigned long long)mismatches, first)
+                            : EXIT_OK;
     bench_report_free(&report);
-    bench_workload_free(&workload);
+    return code;
+}
+
+static int bench_workload_command(const bench_args *args, const cli_list *words)
+{
+    bench_form form;
+    int code = parse_form(args->form, &form);
+    if (code < 0 && (args->be.n || args->shapes.n || args->synthetic.n)) {
+        code = cli_usage(name_of_command, "--be, --shape and --synthetic belong to reef bench preempt");
+    }
+    bench_workload *workloads = code < 0 ? calloc(MAX_WORKLOADS, sizeof *workloads) : NULL;
+    if (code < 0 && !workloads) {
+        code = cli_fail(name_of_command, "out of memory");
+    }
+    size_t n = 0;
+    code = code < 0 ? load_workloads(words, workloads, &n) : code;
+    code = code < 0 ? check_writable("json", args->json) : code;
+    code = code < 0 ? check_writable("chart", args->chart) : code;
+    code = code < 0 ? run_workloads(args, form, workloads, n) : code;
+    for (size_t i = 0; i < n; i++) {
+        bench_workload_free(&workloads[i]);
+    }
+    free(workloads);
     return code;
 }
 
@@ -302,6 +342,7 @@ static int default_policies(bench_args *args, bool preempt)
     if (args->policies.n) {
         return -1;
     }
+    args->all_policies = true;
     for (size_t i = 0; !preempt && ok && reef_policy_list(i, &name, &meaning); i++) {
         ok = cli_add_names(&args->policies, name);
     }
@@ -311,23 +352,31 @@ static int default_policies(bench_args *args, bool preempt)
 
 int cli_bench(int argc, char **argv)
 {
-    bench_args args = {.device = "cpu", .seed = 1, .count = 200, .profile_runs = 5, .seconds = 10, .warmup = 1};
+    bench_args args = {
+        .device = "cpu", .seed = 1, .count = 200, .profile_runs = 5, .seconds = 10, .warmup = 1, .rounds = 3};
     cli_option options[] = {
         {"policy", "P[,P...]",
-         "policies to measure, in this order (default: all of them, see reef devices; preempt: wait,reset)", CLI_NAMES,
-         &args.policies, 0, 0},
+         "policies to measure beside rt-only (default: all that the device can run, see reef devices; preempt: "
+         "wait,reset)",
+         CLI_NAMES, &args.policies, 0, 0},
         {"device", "NAME", "device (default cpu)", CLI_TEXT, &args.device, 0, 0},
         {"precision", "P", CLI_PRECISION_HELP, CLI_TEXT, &args.precision_text, 0, 0},
         {"units", "N", "compute units (default: one per processor)", CLI_COUNT, &args.units, 1, 4096},
         {"models", "DIR", "folder of NAME.onnx files (preempt: all of them as best-effort load)", CLI_TEXT,
          &args.models, 0, 0},
         {"form", "FORM",
-         "published: rates as written; matched: scaled so that RT work keeps the device as busy as in "
-         "the paper (default on cpu)",
+         "published: rates as written; matched: scaled so that RT work keeps the device as busy as in the paper; both "
+         "(default: matched on cpu, else both)",
          CLI_TEXT, &args.form, 0, 0},
-        {"seconds", "S", "measured time per policy (default 10); preempt: at most this long per row", CLI_SECONDS,
+        {"seconds", "S",
+         "measured time per policy, all rounds together (default 10); preempt: at most this long per row", CLI_SECONDS,
          &args.seconds, 0.05, 86400},
-        {"warmup", "S", "time before it that does not count (default 1)", CLI_SECONDS, &args.warmup, 0, 3600},
+        {"rounds", "N",
+         "the policies take turns N times, so that what drifts favours none (default 3); preempt: idle and loaded "
+         "device take turns",
+         CLI_COUNT, &args.rounds, 1, 1000},
+        {"warmup", "S", "time before each measured part that does not count (default 1)", CLI_SECONDS, &args.warmup, 0,
+         3600},
         {"seed", "N", "of arrivals and inputs (default 1)", CLI_COUNT, &args.seed, 0, 4294967295.0},
         {"profile-runs", "N", "measurements per kernel of a model that has no profile yet (default 5)", CLI_COUNT,
          &args.profile_runs, 1, 1000},
@@ -342,34 +391,44 @@ int cli_bench(int argc, char **argv)
     };
     cli_command command = {
         .name = name_of_command,
-        .synopsis = "WORKLOAD [--policy P[,P...]] [options]",
-        .about = "Plays a workload of real-time (RT) and best-effort (BE) clients under each policy and compares "
-                 "latency and\n"
-                 "throughput. WORKLOAD is A, B, C, D, E or REAL (DISB, the benchmark of the REEF paper), a JSON file "
-                 "of your own\n"
-                 "(workloads/README.md), or preempt: how long it takes from an RT request to its first tile. Latency "
-                 "counts\n"
-                 "from when a request was due. Every answer is compared bit for bit with the undisturbed one; exit "
-                 "status 1\n"
-                 "if one differs. The SLO of a client without slo_us is twice its time alone on the device.",
-        .examples = "  reef bench A --models models --policy rt-only,seq,wait,reset --json a.json --chart a.svg\n"
+        .synopsis = "WORKLOAD... [--policy P[,P...]] [options]",
+        .about =
+            "Plays workloads of real-time (RT) and best-effort (BE) clients under each policy and compares latency "
+            "and\n"
+            "throughput. WORKLOAD is A, B, C, D, E or REAL (DISB, the benchmark of the REEF paper), all (these "
+            "six), a JSON\n"
+            "file of your own (workloads/README.md), or preempt: how long it takes from an RT request to its first "
+            "tile.\n"
+            "Latency counts from when a request was due. Every answer is compared bit for bit with the undisturbed "
+            "one;\n"
+            "exit status 1 if one differs. The SLO of a client without slo_us is twice its time alone on the "
+            "device.",
+        .examples = "  reef bench A --models models --policy seq,wait,reset --json a.json --chart a.svg\n"
+                    "  reef bench all --models models --device cuda:0 --precision fp16 --seconds 6 --warmup 0.2 --json "
+                    "disb.json\n"
                     "  reef bench my.json --policy reset --seconds 30\n"
                     "  reef bench preempt --policy wait,reset --synthetic 100x2x1000\n"
                     "  reef bench preempt --policy reset --be resnet152.onnx --count 1000\n",
         .options = options,
         .n_options = sizeof options / sizeof options[0],
         .min_words = 1,
-        .max_words = 1,
+        .max_words = MAX_WORKLOADS,
         .word = "WORKLOAD",
     };
     cli_list words = {0};
     int code = cli_parse(&command, argc, argv, &words);
-    code = code < 0 ? default_policies(&args, strcmp(words.items[0], "preempt") == 0) : code;
+    bool preempt = false;
+    for (size_t i = 0; code < 0 && i < words.n; i++) {
+        preempt |= !strcmp(words.items[i], "preempt");
+    }
+    if (preempt && words.n > 1) {
+        code = cli_usage(name_of_command, "preempt is a benchmark of its own: no other workload beside it");
+    }
+    code = code < 0 ? default_policies(&args, preempt) : code;
     code = code < 0 ? check_names(&args) : code;
     code = code < 0 ? cli_precision(name_of_command, args.precision_text, &args.precision) : code;
     if (code < 0) {
-        code =
-            strcmp(words.items[0], "preempt") ? bench_workload_command(&args, words.items[0]) : preempt_command(&args);
+        code = preempt ? preempt_command(&args) : bench_workload_command(&args, &words);
     }
     cli_free(&command, &words);
     return code;

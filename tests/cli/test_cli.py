@@ -190,6 +190,8 @@ def usage(t: Suite) -> None:
     t.bad(2, ["fast", "reset"], "bench", "A", "--policy", "reset,fast")
     t.bad(2, ["''"], "bench", "A", "--policy", "reset,")
     t.bad(2, ["warp"], "bench", "A", "--policy", "reset", "--device", "warp")
+    t.bad(2, ["preempt"], "bench", "A", "preempt")
+    t.bad(2, ["--rounds"], "bench", "A", "--rounds", "0")
     t.bad(2, ["--form"], "bench", "A", "--policy", "reset", "--form", "round")
     t.bad(2, ["--seconds"], "bench", "A", "--policy", "reset", "--seconds", "nan")
     t.bad(2, ["--seconds"], "bench", "A", "--policy", "reset", "--seconds", "-1")
@@ -275,13 +277,14 @@ def work(t: Suite) -> None:
         for row in result["rows"]:
             for key in ("form", "rt_p50_us", "rt_p90_us", "rt_p99_us", "rt_p999_us", "rt_max_us", "rt_alone_p50_us",
                         "rt_alone_p99_us", "rt_n", "rt_per_s", "be_per_s", "be_work_share", "idle_share", "slo_pct", "drops",
-                        "deadline_missed", "preemptions", "tiles_abandoned", "lost_pct", "mismatches",
+                        "deadline_missed", "preemptions", "tiles_abandoned", "be_lost_pct", "mismatches", "workload",
+                        "requests_ratio", "work_ratio", "be_idle_share", "rt_busy_share", "rt_submitted_p50_us",
                         "generator_late_p99_us", "clients"):
                 assert key in row, key
             assert row["mismatches"] == 0 and row["rt_n"] > 0, row
         assert result["rows"][0]["be_per_s"] == 0, result
         xml.etree.ElementTree.parse(t.folder / "r.svg")
-    t.good(benched, "bench", "good.json", "--policy", "rt-only,reset", "--seconds", "0.5", "--warmup", "0.1", "--form",
+    t.good(benched, "bench", "good.json", "--policy", "reset", "--seconds", "0.5", "--warmup", "0.1", "--form",
            "published", "--json", "r.json", "--chart", "r.svg")
 
     def preempted(text: str) -> None:
@@ -329,8 +332,10 @@ def damaged_models(t: Suite) -> None:
 
 def wrong_answers(t: Suite) -> None:
     def test() -> None:
-        done = t.call("bench", "good.json", "--policy", "reset", "--seconds", "0.5", "--warmup", "0", FAKE_REEF_WRONG="180")
+        done = t.call("bench", "good.json", "--policy", "reset", "--seconds", "0.5", "--warmup", "0", FAKE_REEF_WRONG="240")
         assert done.returncode == 1 and "WRONG" in done.stdout and "differ" in done.stderr, done
+        for word in ("under ", "client ", "request ", "output 'y'"):  # which answer it was
+            assert word in done.stderr, done
     t.check("an answer that differs by one bit fails the benchmark", test)
 
 
