@@ -225,9 +225,10 @@ reef_status reef_session_create(reef_model *model, const reef_session_options *o
 void reef_session_destroy(reef_session *session);
 
 typedef struct reef_request_info {
-    uint64_t submit_ns, start_ns, end_ns; /* start: first tile; 0 until then */
-    uint32_t preemptions;                 /* how often it lost units to RT work */
-    reef_status status;                   /* of the request: OK, DEADLINE, CANCELLED, REFUSED, DEVICE */
+    uint64_t submit_ns, launch_ns, start_ns,
+        end_ns;           /* launch: first handed to the device; start: first tile; 0 until then */
+    uint32_t preemptions; /* how often it lost units to RT work */
+    reef_status status;   /* of the request: OK, DEADLINE, CANCELLED, REFUSED, DEVICE */
 } reef_request_info;
 
 /* Fires exactly once per accepted request, after its outputs are written, on a device thread (or, for a request that

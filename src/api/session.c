@@ -85,6 +85,7 @@ static void fill_info(const reef_request *request, reef_request_info *out)
 {
     *out = (reef_request_info){
         .submit_ns = request->task.submit_ns,
+        .launch_ns = request->task.launch_ns,
         .start_ns = request->task.start_ns,
         .end_ns = request->task.end_ns,
         .preemptions = request->task.preemptions,

@@ -263,8 +263,8 @@ reef_status preempt_chart_write(const preempt_report *report, const char *path, 
     }
     double low = 1e9, high = 1;
     for (size_t i = 0; i < report->n_rows; i++) {
-        low = smallest(smallest(low, report->rows[i].load.p50_us), report->rows[i].idle.p50_us);
-        high = largest(high, report->rows[i].load.p99_us);
+        low = smallest(smallest(low, report->rows[i].load.first.p50_us), report->rows[i].idle.first.p50_us);
+        high = largest(high, report->rows[i].load.first.p99_us);
     }
     low = tick_at_or_below(report->n_rows ? low * 0.9 : 1);
     high = fmax(next_tick(tick_at_or_below(high)), low * 10);
@@ -289,8 +289,8 @@ reef_status preempt_chart_write(const preempt_report *report, const char *path, 
     const char *first_mechanism = report->n_rows ? report->rows[0].mechanism : "";
     int colour = 0;
     if (report->n_rows) {
-        line(out, "ref", place_on(&a, report->rows[0].idle.p50_us), TOP, place_on(&a, report->rows[0].idle.p50_us),
-             bottom, 1.5);
+        line(out, "ref", place_on(&a, report->rows[0].idle.first.p50_us), TOP,
+             place_on(&a, report->rows[0].idle.first.p50_us), bottom, 1.5);
     }
     for (size_t i = 0; i < report->n_rows; i++) {
         const preempt_row *row = &report->rows[i];
@@ -302,10 +302,10 @@ reef_status preempt_chart_write(const preempt_report *report, const char *path, 
         }
         colour = strcmp(row->mechanism, first_mechanism) ? colour + 1 : 0;
         label(out, LEFT + 116, y + 4, "soft small", "end", row->mechanism);
-        draw_range(out, &a, y, colour, row->load.p50_us, row->load.p99_us);
+        draw_range(out, &a, y, colour, row->load.first.p50_us, row->load.first.p99_us);
         char p50[32], p99[32];
-        short_text(row->load.p50_us, p50, sizeof p50);
-        short_text(row->load.p99_us, p99, sizeof p99);
+        short_text(row->load.first.p50_us, p50, sizeof p50);
+        short_text(row->load.first.p99_us, p99, sizeof p99);
         snprintf(text, sizeof text, "%s / %s", p50, p99);
         label(out, a.x + a.width + 12, y + 4, "soft small", "start", text);
         last = row->be;

@@ -349,7 +349,7 @@ static reef_status create_client(load *run, client *c, const load_client_spec *s
     memset(c->records, 0, (c->capacity + 1) * sizeof *c->records); /* page faults now, not while measuring */
     for (size_t i = 0; i < LOAD_MAX_SLOTS; i++) {
         c->slots[i] = (slot){.owner = c, .index = i};
-        if (i < spec->verifier->n_slots) {
+        if (i < spec->verifier->n_slots && (c->closed || i < spec->max_in_flight)) {
             give_slot(c->free, i);
         }
     }

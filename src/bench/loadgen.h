@@ -36,8 +36,9 @@ typedef struct load_client_spec {
     bench_verifier *verifier; /* its slots bound the requests in flight */
     double scale;             /* of the rate */
     uint64_t seed;
-    uint64_t from_ns;   /* where in a trace to begin */
-    size_t max_records; /* closed loop: requests beyond are served but not recorded */
+    uint64_t from_ns;     /* where in a trace to begin */
+    size_t max_in_flight; /* open loop: what is due beyond is dropped; also bounded by the verifier's slots */
+    size_t max_records;   /* closed loop: requests beyond are served but not recorded */
 } load_client_spec;
 
 typedef struct load_options {

@@ -301,6 +301,40 @@ void preempt_report_free(preempt_report *report)
     memset(report, 0, sizeof *report);
 }
 
+static const char *const step_names[] = {
+#define STEP_NAME(name, meaning) #name,
+    PREEMPT_STEPS(STEP_NAME)
+#undef STEP_NAME
+};
+static const char *const step_meanings[] = {
+#define STEP_MEANING(name, meaning) meaning,
+    PREEMPT_STEPS(STEP_MEANING)
+#undef STEP_MEANING
+};
+
+/* Where the time goes: p50/p99 of every step under load. */
+static void print_steps(const preempt_report *report, FILE *out)
+{
+    char a[2][32], cell[72];
+    fprintf(out, "\nwhere the time goes, p50/p99 under load:\n%-34s %-8s", "best-effort load", "policy");
+    for (size_t i = 0; i < PREEMPT_N_STEPS; i++) {
+        fprintf(out, " %17s", step_names[i]);
+    }
+    for (size_t i = 0; i < report->n_rows; i++) {
+        const preempt_row *row = &report->rows[i];
+        fprintf(out, "\n%-34s %-8s", row->be, row->mechanism);
+        for (size_t k = 0; k < PREEMPT_N_STEPS; k++) {
+            snprintf(cell, sizeof cell, "%s/%s", duration(row->load.steps[k].p50_us, a[0], sizeof a[0]),
+                     duration(row->load.steps[k].p99_us, a[1], sizeof a[1]));
+            fprintf(out, " %17s", cell);
+        }
+    }
+    fprintf(out, "\n");
+    for (size_t i = 0; i < PREEMPT_N_STEPS; i++) {
+        fprintf(out, "  %-7s %s\n", step_names[i], step_meanings[i]);
+    }
+}
+
 void preempt_report_print(const preempt_report *report, FILE *out)
 {
     char a[8][32];
@@ -308,45 +342,70 @@ void preempt_report_print(const preempt_report *report, FILE *out)
             "preemption on %s, %u compute units: time to the first tile of a real-time request of one 10 us tile\n",
             report->device, report->units);
     fprintf(out,
-            "from submission; in brackets from the due time, which adds what the operating system takes to wake "
-            "the caller (%s priority)\n\n",
-            report->realtime_priority ? "real-time" : "normal");
+            "from submission, on the idle device and under load in %u turns each; in brackets from the due time, which "
+            "adds what the\noperating system takes to wake the caller (%s priority); lost: best-effort time in tiles "
+            "that were thrown away\n\n",
+            report->rounds, report->realtime_priority ? "real-time" : "normal");
     fprintf(out, "%-34s %-8s %18s  %9s %9s %9s  %20s %6s %6s\n", "best-effort load", "policy", "idle p50/p99", "p50",
             "p99", "max", "(due p50/p99)", "lost", "n");
     for (size_t i = 0; i < report->n_rows; i++) {
         const preempt_row *row = &report->rows[i];
+        const bench_stats *idle_stats = &row->idle.first, *load = &row->load.first;
         char idle[72], due[72];
-        snprintf(idle, sizeof idle, "%s/%s", duration(row->idle.p50_us, a[0], sizeof a[0]),
-                 duration(row->idle.p99_us, a[1], sizeof a[1]));
-        snprintf(due, sizeof due, "(%s/%s)", duration(row->load_due.p50_us, a[2], sizeof a[2]),
-                 duration(row->load_due.p99_us, a[3], sizeof a[3]));
+        snprintf(idle, sizeof idle, "%s/%s", duration(idle_stats->p50_us, a[0], sizeof a[0]),
+                 duration(idle_stats->p99_us, a[1], sizeof a[1]));
+        snprintf(due, sizeof due, "(%s/%s)", duration(row->load.due.p50_us, a[2], sizeof a[2]),
+                 duration(row->load.due.p99_us, a[3], sizeof a[3]));
         fprintf(out, "%-34s %-8s %18s  %9s %9s %9s  %20s %5.1f%% %6zu\n", row->be, row->mechanism, idle,
-                duration(row->load.p50_us, a[4], sizeof a[4]), duration(row->load.p99_us, a[5], sizeof a[5]),
-                duration(row->load.max_us, a[6], sizeof a[6]), due, row->be_lost_pct, row->load.n);
+                duration(load->p50_us, a[4], sizeof a[4]), duration(load->p99_us, a[5], sizeof a[5]),
+                duration(load->max_us, a[6], sizeof a[6]), due, row->be_lost_pct, load->n);
     }
+    print_steps(report, out);
+}
+
+/* {"wake":{"p50_us","p99_us"},...} */
+static json_t *steps_json(const preempt_cell *cell)
+{
+    json_t *object = json_object();
+    for (size_t i = 0; i < PREEMPT_N_STEPS; i++) {
+        json_t *step = json_object();
+        put(step, "p50_us", cell->steps[i].p50_us);
+        put(step, "p99_us", cell->steps[i].p99_us);
+        json_object_set_new(object, step_names[i], step);
+    }
+    return object;
 }
 
 json_t *preempt_report_json(const preempt_report *report)
 {
-    json_t *root = json_pack("{s:s, s:s, s:i, s:i, s:I, s:s, s:s}", "workload", "preempt", "device", report->device,
-                             "units", (int)report->units, "count", (int)report->count, "seed", (json_int_t)report->seed,
-                             "generator_priority", report->realtime_priority ? "realtime" : "normal", "reef_version",
-                             reef_version());
+    json_t *root = json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:s, s:s}", "workload", "preempt", "device",
+                             report->device, "units", (int)report->units, "count", (int)report->count, "rounds",
+                             (int)report->rounds, "seed", (json_int_t)report->seed, "generator_priority",
+                             report->realtime_priority ? "realtime" : "normal", "reef_version", reef_version());
     json_t *rows = json_array();
     for (size_t i = 0; i < report->n_rows; i++) {
         const preempt_row *row = &report->rows[i];
         json_t *object = json_pack("{s:s, s:s}", "be", row->be, "mechanism", row->mechanism);
-        put(object, "idle_p50_us", row->idle.p50_us);
-        put(object, "idle_p99_us", row->idle.p99_us);
-        put(object, "p50_us", row->load.p50_us);
-        put(object, "p99_us", row->load.p99_us);
-        put(object, "max_us", row->load.max_us);
-        put(object, "idle_due_p50_us", row->idle_due.p50_us);
-        put(object, "idle_due_p99_us", row->idle_due.p99_us);
-        put(object, "due_p50_us", row->load_due.p50_us);
-        put(object, "due_p99_us", row->load_due.p99_us);
-        put_count(object, "n", row->load.n);
+        put(object, "idle_p50_us", row->idle.first.p50_us);
+        put(object, "idle_p99_us", row->idle.first.p99_us);
+        put(object, "p50_us", row->load.first.p50_us);
+        put(object, "p99_us", row->load.first.p99_us);
+        put(object, "max_us", row->load.first.max_us);
+        put_count(object, "n", row->load.first.n);
         put(object, "be_lost_pct", row->be_lost_pct);
+        put_count(object, "idle_n", row->idle.first.n);
+        put(object, "idle_max_us", row->idle.first.max_us);
+        put(object, "idle_call_p50_us", row->idle.call.p50_us);
+        put(object, "idle_call_p99_us", row->idle.call.p99_us);
+        put(object, "call_p50_us", row->load.call.p50_us);
+        put(object, "call_p99_us", row->load.call.p99_us);
+        put(object, "idle_due_p50_us", row->idle.due.p50_us);
+        put(object, "idle_due_p99_us", row->idle.due.p99_us);
+        put(object, "due_p50_us", row->load.due.p50_us);
+        put(object, "due_p99_us", row->load.due.p99_us);
+        put(object, "seconds", row->seconds);
+        json_object_set_new(object, "steps", steps_json(&row->load));
+        json_object_set_new(object, "idle_steps", steps_json(&row->idle));
         put_count(object, "preemptions", row->preemptions);
         put_count(object, "tiles_abandoned", row->tiles_abandoned);
         json_array_append_new(rows, object);

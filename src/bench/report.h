@@ -71,18 +71,38 @@ json_t *bench_report_json(const bench_report *report);
 
 /* ---- bench preempt ---- */
 
+/* Where the time from an RT request's due time to its end goes. X(name, from, to, meaning) */
+/* clang-format off */
+#define PREEMPT_STEPS(X)                                                                   \
+    X(wake,   "due time to the call of submit: the operating system wakes the caller")     \
+    X(submit, "call of submit to the scheduler having the request")                        \
+    X(launch, "from there to units taken away and the launch handed to the device")        \
+    X(device, "from there to the first tile: the device vacates and starts")               \
+    X(run,    "first tile to the end of the request, seen by the host")                    \
+    X(told,   "from there to the caller knowing")
+/* clang-format on */
+#define PREEMPT_STEP_ID(name, meaning) PREEMPT_##name,
+enum { PREEMPT_STEPS(PREEMPT_STEP_ID) PREEMPT_N_STEPS };
+#undef PREEMPT_STEP_ID
+
+typedef struct preempt_cell {
+    bench_stats first; /* from submission to first tile: what a preemption takes */
+    bench_stats call;  /* the same from the call of submit: with what it takes to get the scheduler's lock */
+    bench_stats due;   /* the same from the due time */
+    bench_stats steps[PREEMPT_N_STEPS];
+} preempt_cell;
+
 typedef struct preempt_row {
     char be[80];
-    const char *mechanism;          /* the policy */
-    bench_stats idle, load;         /* from submission to first tile, device idle and loaded */
-    bench_stats idle_due, load_due; /* from the due time */
-    double be_lost_pct;
+    const char *mechanism; /* the policy */
+    preempt_cell idle, load;
+    double be_lost_pct, seconds;
     uint64_t preemptions, tiles_abandoned;
 } preempt_row;
 
 typedef struct preempt_report {
     const char *device;
-    unsigned units, count;
+    unsigned units, count, rounds;
     uint64_t seed;
     bool realtime_priority;
     preempt_row *rows;

@@ -22,7 +22,7 @@
 #include "bench/tensors.h"
 
 enum { SLOT_BYTES = 64 << 20, MAX_RECORDS = 1 << 20, SOLO_MAX_RUNS = 200, SOLO_MIN_RUNS = 3, MAX_CLIENTS = 64 };
-static const uint64_t SOLO_NS = 1000000000u, MAX_TAIL_NS = 10000000000u;
+static const uint64_t SOLO_NS = 1000000000u, MAX_TAIL_NS = 10000000000u, MAX_BACKLOG_NS = 3000000000u;
 /* Waking up takes a thread up to about 100 us: a generator is awake that long before a request is due. */
 static const uint64_t SPIN_NS = 150000u;
 
@@ -203,10 +203,9 @@ static reef_status prepare_actor(bench_actor *actor, reef_error *error)
         reef_model_output(actor->model->model, i, &info);
         bytes += info.bytes;
     }
+
     size_t slots = SLOT_BYTES / bytes, most = concurrency ? 2 * concurrency + 2 : LOAD_MAX_SLOTS;
     slots = slots > most ? most : slots < concurrency + 2 ? concurrency + 2 : slots;
-
-    /* Alone means as RT: the policy in force here is rt-only. */
     reef_session *alone;
     status = reef_session_create(actor->model->model, &(reef_session_options){.service_class = REEF_RT}, &alone, error);
     if (status) {
@@ -620,6 +619,8 @@ static size_t cast(const runner *r, const bench_play *play, bool with_be, unsign
         }
         actor->verifier.compared = actor->verifier.mismatches = 0;
         actor->verifier.first[0] = 0;
+        /* A device that cannot keep up is not kept waiting for after the slice for longer than this. */
+        size_t backlog = (size_t)(MAX_BACKLOG_NS / (actor->model->solo_ns + 1));
         double most = 4e9 * (slice_s + 1) / (double)(actor->model->solo_ns + 1) + 1024;
         specs[n] = (load_client_spec){
             .client = actor->client,
@@ -629,6 +630,7 @@ static size_t cast(const runner *r, const bench_play *play, bool with_be, unsign
             .scale = rt ? play->scale : 1,
             .seed = actor->seed + round * 1000003u, /* the same under every policy of a round */
             .from_ns = (uint64_t)(slice_s * 1e9 * round),
+            .max_in_flight = backlog < 8 ? 8 : backlog,
             .max_records = most < MAX_RECORDS ? (size_t)most : MAX_RECORDS,
         };
         who[n++] = i;

@@ -34,10 +34,13 @@ typedef struct bench_options {
 reef_status bench_run(const bench_workload *workloads, size_t n_workloads, const bench_options *options,
                       bench_report *out, reef_error *error);
 
-typedef struct preempt_load { /* best-effort work: a model file, or kernels x tiles x tile_us of synthetic work */
+/* Best-effort work: a model file, or synthetic kernels. */
+typedef struct preempt_load {
     const char *path;
-    uint32_t kernels, tiles;
-    double tile_us;
+    uint32_t kernels; /* as many, one after another */
+    double kernel_us; /* each so long on the whole device, in tiles as short as real ones; or, when 0, ... */
+    uint32_t tiles;   /* ... of so many tiles ... */
+    double tile_us;   /* ... so long each */
 } preempt_load;
 
 typedef struct preempt_options {
@@ -52,14 +55,15 @@ typedef struct preempt_options {
      * any, the DISB networks get those of the built-in workloads. */
     const reef_shape *shapes;
     size_t n_shapes;
-    unsigned count;          /* RT requests per load and policy */
+    unsigned count;          /* RT requests per load and policy, and as many on the idle device */
+    unsigned rounds;         /* in which idle and loaded device take turns; 0: 1 */
     double seconds_per_cell; /* a cell that takes longer ends with fewer */
     uint64_t seed;
     reef_progress progress;
     void *progress_context;
 } preempt_options;
 
-/* How long a preemption takes: a tiny RT request against each load, under each policy. */
+/* How long a preemption takes: a tiny RT request on the idle device and against each load, under each policy. */
 reef_status preempt_run(const preempt_options *options, preempt_report *out, reef_error *error);
 
 /* NOT_FOUND with the list of what there is. */

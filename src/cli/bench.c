@@ -223,27 +223,57 @@ static bool take_count(const char **at, unsigned *out)
     return true;
 }
 
+/* "10ms", "100us", "2.5ms": microseconds, or 0. */
+static double length_us(const char *text)
+{
+    char *end;
+    double number = strchr("0123456789.", *text) ? strtod(text, &end) : 0;
+    double unit = number > 0 && !strcmp(end, "ms") ? 1e3 : number > 0 && !strcmp(end, "us") ? 1 : 0;
+    return number * unit >= 1 && number * unit <= 1e7 ? number * unit : 0;
+}
+
 static int add_synthetic(load_list *list, const char *text)
 {
     unsigned kernels = 0, tiles = 0;
     const char *at = text;
     char *end = NULL;
-    bool counts = take_count(&at, &kernels) && take_count(&at, &tiles);
-    double us = counts ? strtod(at, &end) : 0;
-    if (!counts || end == at || *end || !kernels || !tiles || !(us >= 0.1 && us <= 1e7)) {
-        return cli_usage(name_of_command,
-                         "--synthetic: '%s' is not KERNELSxTILESxUS, such as 100x2x1000 (microseconds per tile)", text);
+    double us = 0, kernel_us = 0;
+    bool good = take_count(&at, &kernels) && kernels;
+    if (good && !(kernel_us = length_us(at))) {
+        good = take_count(&at, &tiles) && tiles;
+        us = good ? strtod(at, &end) : 0;
+        good = good && end != at && !*end && us >= 0.1 && us <= 1e7;
     }
-    return add_load(list, (preempt_load){.kernels = kernels, .tiles = tiles, .tile_us = us})
+    if (!good) {
+        return cli_usage(name_of_command,
+                         "--synthetic: '%s' is neither KERNELSxLENGTH, such as 100x10ms, nor KERNELSxTILESxUS, such as "
+                         "100x2x1000 (microseconds per tile)",
+                         text);
+    }
+    return add_load(list, (preempt_load){.kernels = kernels, .kernel_us = kernel_us, .tiles = tiles, .tile_us = us})
                ? -1
                : cli_fail(name_of_command, "out of memory");
+}
+
+/* REEF's: so many kernels queued, each so long. */
+static int add_all_synthetic(load_list *list)
+{
+    static const unsigned kernels[] = {10, 100, 1000};
+    static const double ms[] = {0.1, 1, 10, 50};
+    for (size_t i = 0; i < 12; i++) {
+        if (!add_load(list, (preempt_load){.kernels = kernels[i / 4], .kernel_us = 1e3 * ms[i % 4]})) {
+            return cli_fail(name_of_command, "out of memory");
+        }
+    }
+    return -1;
 }
 
 static int collect_loads(const bench_args *args, load_list *list)
 {
     int code = -1;
     for (size_t i = 0; code < 0 && i < args->synthetic.n; i++) {
-        code = add_synthetic(list, args->synthetic.items[i]);
+        const char *text = args->synthetic.items[i];
+        code = strcmp(text, "all") ? add_synthetic(list, text) : add_all_synthetic(list);
     }
     for (size_t i = 0; code < 0 && i < args->be.n; i++) {
         code = add_path(list, strdup(args->be.items[i])) ? -1 : cli_fail(name_of_command, "out of memory");
@@ -251,18 +281,7 @@ static int collect_loads(const bench_args *args, load_list *list)
     if (code < 0 && args->models) {
         code = add_folder(list, args->models);
     }
-    if (code < 0 && list->n == 0) {
-        static const unsigned kernels[] = {10, 100, 1000};
-        static const double us[] = {100, 1000, 10000};
-        for (size_t i = 0; i < 9; i++) {
-            /* Two tiles for every unit there can sensibly be would hide a kernel's length; two keep two units busy. */
-            unsigned tiles = args->units ? (unsigned)args->units : 2;
-            if (!add_load(list, (preempt_load){.kernels = kernels[i / 3], .tiles = tiles, .tile_us = us[i % 3]})) {
-                return cli_fail(name_of_command, "out of memory");
-            }
-        }
-    }
-    return code;
+    return code < 0 && list->n == 0 ? add_all_synthetic(list) : code;
 }
 
 static int preempt_command(const bench_args *args)
@@ -294,6 +313,7 @@ static int preempt_command(const bench_args *args)
             .shapes = shapes,
             .n_shapes = args->shapes.n,
             .count = (unsigned)args->count,
+            .rounds = (unsigned)args->rounds,
             .seconds_per_cell = args->seconds,
             .seed = args->seed,
             .progress = cli_progress_show,
@@ -384,7 +404,10 @@ int cli_bench(int argc, char **argv)
         {"be", "MODEL.onnx", "preempt: a best-effort model; may be repeated", CLI_LIST, &args.be, 0, 0},
         {"shape", "NAME=DIMS", "preempt: dimensions of an input of the --be model (the DISB networks need none)",
          CLI_LIST, &args.shapes, 0, 0},
-        {"synthetic", "KxTxUS", "preempt: K kernels of T tiles of US microseconds; may be repeated, or a comma list",
+        {"synthetic", "KxLENGTH",
+         "preempt: K kernels, each LENGTH (100us, 10ms) long on the whole device in tiles as short as real ones; or "
+         "KxTxUS: of T tiles of US microseconds; all: 10, 100, 1000 kernels of 0.1, 1, 10, 50 ms, the default without "
+         "models; may be repeated, or a comma list",
          CLI_NAMES, &args.synthetic, 0, 0},
         {"json", "FILE", "write the results as JSON", CLI_TEXT, &args.json, 0, 0},
         {"chart", "FILE.svg", "draw the results", CLI_TEXT, &args.chart, 0, 0},
@@ -407,7 +430,7 @@ int cli_bench(int argc, char **argv)
                     "  reef bench all --models models --device cuda:0 --precision fp16 --seconds 6 --warmup 0.2 --json "
                     "disb.json\n"
                     "  reef bench my.json --policy reset --seconds 30\n"
-                    "  reef bench preempt --policy wait,reset --synthetic 100x2x1000\n"
+                    "  reef bench preempt --policy wait,reset --synthetic 100x10ms --synthetic 100x2x1000\n"
                     "  reef bench preempt --policy reset --be resnet152.onnx --count 1000\n",
         .options = options,
         .n_options = sizeof options / sizeof options[0],

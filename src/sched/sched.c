@@ -112,6 +112,13 @@ static bool may_start_rt(const reef_sched *sched)
     return true;
 }
 
+static void note_launch(const reef_sched *sched, reef_task *task)
+{
+    if (!task->launch_ns) {
+        task->launch_ns = sched->clock.now_ns(sched->clock.context);
+    }
+}
+
 /* Hands the running RT task's next launch to the device: all that is left, or one padded kernel. */
 static void launch_rt(reef_sched *sched)
 {
@@ -134,6 +141,7 @@ static void launch_rt(reef_sched *sched)
     }
     /* Never full: the RT queue holds one launch, of the one running task. */
     ops_of(sched)->launch(sched->rt_queue, &launch);
+    note_launch(sched, task);
 }
 
 static void start_rt(reef_sched *sched, reef_task *task)
@@ -224,6 +232,9 @@ static void settle_be(reef_sched *sched)
         }
         if (fill && vhq->padding == 0) {
             reef_vhq_fill(vhq, policy->be_mode);
+            if (vhq->running && vhq->on_device) {
+                note_launch(sched, vhq->running);
+            }
         }
     }
 }

@@ -24,8 +24,8 @@ typedef struct reef_task {
     reef_list link;            /* in its queue, then in the scheduler's list of ended tasks */
     const void *const *inputs; /* borrowed until the task has ended */
     void *const *outputs;
-    uint64_t deadline_ns; /* 0: none */
-    uint64_t submit_ns, start_ns, end_ns;
+    uint64_t deadline_ns;                            /* 0: none */
+    uint64_t submit_ns, launch_ns, start_ns, end_ns; /* launch: its first launch has been handed to the device */
     uint32_t preemptions;
     reef_status status;
     reef_task_state state;

@@ -197,6 +197,8 @@ def usage(t: Suite) -> None:
     t.bad(2, ["--seconds"], "bench", "A", "--policy", "reset", "--seconds", "-1")
     t.bad(2, ["--synthetic", "10x2"], "bench", "preempt", "--policy", "reset", "--synthetic", "10x2")
     t.bad(2, ["--synthetic", "-1x2x1000"], "bench", "preempt", "--policy", "reset", "--synthetic", "-1x2x1000")
+    for text in ("10xms", "10x0ms", "0x1ms", "10x1s", "10x-1ms", "10x1msx", "10xnanms", "10x1e99ms", "x", ""):
+        t.bad(2, ["--synthetic"], "bench", "preempt", "--policy", "reset", "--synthetic", text)
     t.bad(2, ["--be"], "bench", "A", "--policy", "reset", "--be", "relu.onnx")
 
 
@@ -290,13 +292,16 @@ def work(t: Suite) -> None:
     def preempted(text: str) -> None:
         holds("wait", "reset")(text)
         rows = json.loads((t.folder / "p.json").read_text())["rows"]
-        assert [row["mechanism"] for row in rows] == ["wait", "reset"] * 2, rows
+        assert [row["mechanism"] for row in rows] == ["wait", "reset"] * 3, rows
+        assert [row["be"] for row in rows[::2]] == ["3 kernels x 2 tiles x 300 us", "4 kernels x 0.5 ms", "relu"], rows
         for row in rows:
-            for key in ("be", "idle_p50_us", "idle_p99_us", "p50_us", "p99_us", "max_us", "due_p50_us", "due_p99_us", "n",
+            for key in ("be", "idle_p50_us", "idle_p99_us", "p50_us", "p99_us", "max_us", "call_p50_us", "call_p99_us", "due_p50_us",
+                        "due_p99_us", "n",
                         "be_lost_pct"):
                 assert key in row, key
+            assert list(row["steps"]) == ["wake", "submit", "launch", "device", "run", "told"] == list(row["idle_steps"]), row
         xml.etree.ElementTree.parse(t.folder / "p.svg")
-    t.good(preempted, "bench", "preempt", "--policy", "wait,reset", "--synthetic", "3x2x300", "--be", "relu.onnx", "--count",
+    t.good(preempted, "bench", "preempt", "--policy", "wait,reset", "--synthetic", "3x2x300,4x500us", "--be", "relu.onnx", "--count",
            "10", "--json", "p.json", "--chart", "p.svg")
 
 

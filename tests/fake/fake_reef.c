@@ -160,7 +160,7 @@ static void *device_main(void *context)
         bool be = request->session->options.service_class == REEF_BE;
         if (!request->started) {
             request->started = true;
-            request->info.start_ns = reef_now_ns();
+            request->info.launch_ns = request->info.start_ns = reef_now_ns();
         }
         uint64_t deadline = request->options.deadline_ns;
         bool late = deadline && request->info.start_ns > deadline;

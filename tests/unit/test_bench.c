@@ -537,7 +537,8 @@ static void preemption_is_measured_for_every_load_and_policy(void **state)
                                .loads = loads,
                                .n_loads = 1,
                                .count = 10,
-                               .seconds_per_cell = 5,
+                               .rounds = 3,
+                               .seconds_per_cell = 60,
                                .seed = 1};
     preempt_report report = {0};
     reef_error error = {0};
@@ -545,8 +546,16 @@ static void preemption_is_measured_for_every_load_and_policy(void **state)
     assert_int_equal(report.n_rows, 2);
     for (size_t i = 0; i < 2; i++) {
         assert_string_equal(report.rows[i].mechanism, policies[i]);
-        assert_int_equal(report.rows[i].load.n, 10);
-        assert_int_equal(report.rows[i].idle.n, 10);
+        const preempt_cell *cells[] = {&report.rows[i].idle, &report.rows[i].load};
+        for (size_t k = 0; k < 2; k++) {
+            assert_int_equal(cells[k]->first.n, 10);
+            for (size_t step = 0; step < PREEMPT_N_STEPS; step++) {
+                assert_int_equal(cells[k]->steps[step].n, 10);
+            }
+            /* The steps up to the first tile are parts of the whole. */
+            assert_true(cells[k]->steps[PREEMPT_launch].min_us <= cells[k]->first.max_us);
+            assert_true(cells[k]->due.max_us >= cells[k]->first.min_us);
+        }
     }
     preempt_report_free(&report);
 }
