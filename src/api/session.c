@@ -280,6 +280,7 @@ reef_status reef_session_submit(reef_session *session, const reef_submit_options
         .vhq = session->service_class == REEF_BE ? &session->vhq : NULL,
         .kernels = (uint32_t)plan->n_kernels,
         .costs = model->costs,
+        .name = model->name,
         .units_needed = model->units_needed,
         .on_end = on_end,
     };

@@ -228,6 +228,7 @@ static reef_status measure_cell(preempt *p, feeder *f, preempt_row *row, reef_er
         row->preemptions = sum.preemptions;
         row->tiles_abandoned = sum.tiles_abandoned;
         row->seconds = (double)(reef_now_ns() - begun) / 1e9;
+        reef_device_trace_span(p->device, what, begun, reef_now_ns());
     }
     return status;
 }
@@ -352,8 +353,15 @@ static void find_occupancy(preempt *p)
     p->tiles_per_unit = reef_model_kernel(p->rt_model, 0, &kernel) && kernel.tiles_per_unit ? kernel.tiles_per_unit : 1;
 }
 
-static reef_status run_all(preempt *p, preempt_report *report, reef_error *error)
+typedef struct run_context {
+    preempt *p;
+    preempt_report *report;
+} run_context;
+
+static reef_status run_all(void *context, reef_error *error)
 {
+    preempt *p = ((run_context *)context)->p;
+    preempt_report *report = ((run_context *)context)->report;
     reef_status status = REEF_OK;
     for (size_t i = 0; !status && i < p->options->n_loads; i++) {
         status = run_load(p, &p->options->loads[i], report, error);
@@ -422,7 +430,7 @@ reef_status preempt_run(const preempt_options *options, preempt_report *out, ree
     }
     if (!status) {
         find_occupancy(&p);
-        status = run_all(&p, &report, error);
+        status = bench_traced(p.device, options->trace, run_all, &(run_context){&p, &report}, error);
     }
     reef_session_destroy(p.rt);
     reef_model_destroy(p.rt_model);

@@ -673,6 +673,8 @@ static reef_status play_slice(runner *r, const bench_play *play, const bench_par
         uint64_t begin = reef_now_ns();
         status = load_run(run, error);
         reef_device_stats_get(r->device, &after);
+        what[strcspn(what, ",")] = 0;
+        reef_device_trace_span(r->device, what, begin, reef_now_ns());
         r->leak = status == REEF_TIMEOUT;
         if (!status) {
             t->wall_s += (double)(reef_now_ns() - begin) / 1e9 * (after.units ? after.units : 1);
@@ -732,8 +734,31 @@ static reef_status play_part(runner *r, const bench_play *play, bench_part *part
 
 /* ---------------------------------------------------------------------------------------------------- all -- */
 
-static reef_status play_all(runner *r, bench_report *report, reef_error *error)
+reef_status bench_traced(reef_device *device, const char *path, reef_status (*run)(void *context, reef_error *error),
+                         void *context, reef_error *error)
 {
+    reef_status status = path ? reef_device_trace_start(device, 0, error) : REEF_OK;
+    if (status) {
+        return status;
+    }
+    status = run(context, error);
+    if (path) {
+        /* What a failed run did is worth seeing, too; its own error counts. */
+        reef_status written = reef_device_trace_stop(device, path, status ? NULL : error);
+        status = status ? status : written;
+    }
+    return status;
+}
+
+typedef struct play_context {
+    runner *r;
+    bench_report *report;
+} play_context;
+
+static reef_status play_all(void *context, reef_error *error)
+{
+    runner *r = ((play_context *)context)->r;
+    bench_report *report = ((play_context *)context)->report;
     reef_status status = REEF_OK;
     for (size_t i = 0; !status && i < r->n_plays; i++) {
         bench_play *play = &r->plays[i];
@@ -867,7 +892,7 @@ reef_status bench_run(const bench_workload *workloads, size_t n_workloads, const
         status = load_models(&r, error);
     }
     if (!status) {
-        status = play_all(&r, &report, error);
+        status = bench_traced(r.device, options->trace, play_all, &(play_context){&r, &report}, error);
     }
     clean_up(&r);
     if (status) {

@@ -23,6 +23,7 @@ typedef struct bench_options {
     unsigned rounds; /* the policies take turns this often, so that drift favours none; 0: 1 */
     uint64_t seed;
     unsigned profile_runs;
+    const char *trace; /* a file for the timeline of the whole run (its end, when it is long), or NULL */
     reef_progress progress;
     void *progress_context;
 } bench_options;
@@ -59,12 +60,17 @@ typedef struct preempt_options {
     unsigned rounds;         /* in which idle and loaded device take turns; 0: 1 */
     double seconds_per_cell; /* a cell that takes longer ends with fewer */
     uint64_t seed;
+    const char *trace; /* as in bench_options */
     reef_progress progress;
     void *progress_context;
 } preempt_options;
 
 /* How long a preemption takes: a tiny RT request on the idle device and against each load, under each policy. */
 reef_status preempt_run(const preempt_options *options, preempt_report *out, reef_error *error);
+
+/* Records `run(context)` on the device into the file `path` (NULL: does not record), whether it fails or not. */
+reef_status bench_traced(reef_device *device, const char *path, reef_status (*run)(void *context, reef_error *error),
+                         void *context, reef_error *error);
 
 /* NOT_FOUND with the list of what there is. */
 reef_status bench_check_policy(const char *policy, const char **canonical, reef_error *error);

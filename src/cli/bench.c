@@ -14,7 +14,7 @@
 #include "cli/progress.h"
 
 typedef struct bench_args {
-    const char *device, *models, *form, *json, *chart, *precision_text;
+    const char *device, *models, *form, *json, *chart, *trace, *precision_text;
     reef_precision precision;
     uint64_t units, seed, count, profile_runs, rounds;
     double seconds, warmup;
@@ -23,19 +23,6 @@ typedef struct bench_args {
 } bench_args;
 
 static const char name_of_command[] = "bench";
-
-static int check_writable(const char *option, const char *path)
-{
-    /* Found out now rather than after minutes of measuring. */
-    FILE *file = path ? fopen(path, "a") : NULL;
-    if (path && !file) {
-        return cli_fail(name_of_command, "--%s: %s cannot be written", option, path);
-    }
-    if (file) {
-        fclose(file);
-    }
-    return -1;
-}
 
 static reef_status write_json(json_t *root, const char *path, reef_error *error)
 {
@@ -104,6 +91,7 @@ static int run_workloads(const bench_args *args, bench_form form, const bench_wo
         .rounds = (unsigned)args->rounds,
         .seed = args->seed,
         .profile_runs = (unsigned)args->profile_runs,
+        .trace = args->trace,
         .progress = cli_progress_show,
         .progress_context = &progress,
     };
@@ -145,8 +133,9 @@ static int bench_workload_command(const bench_args *args, const cli_list *words)
     }
     size_t n = 0;
     code = code < 0 ? load_workloads(words, workloads, &n) : code;
-    code = code < 0 ? check_writable("json", args->json) : code;
-    code = code < 0 ? check_writable("chart", args->chart) : code;
+    code = code < 0 ? cli_check_writable(name_of_command, "json", args->json) : code;
+    code = code < 0 ? cli_check_writable(name_of_command, "chart", args->chart) : code;
+    code = code < 0 ? cli_check_writable(name_of_command, "trace", args->trace) : code;
     code = code < 0 ? run_workloads(args, form, workloads, n) : code;
     for (size_t i = 0; i < n; i++) {
         bench_workload_free(&workloads[i]);
@@ -296,8 +285,9 @@ static int preempt_command(const bench_args *args)
     }
     load_list loads = {0};
     code = collect_loads(args, &loads);
-    code = code < 0 ? check_writable("json", args->json) : code;
-    code = code < 0 ? check_writable("chart", args->chart) : code;
+    code = code < 0 ? cli_check_writable(name_of_command, "json", args->json) : code;
+    code = code < 0 ? cli_check_writable(name_of_command, "chart", args->chart) : code;
+    code = code < 0 ? cli_check_writable(name_of_command, "trace", args->trace) : code;
     if (code < 0) {
         reef_error error = {0};
         cli_progress progress;
@@ -316,6 +306,7 @@ static int preempt_command(const bench_args *args)
             .rounds = (unsigned)args->rounds,
             .seconds_per_cell = args->seconds,
             .seed = args->seed,
+            .trace = args->trace,
             .progress = cli_progress_show,
             .progress_context = &progress,
         };
@@ -411,6 +402,7 @@ int cli_bench(int argc, char **argv)
          CLI_NAMES, &args.synthetic, 0, 0},
         {"json", "FILE", "write the results as JSON", CLI_TEXT, &args.json, 0, 0},
         {"chart", "FILE.svg", "draw the results", CLI_TEXT, &args.chart, 0, 0},
+        {"trace", "FILE.json", CLI_TRACE_HELP, CLI_TEXT, &args.trace, 0, 0},
     };
     cli_command command = {
         .name = name_of_command,

@@ -185,6 +185,7 @@ def usage(t: Suite) -> None:
     t.bad(2, ["--policy", "fast", "reset"], "run", "relu.onnx", "--random", "1", "--policy", "fast")
     t.bad(2, ["rt-only"], "run", "relu.onnx", "--random", "1", "--policy", "rt-only", "--class", "be")
     t.bad(2, ["--batch"], "run", "relu.onnx", "--batch", "list.txt")
+    t.bad(2, ["--batch", "--trace"], "run", "--batch", "list.txt", "--trace", "t.json")
     t.bad(2, ["--shape"], "bench", "preempt", "--shape", "x=1x", "--be", "relu.onnx")
     t.bad(2, ["--shape"], "bench", "A", "--shape", "x=1")
     t.bad(2, ["fast", "reset"], "bench", "A", "--policy", "reset,fast")
@@ -233,6 +234,9 @@ def files(t: Suite) -> None:
     t.bad(1, ["vgg19", "--models"], "bench", "A", "--policy", "reset", "--models", "nothing")
     t.bad(1, ["no/such"], "bench", "good.json", "--policy", "reset", "--json", "no/such/file")
     t.bad(1, ["no/such"], "bench", "good.json", "--policy", "reset", "--chart", "no/such/file")
+    t.bad(1, ["no/such", "--trace"], "bench", "good.json", "--policy", "reset", "--trace", "no/such/file")
+    t.bad(1, ["no/such", "--trace"], "bench", "preempt", "--trace", "no/such/file")
+    t.bad(1, ["no/such", "--trace"], "run", "relu.onnx", "--random", "1", "--trace", "no/such/file")
     t.bad(1, ["nothing"], "bench", "preempt", "--policy", "reset", "--models", "nothing")
     t.bad(1, ["gone.onnx"], "bench", "preempt", "--policy", "reset", "--be", "gone.onnx")
     t.bad(1, ["rt-only"], "bench", "preempt", "--policy", "rt-only")
@@ -288,6 +292,23 @@ def work(t: Suite) -> None:
         xml.etree.ElementTree.parse(t.folder / "r.svg")
     t.good(benched, "bench", "good.json", "--policy", "reset", "--seconds", "0.5", "--warmup", "0.1", "--form",
            "published", "--json", "r.json", "--chart", "r.svg")
+
+    def traced(requests: int):
+        """The timeline holds so many real-time requests and nests."""
+        def look(_: str) -> None:
+            events = json.loads((t.folder / "t.json").read_text())["traceEvents"]
+            begun = [event for event in events if event["ph"] == "b" and event["name"].startswith("RT ")]
+            assert len(begun) == requests, (len(begun), requests)
+            depth = {}
+            for event in events:
+                if event["ph"] in "be":
+                    depth[event["id"]] = depth.get(event["id"], 0) + (1 if event["ph"] == "b" else -1)
+                    assert 0 <= depth[event["id"]] <= 2, event
+            assert not any(depth.values()), depth
+        return look
+    t.good(traced(4), "run", "relu.onnx", "--random", "1", "--repeat", "3", "--trace", "t.json")
+    t.good(traced(2 * 10), "bench", "preempt", "--policy", "reset", "--synthetic", "3x2x300", "--count", "10", "--trace",
+           "t.json")
 
     def preempted(text: str) -> None:
         holds("wait", "reset")(text)
