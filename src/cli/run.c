@@ -513,7 +513,13 @@ static void batch_report(const run_args *args, const char *model, reef_status st
         printf("\n");
         json_decref(root);
     } else if (status) {
-        printf("FAIL %s: %s: %s\n", model, reef_status_name(status), error->message);
+        /* Most errors begin with the model's name, which the line has already. */
+        const char *message = error->message;
+        size_t length = strlen(model);
+        if (!strncmp(message, model, length) && !strncmp(message + length, ": ", 2)) {
+            message += length + 2;
+        }
+        printf("FAIL %s: %s: %s\n", model, reef_status_name(status), message);
     } else {
         printf("ok %s\n", model);
     }

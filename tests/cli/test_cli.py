@@ -11,6 +11,7 @@ what is wrong. No test looks at how long anything took.
 import argparse
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -136,7 +137,14 @@ class Suite:
             assert lines[0].startswith("reef"), lines[0]
             for word in words:
                 assert word in lines[0], f"{word!r} is not in {lines[0]!r}"
+            self.named_once(lines[0])
         self.check("reef " + " ".join(arguments), test)
+
+    @staticmethod
+    def named_once(line: str) -> None:
+        """No file is named twice in a message: "x.onnx: x.onnx: ..." """
+        for file in set(re.findall(r"[\w./-]+\.(?:onnx|npy|json|txt)\b", line)):
+            assert line.count(file) == 1, f"{file} is named twice: {line!r}"
 
     def good(self, look, *arguments: str, **environment: str) -> None:
         def test() -> None:
@@ -261,6 +269,8 @@ def work(t: Suite) -> None:
         assert done.returncode == 1 and len(lines) == 4, done
         assert [line.split()[0] for line in lines] == ["ok", "FAIL", "ok", "FAIL"], lines
         assert "text.onnx" in lines[1] and "line 4" in lines[3], lines
+        for line in lines:
+            t.named_once(line)
         assert (t.folder / "out_a" / "y.npy").exists() and (t.folder / "out_c" / "y.npy").exists()
     t.check("batch goes on after a failure", batch)
 
