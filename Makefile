@@ -169,7 +169,7 @@ $(O)/libsupport.a: $(SUPPORT_OBJ)
 	$(Q)ar rcs $@ $^
 
 # The command line and the benchmarks are tested with a fake engine, which can be told to answer wrongly.
-FAKE_OBJ := $(O)/tests/fake/fake_reef.o $(addprefix $(O)/src/base/,error.o arena.o memory.o)
+FAKE_OBJ := $(O)/tests/fake/fake_reef.o $(addprefix $(O)/src/base/,error.o arena.o memory.o trace.o)
 $(O)/libfake.a: $(FAKE_OBJ)
 	@rm -f $@
 	$(call say,AR,$@)
@@ -208,6 +208,24 @@ $(O)/tests/preempt: $(O)/tests/stress/preempt.o $(O)/libreef.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) -o $@ $< $(O)/libreef.a $(LDLIBS)
+
+# The kernels alone, on a machine with a GPU: tests/gpu. Built where nvcc's headers are (make gpu-programs), run by
+# tools/h200/gpu_tests.sh.
+CUDA_INCLUDE := $(if $(NVCC),$(abspath $(dir $(realpath $(NVCC)))../include))
+GPU_BIN := $(O)/tests/gpu/kernel_bench $(O)/tests/gpu/test_cuda_misc $(O)/tests/gpu/naive.cubin
+$(O)/tests/gpu/%.o: CPPFLAGS += -Itests -isystem $(CUDA_INCLUDE)
+$(O)/tests/gpu/test_cuda_misc: $(O)/tests/gpu/test_cuda_misc.o $(O)/tests/gpu/launch.o $(O)/libsupport.a $(O)/libreef.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS)
+$(O)/tests/gpu/kernel_bench: $(O)/tests/gpu/kernel_bench.o $(O)/libreef.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS) -lcuda -L$(CUDA_INCLUDE)/../lib64/stubs
+$(O)/tests/gpu/naive.cubin: tests/gpu/naive.cu
+	@mkdir -p $(@D)
+	$(call say,NVCC,$@)
+	$(Q)$(NVCC) $(NVCC_FLAGS) -gencode=arch=compute_90a,code=sm_90a -cubin -o $@ $<
+.PHONY: gpu-programs
+gpu-programs: $(if $(NVCC),$(GPU_BIN))
 
 .PHONY: test-programs unit
 test-programs: $(TEST_BIN) $(ISA_TEST_BIN) $(O)/tests/preempt

@@ -56,6 +56,8 @@ typedef enum reef_launch_mode {
     /* Tiles are dispatched one by one, the highest queue priority first, equals in turn, on any unit, and run to their
      * end: what a device does by itself. */
     REEF_LAUNCH_PLAIN,
+    /* As plain, but kernels of the launch that have not begun can still be evicted when it has started. */
+    REEF_LAUNCH_EVICTABLE,
     /* Persistent workers: only on units inside the lease, which they keep as long as there is work; a tile whose unit
      * leaves the lease is abandoned. */
     REEF_LAUNCH_LEASED,
@@ -79,7 +81,9 @@ typedef struct reef_launch {
 
 typedef enum reef_event_kind {
     REEF_EVENT_DONE,    /* every kernel of the launch is finished */
-    REEF_EVENT_EVICTED, /* it stopped early; progress says where. None of its tiles is running any more. */
+    /* It stopped early, evicted, or (a device may choose to) because its units have left the lease; progress says where.
+     * None of its tiles is running any more. */
+    REEF_EVENT_EVICTED,
     REEF_EVENT_FAILED,  /* the device failed under it: progress and outputs are worth nothing; health() says why */
 } reef_event_kind;
 

@@ -451,6 +451,28 @@ static reef_status keep_code(build *b, const reef_cuda_kernel *code, cuda_kernel
     return REEF_OK;
 }
 
+/* A kernel without a worker form is no failure: its program is then served in the plain form. */
+static reef_status find_worker(build *b, cuda_kernel *kernel)
+{
+    const reef_cuda_kernel *code = &kernel->code;
+    reef_error ignored;
+    int blocks = 0;
+    kernel->worker = NULL;
+    kernel->workers_per_sm = 1;
+    if (!code->worker) {
+        return REEF_OK;
+    }
+    reef_status status = cuda_code_function(b->device, code->worker, code->dynamic_smem, &kernel->worker, &ignored);
+    if (status) {
+        kernel->worker = NULL;
+        return status == REEF_NOT_FOUND ? REEF_OK : reef_fail(b->error, status, "%s", ignored.message);
+    }
+    status =
+        CUDA_TRY(b->device->cu, b->error, occupancy(&blocks, kernel->worker, (int)code->threads, code->dynamic_smem));
+    kernel->workers_per_sm = blocks > 0 ? (unsigned)blocks : 1;
+    return status;
+}
+
 static reef_status find_function(build *b, const reef_cuda_kernel *code, cuda_kernel *kernel)
 {
     int blocks = 0;
@@ -458,6 +480,7 @@ static reef_status find_function(build *b, const reef_cuda_kernel *code, cuda_ke
     if (!status) {
         b->device->cu->occupancy(&blocks, kernel->function, (int)code->threads, code->dynamic_smem);
         kernel->blocks_per_sm = blocks > 0 ? (unsigned)blocks : 1;
+        status = find_worker(b, kernel);
     }
     return status;
 }
@@ -614,12 +637,19 @@ static void build_end(build *b)
     free(b);
 }
 
-static void workspace_needed(cuda_program *program)
+/* What the program needs for the kernels it has now. */
+static void add_up(cuda_program *program)
 {
     program->workspace_bytes = 0;
+    program->tiles = 0;
+    program->has_workers = true;
     for (size_t k = 0; k < program->base.plan->n_kernels; k++) {
-        size_t wanted = program->kernels[k].code.workspace_bytes;
+        cuda_kernel *kernel = &program->kernels[k];
+        size_t wanted = kernel->code.workspace_bytes;
         program->workspace_bytes = wanted > program->workspace_bytes ? wanted : program->workspace_bytes;
+        kernel->first_tile = program->tiles;
+        program->tiles += kernel->code.tiles;
+        program->has_workers &= kernel->worker != NULL;
     }
 }
 
@@ -652,12 +682,13 @@ static reef_status compile(build *b, const reef_program_options *options)
     }
     status = status ? status : keep_storage(b);
     status = status ? status : upload(b);
-    if (status || b->again) {
-        return status;
+    if (!status) {
+        add_up(program);
+        status = b->again ? REEF_OK : refine(b);
     }
-    workspace_needed(program);
-    status = refine(b);
-    workspace_needed(program);
+    if (!status) {
+        add_up(program);
+    }
     return status;
 }
 
@@ -783,8 +814,10 @@ void cuda_kernel_info(const reef_program *base, uint32_t index, reef_dev_kernel 
     uint64_t guess_ns = (uint64_t)(2000 + described->bytes / 2000 + described->flops / 100000);
     *out = (reef_dev_kernel){
         .tiles = kernel->code.tiles,
-        .preemptible = false,
-        .why_not = !described->transaction ? described->why_not : "runs in its plain form, which ends by itself",
+        .preemptible = described->transaction && program->has_workers,
+        .why_not = !described->transaction ? described->why_not
+                   : program->has_workers  ? NULL
+                                           : "a kernel of the plan has no worker form for this GPU",
         .variant = kernel->code.variant,
         .tile_ns = described->kind == REEF_K_SPIN ? described->spin.tile_ns
                                                   : (kernel->solo_ns ? kernel->solo_ns : guess_ns) / waves,

@@ -44,7 +44,7 @@ static reef_status build(const refinement *r, CUgraphExec *out)
             memcpy(args + kernel->constant_at[i], &address, sizeof address);
         }
         status =
-            cuda_graph_add(r->bench->device, graph, &kernel->code, kernel->function, args, last, true, &last, r->error);
+            cuda_graph_add(r->bench->device, graph, &kernel->code, kernel->function, args, NULL, last, &last, r->error);
     }
     if (!status) {
         status = CUDA_TRY(cu, r->error, graph_instantiate(out, graph, 0));

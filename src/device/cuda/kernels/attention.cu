@@ -300,6 +300,9 @@ struct attention_fast {
             }
         }
         const float inverse = total > 0 ? 1.0f / total : a.nan_rows || total != 0 ? NAN : 0.0f;
+        if (!abandon.commit()) {
+            return false;
+        }
         if (s < a.queries) {
             element *to = (element *)a.y + (long long)b * a.y_b + (long long)h * a.y_h + (long long)s * a.y_s + d;
             if constexpr (HALF) {
@@ -452,6 +455,9 @@ struct attention_any {
             sum += __shfl_xor_sync(0xffffffffu, sum, o);
         }
         const float inverse = sum > 0 ? 1.0f / sum : a.nan_rows || sum != 0 ? NAN : 0.0f;
+        if (!abandon.commit()) {
+            return false;
+        }
         if (s < a.queries) {
 #pragma unroll
             for (int j = 0; j < max_dim / 32; j++) {
