@@ -135,9 +135,9 @@ struct igemm {
                                                       int group)
     {
         const int column = threadIdx.x & 7, taps = a.taps_h * a.taps_w;
-        const int block = step / taps;
+        const int block = divide(step, a.by_taps);
         w.tap = step - block * taps;
-        w.ky = w.tap / a.taps_w;
+        w.ky = divide(w.tap, a.by_taps_w);
         w.kx = w.tap - w.ky * a.taps_w;
         w.delta = block * step_elems + w.ky * a.dil_h * a.xs.h + w.kx * a.dil_w * a.xs.w;
         w.channel = block * step_elems + column * chunk;
@@ -203,12 +203,7 @@ struct igemm {
             if (taps == 1) {
                 b.valid[i] = w.mask[i] ? there : 0u;
             } else {
-                unsigned long long again = w.mask[i];
-#pragma unroll 1
-                for (int k = taps; k < 32; k += k) {
-                    again |= again << k;
-                }
-                b.valid[i] = (uint32_t)(again >> w.tap) & there;
+                b.valid[i] = (uint32_t)(w.mask[i] * a.tap_repeat >> w.tap) & there;
             }
         }
         if (taps == 1) {
@@ -969,7 +964,7 @@ struct igemm {
             if (tid == 0) {
                 barrier_init(landed, 1);
                 barriers_ready();
-                barrier_expect(landed, (a.splits - 1) * (v1 - v0) * multipliers * piece_bytes);
+                barrier_expect(landed, a.splits * (v1 - v0) * multipliers * piece_bytes);
             }
             cluster_arrive();
         }
@@ -984,6 +979,9 @@ struct igemm {
             for (int j = 0; j < NJ; j++) {
                 acc[i][j][0] = acc[i][j][1] = acc[i][j][2] = acc[i][j][3] = 0;
             }
+        }
+        if (in_cluster) {
+            cluster_wait(); /* everybody's barrier is there */
         }
         __shared__ __align__(8) unsigned long long barriers[halo ? 2 * STAGES + 2 : 1];
         if constexpr (halo) {
@@ -1236,27 +1234,29 @@ struct igemm {
             const int most = divide(pieces + parts - 1, a.by_splits);
             slot_bytes = most * multipliers * piece_bytes;
             mine = base + a.slots + warp * most * piece_bytes;
-            cluster_wait(); /* everybody's barrier is there */
         }
-        if (tid < consumers) {
-            int to = 0, at = 0; /* whose piece v is, and its place among his */
+        if (in_cluster) {
+            uint32_t to = mine + split * slot_bytes + lane * 8, there = send_address(to, 0),
+                     counted = send_address(landed, 0);
+            int owner = 0;
 #pragma unroll
             for (int v = 0; v < pieces; v++) {
-                const int i = v / NJ / 2, j = v % NJ, e = v / NJ % 2 * 2;
-                if (in_cluster) {
-                    const int owner = v * parts / pieces;
-                    at = owner == to ? at : 0;
-                    to = owner;
-                    const uint32_t place = mine + split * slot_bytes + at * piece_bytes + lane * 8;
-                    if (to != split) {
-                        send(place, landed, to, acc[i][j][e], acc[i][j][e + 1]);
-                    } else {
-                        store_shared8(place, acc[i][j][e], acc[i][j][e + 1]);
-                    }
-                    at++;
-                } else {
-                    store_shared8(mine + v * piece_bytes + lane * 8, acc[i][j][e], acc[i][j][e + 1]);
+                if (v * parts / pieces != owner) {
+                    owner = v * parts / pieces;
+                    there = send_address(to, owner);
+                    counted = send_address(landed, owner);
                 }
+                if (tid < consumers) {
+                    send(there, counted, acc[v / NJ / 2][v % NJ][v / NJ % 2 * 2],
+                         acc[v / NJ / 2][v % NJ][v / NJ % 2 * 2 + 1]);
+                }
+                there += piece_bytes;
+            }
+        } else if (tid < consumers) {
+#pragma unroll
+            for (int v = 0; v < pieces; v++) {
+                store_shared8(mine + v * piece_bytes + lane * 8, acc[v / NJ / 2][v % NJ][v / NJ % 2 * 2],
+                              acc[v / NJ / 2][v % NJ][v / NJ % 2 * 2 + 1]);
             }
         }
         if (in_cluster) {

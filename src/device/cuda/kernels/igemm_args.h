@@ -36,6 +36,7 @@ typedef struct reef_igemm_args {
     int32_t channels, taps_h, taps_w;      /* per group */
     int32_t in_h, in_w, out_w, out_hw;
     int32_t stride_h, stride_w, pad_h, pad_w, dil_h, dil_w;
+    uint64_t tap_repeat;     /* bit k * taps for every k */
     uint32_t tap_rows;       /* bit ky * taps_w of each row of taps */
     int32_t steps;           /* of 128 bytes of k, all of them */
     int32_t splits, cluster; /* parts of k; cluster: they form a thread block cluster (plain form) */
@@ -47,7 +48,7 @@ typedef struct reef_igemm_args {
     int32_t w_group;        /* packed weights: blocks of 32 columns per group */
     int32_t bias_group;     /* elements of bias per group */
     int32_t plain;          /* y (and the residual) whole and aligned, of the precision's type; see finish_plain */
-    reef_divisor by_splits, by_col_tiles, by_out_hw, by_out_w;
+    reef_divisor by_splits, by_col_tiles, by_out_hw, by_out_w, by_taps, by_taps_w;
     /* right operand read through a view (slow loader only): b[g][k][n] */
     uint64_t b;
     int32_t b_k, b_n, b_g0, b_g1, b_type;

@@ -327,6 +327,12 @@ static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_p
     for (int ky = 0; ky < a->taps_h && ky * a->taps_w < 32; ky++) {
         a->tap_rows |= 1u << ky * a->taps_w;
     }
+    a->tap_repeat = 0;
+    for (int taps = a->taps_h * a->taps_w, at = 0; at < 64; at += taps) {
+        a->tap_repeat |= (uint64_t)1 << at;
+    }
+    a->by_taps = divisor(a->taps_h * a->taps_w);
+    a->by_taps_w = divisor(a->taps_w);
     a->by_out_hw = divisor(a->out_hw);
     a->by_out_w = divisor(a->out_w);
     out->tiles = (unsigned)(picked->tiles * splits);

@@ -343,18 +343,21 @@ static __device__ __forceinline__ void cluster_wait(void)
     asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
 #endif
 }
-/* Two floats to this block's shared address, but in block `rank` of the cluster, whose barrier (this block's address too)
- * counts them as they land. */
-static __device__ __forceinline__ void send(uint32_t address, uint32_t barrier, uint32_t rank, float x, float y)
+/* This block's shared address, but in block `rank` of the cluster. */
+static __device__ __forceinline__ uint32_t send_address(uint32_t address, uint32_t rank)
+{
+    uint32_t there = address;
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+#endif
+    return there;
+}
+/* Two floats to an address of a block of the cluster, whose barrier counts them as they land. */
+static __device__ __forceinline__ void send(uint32_t there, uint32_t barrier, float x, float y)
 {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("{\n\t"
-                 ".reg .b32 to, counted;\n\t"
-                 "mapa.shared::cluster.u32 to, %0, %2;\n\t"
-                 "mapa.shared::cluster.u32 counted, %1, %2;\n\t"
-                 "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [to], {%3, %4}, [counted];\n\t"
-                 "}" ::"r"(address),
-                 "r"(barrier), "r"(rank), "f"(x), "f"(y)
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(there),
+                 "f"(x), "f"(y), "r"(barrier)
                  : "memory");
 #endif
 }
