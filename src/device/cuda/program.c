@@ -313,7 +313,7 @@ static reef_status measure(build *b, const reef_cuda_kernel *code, unsigned samp
 static reef_status rank(build *b, ranking *best)
 {
     enum { BRIEF = 2, PROPER = 9 };
-    uint64_t first[REEF_CUDA_MAX_CANDIDATES];
+    uint64_t first[REEF_CUDA_MAX_CANDIDATES] = {0};
     reef_status status = b->scratch ? REEF_OK : make_scratch(b);
     status = status ? status : stage_constants(b);
     for (size_t c = 0; !status && c < b->n_candidates; c++) {
@@ -329,7 +329,7 @@ static reef_status rank(build *b, ranking *best)
             next = first[c] < first[next] ? c : next;
         }
         first[next] = UINT64_MAX;
-        uint64_t ns;
+        uint64_t ns = 0;
         status = measure(b, &b->candidates[next], PROPER, &ns);
         unsigned at = best->n++;
         for (; at > 0 && best->ns[at - 1] > ns; at--) {

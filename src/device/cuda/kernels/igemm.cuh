@@ -731,6 +731,25 @@ struct igemm {
             }
         }
     }
+    /* The same for all pieces, where the host says plain: many addresses at a time. */
+    static __device__ __forceinline__ void load_residual_plain(const args &a, uint32_t to, int row0, int row_end,
+                                                               int col0, int r0, int warp_row, int warp_col, int lane)
+    {
+#pragma unroll
+        for (int j = 0; j < pieces / 4; j++) {
+            int r, c;
+            piece_at((lane >> 3) + 4 * j, lane, r, c);
+            const int row = row0 + warp_row + r, col = col0 + warp_col + c;
+            const bool inside = row < row_end && col < a.cols;
+            const char *from = (const char *)a.residual + ((long long)r0 + (long long)row * a.rs.w + col) * elem;
+            if (half) {
+                copy16(to + (j * threads + threadIdx.x) * 16, from, inside);
+            } else {
+                copy16(to + (2 * j * threads + threadIdx.x) * 16, from, inside);
+                copy16(to + ((2 * j + 1) * threads + threadIdx.x) * 16, from + 16, inside);
+            }
+        }
+    }
 
     /* ---- 3x3 taps over neighbouring pixels: the patch's input with its border is loaded once per block of channels, and
      * the nine taps are products from nine places in it. One warp brings x (the first block: everybody), one the weights (by the bulk copy
@@ -1035,7 +1054,9 @@ struct igemm {
             } else {
                 fire_all<false>(b, n, base);
             }
-            if (a.residual_early) {
+            if (a.residual_early && a.plain && !in_cluster) {
+                load_residual_plain(a, extra, row0, row_end, col0, r0, warp_row, warp_col, lane);
+            } else if (a.residual_early) {
                 load_residual(a, extra, v0 + (lane >> 3), v1, row0, row_end, col0, r0, warp_row, warp_col, lane);
             }
             copy_commit();
@@ -1267,6 +1288,21 @@ struct igemm {
             const char *early = smem + a.extra + tid * 16;
             const int early_stride = threads * (a.rs.type == REEF_ELEM_F16 ? 16 : 32);
             mine += (lane & 7) * 32;
+            if (a.plain && !in_cluster) {
+#pragma unroll(pieces < 16 ? pieces / 4 : 4)
+                for (int j = 0; j < pieces / 4; j++) {
+                    int r, c;
+                    piece_at((lane >> 3) + 4 * j, lane, r, c);
+                    const int row = row_at(a, part, row0, row_end, warp_row + r), col = col0 + warp_col + c;
+                    float x[8];
+                    load_shared32(mine + ((lane >> 3) + 4 * j) * piece_bytes, x);
+                    if (row >= 0 && col < a.cols) {
+                        finish_plain(a, x, (long long)y0 + (long long)row * a.ys.w + col, bias + warp_col + c,
+                                     early + j * early_stride);
+                    }
+                }
+                return true;
+            }
 #pragma unroll 1
             for (int v = v0 + (lane >> 3); v < v1; v += 4) {
                 int r, c;

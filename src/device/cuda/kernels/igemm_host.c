@@ -355,7 +355,7 @@ static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_p
     const int own = ctx->precision == REEF_CUDA_FP16 ? REEF_CUDA_F16 : REEF_CUDA_F32;
     a->plain = a->ys.vec && a->ys.linear && a->ys.type == own && a->cols % 8 == 0 &&
                (a->act == REEF_ACT_NONE || a->act == REEF_ACT_RELU || a->act == REEF_ACT_GELU) &&
-               (!p->residual || (a->residual_early && a->rs.type == own));
+               (!p->residual || (a->residual_early && a->rs.linear && a->rs.type == own));
 
     reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, x), p->x);
     reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, y), p->y);
