@@ -207,7 +207,7 @@ void cuda_relocate(const reef_cuda_kernel *code, const uint64_t *storage, uint64
 /* The same of a program's kernel, with its constants. */
 void cuda_kernel_args(const cuda_kernel *kernel, const cuda_instance *instance, char *out);
 reef_status cuda_graph_add(const cuda_device *device, CUgraph graph, const reef_cuda_kernel *code, CUfunction function,
-                           void *args, CUgraphNode after, bool programmatic, CUgraphNode *out, reef_error *error);
+                           void *args, const CUgraphNode *after, size_t n_after, CUgraphNode *out, reef_error *error);
 
 /* queue.c */
 reef_status cuda_queue_create(reef_dev *dev, bool realtime, unsigned capacity, unsigned weight, reef_dqueue **out);

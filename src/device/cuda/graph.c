@@ -1,10 +1,12 @@
 /*
  * graph.c - kernels of an instance as one graph that is launched with one call.
  *
- *     [in] -> k(first) -> ... -> k(first + count - 1) -> end
+ *     [in] -> k(first) -+-> k -> k -+-> ... -> end
+ *                       `-> k ------'
  *
- * The edges are programmatic: a kernel is set up while its predecessor still runs and waits inside for its end
- * (griddepcontrol.wait). A driver before CUDA 12.3, or a GPU before sm_90, gets ordinary edges and the same results.
+ * The edges are the plan's (plan->after): kernels that are not ordered may run at once. They are programmatic: a kernel
+ * is set up while its predecessors still run and waits inside for their ends (griddepcontrol.wait). A driver before CUDA
+ * 12.3, or a GPU before sm_90, gets ordinary edges and the same results.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +14,7 @@
 #include "device/cuda/cuda.h"
 
 reef_status cuda_graph_add(const cuda_device *device, CUgraph graph, const reef_cuda_kernel *code, CUfunction function,
-                           void *args, CUgraphNode after, bool programmatic, CUgraphNode *out, reef_error *error)
+                           void *args, const CUgraphNode *after, size_t n_after, CUgraphNode *out, reef_error *error)
 {
     const cuda_driver *cu = device->cu;
     void *params[] = {args};
@@ -23,17 +25,19 @@ reef_status cuda_graph_add(const cuda_device *device, CUgraph graph, const reef_
         .smem_bytes = code->dynamic_smem,
         .params = params,
     };
-    bool edge = programmatic && after && cu->graph_add_edges && device->gpu->major >= 9;
-    reef_status status =
-        CUDA_TRY(cu, error, graph_add_kernel(out, graph, edge ? NULL : &after, after && !edge ? 1 : 0, &node));
-    if (!status && edge) {
+    bool programmatic = cu->graph_add_edges && device->gpu->major >= 9;
+    CUgraphNode added = NULL; /* not *out yet: that may be after[0] */
+    reef_status status = CUDA_TRY(
+        cu, error, graph_add_kernel(&added, graph, programmatic ? NULL : after, programmatic ? 0 : n_after, &node));
+    for (size_t i = 0; i < n_after && programmatic && !status; i++) {
         CUgraphEdgeData kind = {.from_port = CUDA_EDGE_PROGRAMMATIC, .type = CUDA_EDGE_PROGRAMMATIC};
-        status = CUDA_TRY(cu, error, graph_add_edges(graph, &after, out, &kind, 1));
+        status = CUDA_TRY(cu, error, graph_add_edges(graph, &after[i], &added, &kind, 1));
     }
     if (!status && code->cluster > 1) {
         CUlaunchAttributeValue cluster = {.cluster = {code->cluster, 1, 1}};
-        status = CUDA_TRY(cu, error, graph_kernel_attribute(*out, CUDA_NODE_CLUSTER, &cluster));
+        status = CUDA_TRY(cu, error, graph_kernel_attribute(added, CUDA_NODE_CLUSTER, &cluster));
     }
+    *out = added;
     return status;
 }
 
@@ -58,10 +62,23 @@ void cuda_kernel_args(const cuda_kernel *kernel, const cuda_instance *instance, 
     }
 }
 
+/* A graph in the making. */
+typedef struct draft {
+    const cuda_instance *instance;
+    CUgraph graph;
+    uint32_t first;
+    CUgraphNode *nodes; /* of kernel first + i */
+    bool *followed;     /* another kernel waits for it */
+    CUgraphNode *after; /* what the next node waits for */
+    size_t n_after;
+    CUgraphNode scratch; /* the last kernel that uses the workspace */
+    reef_error *error;
+} draft;
+
 /* Adds the copy of pieces[from..to) of the instance's inputs (or outputs, behind the inputs in its tables). */
-static reef_status add_copy(const cuda_instance *instance, CUgraph graph, bool in, size_t from, size_t to, bool ends,
-                            CUgraphNode *last, reef_error *error)
+static reef_status add_copy(draft *d, bool in, size_t from, size_t to, bool ends)
 {
+    const cuda_instance *instance = d->instance;
     const cuda_device *device = (const cuda_device *)instance->base.program->dev;
     const reef_plan *plan = instance->base.program->plan;
     reef_io_args args = {0};
@@ -87,60 +104,118 @@ static reef_status add_copy(const cuda_instance *instance, CUgraph graph, bool i
                                              : (unsigned)blocks,
         .threads = args.pieces ? REEF_IO_THREADS : 32,
     };
-    return cuda_graph_add(device, graph, &code, in ? device->io_in : device->io_end, &args, *last, true, last, error);
+    CUgraphNode node;
+    reef_status status = cuda_graph_add(device, d->graph, &code, in ? device->io_in : device->io_end, &args, d->after,
+                                        d->n_after, &node, d->error);
+    d->after[0] = node;
+    d->n_after = 1;
+    return status;
 }
 
-static reef_status add_inputs(const cuda_instance *instance, CUgraph graph, CUgraphNode *last, reef_error *error)
+static reef_status add_inputs(draft *d)
 {
-    size_t n = instance->base.program->plan->n_inputs;
+    size_t n = d->instance->base.program->plan->n_inputs;
     reef_status status = REEF_OK;
     for (size_t i = 0; !status && i < n; i += REEF_IO_PIECES) {
-        status =
-            add_copy(instance, graph, true, i, n - i < REEF_IO_PIECES ? n : i + REEF_IO_PIECES, false, last, error);
+        status = add_copy(d, true, i, n - i < REEF_IO_PIECES ? n : i + REEF_IO_PIECES, false);
     }
     return status;
 }
 
-static reef_status add_end(const cuda_instance *instance, CUgraph graph, bool outputs, CUgraphNode *last,
-                           reef_error *error)
+/* Kernel k after those of the graph that it follows, or after `start`. */
+static reef_status add_kernel(draft *d, uint32_t k, CUgraphNode start)
 {
-    size_t n = outputs ? instance->base.program->plan->n_outputs : 0, i = 0;
-    reef_status status = REEF_OK;
-    for (; !status && n - i > REEF_IO_PIECES; i += REEF_IO_PIECES) {
-        status = add_copy(instance, graph, false, i, i + REEF_IO_PIECES, false, last, error);
+    const cuda_program *program = (const cuda_program *)d->instance->base.program;
+    const reef_plan *plan = program->base.plan;
+    const cuda_device *device = (const cuda_device *)program->base.dev;
+    const cuda_kernel *kernel = &program->kernels[k];
+    const uint32_t before = k - 1, *list = plan->after ? plan->after + plan->after_at[k] : &before;
+    const size_t n = plan->after ? plan->after_at[k + 1] - plan->after_at[k] : k > 0;
+    /* One workspace for all; a cluster adds up without. */
+    const bool workspace = kernel->code.workspace_bytes && kernel->code.cluster <= 1;
+    char args[CUDA_MAX_ARGS];
+    d->n_after = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (list[i] >= d->first) {
+            d->after[d->n_after++] = d->nodes[list[i] - d->first];
+            d->followed[list[i] - d->first] = true;
+        }
     }
-    return status ? status : add_copy(instance, graph, false, i, n, true, last, error);
+    bool known = !workspace || !d->scratch;
+    for (size_t i = 0; i < d->n_after && !known; i++) {
+        known = d->after[i] == d->scratch;
+    }
+    if (!known) {
+        d->after[d->n_after++] = d->scratch;
+    }
+    if (d->n_after == 0 && start) {
+        d->after[d->n_after++] = start;
+    }
+    cuda_kernel_args(kernel, d->instance, args);
+    reef_status status = cuda_graph_add(device, d->graph, &kernel->code, kernel->function, args, d->after, d->n_after,
+                                        &d->nodes[k - d->first], d->error);
+    d->scratch = workspace ? d->nodes[k - d->first] : d->scratch;
+    if (status) {
+        const reef_kernel *described = &plan->kernels[k];
+        reef_error_prefix(d->error, "node '%s' (%s, %s): ", described->name, described->ops, kernel->code.variant);
+    }
+    return status;
+}
+
+/* The end follows all that nobody follows. */
+static reef_status add_end(draft *d, uint32_t count, CUgraphNode start, bool outputs)
+{
+    size_t n = outputs ? d->instance->base.program->plan->n_outputs : 0, i = 0;
+    reef_status status = REEF_OK;
+    d->n_after = 0;
+    for (uint32_t k = 0; k < count; k++) {
+        if (!d->followed[k]) {
+            d->after[d->n_after++] = d->nodes[k];
+        }
+    }
+    if (d->n_after == 0 && start) {
+        d->after[d->n_after++] = start;
+    }
+    for (; !status && n - i > REEF_IO_PIECES; i += REEF_IO_PIECES) {
+        status = add_copy(d, false, i, i + REEF_IO_PIECES, false);
+    }
+    return status ? status : add_copy(d, false, i, n, true);
+}
+
+static reef_status build_draft(draft *d, cuda_graph *graph)
+{
+    const cuda_device *device = (const cuda_device *)d->instance->base.program->dev;
+    reef_status status = CUDA_TRY(device->cu, d->error, graph_create(&d->graph, 0));
+    if (!status && (graph->ends & CUDA_GRAPH_IN)) {
+        status = add_inputs(d);
+    }
+    CUgraphNode start = d->n_after ? d->after[0] : NULL;
+    for (uint32_t k = graph->first; !status && k < graph->first + graph->count; k++) {
+        status = add_kernel(d, k, start);
+    }
+    if (!status) {
+        status = add_end(d, graph->count, start, graph->ends & CUDA_GRAPH_OUT);
+    }
+    if (!status) {
+        status = CUDA_TRY(device->cu, d->error, graph_instantiate(&graph->executable, d->graph, 0));
+    }
+    if (d->graph) {
+        device->cu->graph_destroy(d->graph);
+    }
+    return status;
 }
 
 static reef_status build(const cuda_instance *instance, cuda_graph *graph, reef_error *error)
 {
-    const cuda_program *program = (const cuda_program *)instance->base.program;
-    const cuda_device *device = (const cuda_device *)program->base.dev;
-    CUgraph description = NULL;
-    CUgraphNode last = NULL;
-    reef_status status = CUDA_TRY(device->cu, error, graph_create(&description, 0));
-    if (!status && (graph->ends & CUDA_GRAPH_IN)) {
-        status = add_inputs(instance, description, &last, error);
-    }
-    for (uint32_t k = graph->first; !status && k < graph->first + graph->count; k++) {
-        char args[CUDA_MAX_ARGS];
-        const cuda_kernel *kernel = &program->kernels[k];
-        cuda_kernel_args(kernel, instance, args);
-        status = cuda_graph_add(device, description, &kernel->code, kernel->function, args, last, true, &last, error);
-        if (status) {
-            const reef_kernel *described = &program->base.plan->kernels[k];
-            reef_error_prefix(error, "node '%s' (%s, %s): ", described->name, described->ops, kernel->code.variant);
-        }
-    }
-    if (!status) {
-        status = add_end(instance, description, graph->ends & CUDA_GRAPH_OUT, &last, error);
-    }
-    if (!status) {
-        status = CUDA_TRY(device->cu, error, graph_instantiate(&graph->executable, description, 0));
-    }
-    if (description) {
-        device->cu->graph_destroy(description);
-    }
+    draft d = {.instance = instance, .first = graph->first, .error = error};
+    d.nodes = calloc(graph->count + 1, sizeof *d.nodes);
+    d.followed = calloc(graph->count + 1, sizeof *d.followed);
+    d.after = calloc((size_t)graph->count + 2, sizeof *d.after);
+    reef_status status =
+        d.nodes && d.followed && d.after ? build_draft(&d, graph) : reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    free(d.nodes);
+    free(d.followed);
+    free(d.after);
     return status;
 }
 

@@ -1,0 +1,204 @@
+/*
+ * order.c - what a kernel must wait for: those that write what it reads, and those that touch what it writes.
+ *
+ *     conv 1x1 ----------------------------.
+ *     conv 1x1 -> conv 1x7 -> conv 7x1 ----+-> (concatenation, in place) -> ...
+ *     pool -----> conv 1x1 ----------------'
+ *
+ * Two slices of one array that do not overlap are independent, so branches that write into a concatenation are.
+ */
+#include "model/order.h"
+
+#include <stdlib.h>
+
+#include "base/error.h"
+#include "model/view.h"
+
+typedef struct access { /* one operand of a kernel, in a list per storage */
+    const reef_view *view;
+    uint32_t kernel, next; /* next: the one before it */
+    bool writes;
+} access;
+
+typedef struct accesses {
+    uint32_t last, n;
+    bool serial; /* too many to compare all with all: from here on each follows the one before */
+} accesses;
+
+enum { NONE = UINT32_MAX, MANY = 2048 };
+
+void reef_order_free(reef_order *order)
+{
+    free(order->before);
+    *order = (reef_order){0};
+}
+
+static reef_status make_table(const reef_plan *plan, bool chain, reef_order *out)
+{
+    *out = (reef_order){.kernels = plan->n_kernels, .words = (plan->n_kernels + 63) / 64};
+    out->before = chain ? NULL : calloc(out->kernels * out->words + 1, sizeof *out->before);
+    return chain || out->before ? REEF_OK : REEF_NO_MEMORY;
+}
+
+/* k follows `earlier` and whatever that follows. */
+static void follow(const reef_order *order, size_t k, size_t earlier)
+{
+    uint64_t *row = reef_order_row(order, k);
+    const uint64_t *from = reef_order_row(order, earlier);
+    for (size_t i = 0; i <= earlier / 64; i++) {
+        row[i] |= from[i];
+    }
+    reef_order_put(row, earlier);
+}
+
+/* Adds the kernels that view conflicts with to the set. */
+static void conflicts(const access *list, accesses *of, const reef_view *view, bool writes, uint64_t *set)
+{
+    const bool all = !of->serial && of->n >= MANY;
+    of->serial |= all;
+    for (uint32_t i = of->last; i != NONE; i = list[i].next) {
+        const bool matters = (writes || list[i].writes) && !of->serial && reef_view_overlap(list[i].view, view);
+        if (matters || of->serial) {
+            reef_order_put(set, list[i].kernel);
+        }
+        if (of->serial && !all) {
+            return;
+        }
+    }
+}
+
+typedef struct finder {
+    access *list;
+    uint32_t n;
+    accesses *of; /* per storage */
+    uint64_t *set;
+    uint32_t *after, *after_at;
+    size_t n_after, room;
+} finder;
+
+static bool note_after(finder *f, uint32_t kernel)
+{
+    if (f->n_after == f->room) {
+        size_t room = f->room ? 2 * f->room : 1024;
+        uint32_t *after = realloc(f->after, room * sizeof *after);
+        if (!after) {
+            return false;
+        }
+        f->after = after;
+        f->room = room;
+    }
+    f->after[f->n_after++] = kernel;
+    return true;
+}
+
+static bool find_kernel(const reef_plan *plan, const reef_order *order, finder *f, size_t k)
+{
+    const reef_kernel *kernel = &plan->kernels[k];
+    bool operands = false;
+    for (size_t i = 0; i < order->words; i++) {
+        f->set[i] = 0;
+    }
+    for (int pass = 0; pass < 2; pass++) { /* a kernel has no conflict with itself: look first, then enter */
+        for (int i = 0; i <= kernel->n_in; i++) {
+            const reef_view *view = i == kernel->n_in ? &kernel->y : &kernel->in[i];
+            if (kernel->kind == REEF_K_SPIN || view->storage == REEF_NO_STORAGE ||
+                plan->storage[view->storage].kind == REEF_STORAGE_CONST) {
+                continue;
+            }
+            const bool writes = i == kernel->n_in;
+            accesses *of = &f->of[view->storage];
+            operands = true;
+            if (pass == 0) {
+                conflicts(f->list, of, view, writes, f->set);
+                continue;
+            }
+            f->list[f->n] = (access){.view = view, .kernel = (uint32_t)k, .next = of->last, .writes = writes};
+            of->last = f->n++;
+            of->n++;
+        }
+    }
+    if (!operands && k > 0) {
+        reef_order_put(f->set, k - 1);
+    }
+    /* Latest first: what follows from those already taken is left out. */
+    f->after_at[k] = (uint32_t)f->n_after;
+    for (size_t i = k; i-- > 0;) {
+        if (i % 64 == 63 && !f->set[i / 64]) {
+            i -= 63;
+            continue;
+        }
+        if (reef_order_has(f->set, i) && !reef_order_has(reef_order_row(order, k), i)) {
+            follow(order, k, i);
+            if (!note_after(f, (uint32_t)i)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static reef_status find(reef_plan *plan, const reef_order *order, finder *f)
+{
+    size_t operands = 1;
+    for (size_t k = 0; k < plan->n_kernels; k++) {
+        operands += (size_t)plan->kernels[k].n_in + 1;
+    }
+    f->list = calloc(operands, sizeof *f->list);
+    f->of = calloc(plan->n_storage + 1, sizeof *f->of);
+    f->set = calloc(order->words + 1, sizeof *f->set);
+    f->after_at = calloc(plan->n_kernels + 1, sizeof *f->after_at);
+    if (!f->list || !f->of || !f->set || !f->after_at) {
+        return REEF_NO_MEMORY;
+    }
+    for (size_t i = 0; i < plan->n_storage; i++) {
+        f->of[i].last = NONE;
+    }
+    for (size_t k = 0; k < plan->n_kernels; k++) {
+        if (!find_kernel(plan, order, f, k)) {
+            return REEF_NO_MEMORY;
+        }
+    }
+    f->after_at[plan->n_kernels] = (uint32_t)f->n_after;
+    uint32_t *after = reef_arena_array(&plan->arena, f->n_after + 1, sizeof *after);
+    uint32_t *after_at = reef_arena_array(&plan->arena, plan->n_kernels + 1, sizeof *after_at);
+    if (!after || !after_at) {
+        return REEF_NO_MEMORY;
+    }
+    for (size_t i = 0; i < f->n_after; i++) {
+        after[i] = f->after[i];
+    }
+    for (size_t k = 0; k <= plan->n_kernels; k++) {
+        after_at[k] = f->after_at[k];
+    }
+    plan->after = after;
+    plan->after_at = after_at;
+    return REEF_OK;
+}
+
+reef_status reef_order_find(reef_plan *plan, reef_order *out, reef_error *error)
+{
+    finder f = {0};
+    const bool chain = plan->n_kernels > REEF_ORDER_LIMIT;
+    plan->after = plan->after_at = NULL;
+    reef_status status = make_table(plan, chain, out);
+    if (!status && !chain) {
+        status = find(plan, out, &f);
+    }
+    free(f.list);
+    free(f.of);
+    free(f.set);
+    free(f.after);
+    free(f.after_at);
+    return status ? reef_fail(error, status, "out of memory for the order of %zu kernels", plan->n_kernels) : REEF_OK;
+}
+
+reef_status reef_order_read(const reef_plan *plan, reef_order *out)
+{
+    reef_status status = make_table(plan, !plan->after, out);
+    for (size_t k = 0; !status && plan->after && k < plan->n_kernels; k++) {
+        for (uint32_t i = plan->after_at[k]; i < plan->after_at[k + 1]; i++) {
+            follow(out, k, plan->after[i]);
+        }
+    }
+    return status;
+}
