@@ -58,10 +58,10 @@ static void live_ranges(reef_plan *plan)
         plan->storage[i].last = 0;
     }
     for (size_t k = 0; k < plan->n_kernels; k++) {
-        const reef_kernel *kernel = &plan->kernels[k];
-        for (int i = 0; i <= kernel->n_in; i++) {
-            const reef_view *view = i == kernel->n_in ? &kernel->y : &kernel->in[i];
-            if (kernel->kind == REEF_K_SPIN || view->storage == REEF_NO_STORAGE) {
+        bool writes;
+        const reef_view *view;
+        for (int i = 0; (view = reef_order_operand(plan, k, i, &writes)); i++) {
+            if (view->storage == REEF_NO_STORAGE) {
                 continue;
             }
             reef_storage *s = &plan->storage[view->storage];
@@ -183,9 +183,9 @@ static uint64_t *find_users(const reef_plan *plan, const reef_order *order, bloc
         memset(blocks[i].common, 0xff, words * sizeof *sets);
     }
     for (size_t k = 0; k < plan->n_kernels && sets; k++) {
-        const reef_kernel *kernel = &plan->kernels[k];
-        for (int i = 0; i <= kernel->n_in && kernel->kind != REEF_K_SPIN; i++) {
-            const reef_view *view = i == kernel->n_in ? &kernel->y : &kernel->in[i];
+        bool writes;
+        const reef_view *view;
+        for (int i = 0; (view = reef_order_operand(plan, k, i, &writes)); i++) {
             if (!is_activation(plan, view->storage)) {
                 continue;
             }
@@ -289,10 +289,10 @@ reef_status reef_plan_memory(reef_plan *plan, reef_error *error)
 
 static bool touches(const reef_plan *plan, size_t k, uint32_t s)
 {
-    const reef_kernel *kernel = &plan->kernels[k];
-    bool found = kernel->kind != REEF_K_SPIN && kernel->y.storage == s;
-    for (int i = 0; i < kernel->n_in && kernel->kind != REEF_K_SPIN; i++) {
-        found |= kernel->in[i].storage == s;
+    bool found = false, writes;
+    const reef_view *view;
+    for (int i = 0; (view = reef_order_operand(plan, k, i, &writes)) && !found; i++) {
+        found = view->storage == s;
     }
     return found;
 }

@@ -67,6 +67,55 @@ static void conflicts(const access *list, accesses *of, const reef_view *view, b
     }
 }
 
+/* ------------------------------------------------------------ two in one -- */
+
+static bool halves(const reef_kernel *k)
+{
+    const reef_pool *p = &k->pool;
+    bool so = k->kind == REEF_K_POOL && p->kind == REEF_POOL_MAX && k->y.rank == 4 && k->in[0].rank == 4;
+    for (int i = 0; i < 2 && so; i++) {
+        so = p->kernel[i] == 2 && p->stride[i] == 2 && p->pad[i] == 0 && p->pad_end[i] == 0 && p->dilation[i] == 1 &&
+             k->y.dims[2 + i] == k->in[0].dims[2 + i] / 2;
+    }
+    return so;
+}
+
+/* Kernel `pool` can be done where its input is made: by kernel k, the only other one that touches it, if nobody in between
+ * touches the result. */
+static bool joins(const reef_plan *plan, size_t k, size_t pool)
+{
+    const reef_kernel *conv = &plan->kernels[k], *max = &plan->kernels[pool];
+    const reef_view *x = &max->in[0], *y = &max->y;
+    bool so = conv->kind == REEF_K_CONV && !conv->conv.has_residual && reef_view_same(&conv->y, x) &&
+              plan->storage[x->storage].kind == REEF_STORAGE_ACTIVATION && x->storage != y->storage;
+    for (size_t i = 0; i < plan->n_kernels && so; i++) {
+        bool writes;
+        const reef_view *view;
+        for (int j = 0; (view = reef_order_operand(plan, i, j, &writes)) && so; j++) {
+            so = (view->storage != x->storage || i == k || i == pool) &&
+                 (view->storage != y->storage || i <= k || i >= pool || !reef_view_overlap(view, y));
+        }
+    }
+    return so;
+}
+
+static void find_pairs(reef_plan *plan)
+{
+    for (size_t k = 0; k < plan->n_kernels; k++) {
+        plan->kernels[k].then = 0;
+    }
+    for (size_t pool = 1; pool < plan->n_kernels; pool++) {
+        for (size_t k = pool; halves(&plan->kernels[pool]) && k-- > 0;) {
+            if (plan->kernels[k].y.storage == plan->kernels[pool].in[0].storage) {
+                plan->kernels[k].then = joins(plan, k, pool) ? (uint32_t)pool : 0;
+                break;
+            }
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- order -- */
+
 typedef struct finder {
     access *list;
     uint32_t n;
@@ -93,19 +142,17 @@ static bool note_after(finder *f, uint32_t kernel)
 
 static bool find_kernel(const reef_plan *plan, const reef_order *order, finder *f, size_t k)
 {
-    const reef_kernel *kernel = &plan->kernels[k];
     bool operands = false;
     for (size_t i = 0; i < order->words; i++) {
         f->set[i] = 0;
     }
     for (int pass = 0; pass < 2; pass++) { /* a kernel has no conflict with itself: look first, then enter */
-        for (int i = 0; i <= kernel->n_in; i++) {
-            const reef_view *view = i == kernel->n_in ? &kernel->y : &kernel->in[i];
-            if (kernel->kind == REEF_K_SPIN || view->storage == REEF_NO_STORAGE ||
-                plan->storage[view->storage].kind == REEF_STORAGE_CONST) {
+        bool writes;
+        const reef_view *view;
+        for (int i = 0; (view = reef_order_operand(plan, k, i, &writes)); i++) {
+            if (view->storage == REEF_NO_STORAGE || plan->storage[view->storage].kind == REEF_STORAGE_CONST) {
                 continue;
             }
-            const bool writes = i == kernel->n_in;
             accesses *of = &f->of[view->storage];
             operands = true;
             if (pass == 0) {
@@ -141,7 +188,7 @@ static reef_status find(reef_plan *plan, const reef_order *order, finder *f)
 {
     size_t operands = 1;
     for (size_t k = 0; k < plan->n_kernels; k++) {
-        operands += (size_t)plan->kernels[k].n_in + 1;
+        operands += (size_t)plan->kernels[k].n_in + 2;
     }
     f->list = calloc(operands, sizeof *f->list);
     f->of = calloc(plan->n_storage + 1, sizeof *f->of);
@@ -181,6 +228,7 @@ reef_status reef_order_find(reef_plan *plan, reef_order *out, reef_error *error)
     const bool chain = plan->n_kernels > REEF_ORDER_LIMIT;
     plan->after = plan->after_at = NULL;
     reef_status status = make_table(plan, chain, out);
+    find_pairs(plan);
     if (!status && !chain) {
         status = find(plan, out, &f);
     }

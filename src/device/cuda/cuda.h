@@ -49,6 +49,7 @@ typedef struct cuda_kernel {
     uint64_t *constant;    /* and the offset in the constants that belongs there */
     unsigned n_constant;
     size_t constants_offset, constants_bytes; /* where those that only this kernel reads are */
+    const struct cuda_kernel *done_by; /* an earlier kernel that does this one's work too, or NULL: never launched */
     unsigned blocks_per_sm;
     uint64_t solo_ns; /* measured when the variant was chosen; 0: not measured */
 } cuda_kernel;

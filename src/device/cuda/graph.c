@@ -135,8 +135,13 @@ static reef_status add_kernel(draft *d, uint32_t k, CUgraphNode start)
     const bool workspace = kernel->code.workspace_bytes && kernel->code.cluster <= 1;
     char args[CUDA_MAX_ARGS];
     d->n_after = 0;
+    if (kernel->done_by) { /* its followers follow the kernel that does its work, if that is here: the one it follows */
+        const size_t other = (size_t)(kernel->done_by - program->kernels);
+        d->nodes[k - d->first] = other >= d->first ? d->nodes[other - d->first] : NULL;
+        return REEF_OK;
+    }
     for (size_t i = 0; i < n; i++) {
-        if (list[i] >= d->first) {
+        if (list[i] >= d->first && d->nodes[list[i] - d->first]) {
             d->after[d->n_after++] = d->nodes[list[i] - d->first];
             d->followed[list[i] - d->first] = true;
         }
@@ -169,7 +174,7 @@ static reef_status add_end(draft *d, uint32_t count, CUgraphNode start, bool out
     reef_status status = REEF_OK;
     d->n_after = 0;
     for (uint32_t k = 0; k < count; k++) {
-        if (!d->followed[k]) {
+        if (!d->followed[k] && d->nodes[k]) {
             d->after[d->n_after++] = d->nodes[k];
         }
     }

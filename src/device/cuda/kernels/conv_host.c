@@ -20,6 +20,7 @@ static reef_status describe(const reef_kernel *k, reef_cuda_prepare *ctx, bool t
         .bias = c->bias,
         .bias_elems = c->filters,
         .transposed = transposed,
+        .pooled = k->then ? &ctx->plan->kernels[k->then].y : NULL,
         .flops = k->flops,
         .w_g = transposed ? channels * filters * taps : filters * channels * taps,
         .w_n = transposed ? taps : channels * taps,

@@ -84,6 +84,8 @@ typedef struct reef_cuda_kernel {
     unsigned n_relocs;
     size_t workspace_bytes; /* 0, or what it needs including REEF_CUDA_ZERO_BYTES */
     double flops;           /* useful arithmetic of the whole kernel */
+    bool does_then;         /* it does the work of kernel `then` of the plan as well */
+    unsigned left_ns;       /* about what that takes, if this candidate leaves it undone */
 } reef_cuda_kernel;
 
 typedef struct reef_cuda_prepare {

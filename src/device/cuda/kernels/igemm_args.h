@@ -37,8 +37,11 @@ typedef struct reef_igemm_args {
     int32_t extra;          /* offset in shared memory of what comes behind the stages: residual or window */
     int32_t window_row;     /* window form: elements of an input row that a tile of pixels sees */
     int32_t residual_early; /* shared memory is there for the residual, and it can be read in 16-byte words */
-    int32_t w_group;        /* packed weights: blocks of 32 columns per group */
-    int32_t bias_group;     /* elements of bias per group */
+    /* conv3.cu: y is this large, the maxima over 2x2 results (0: y is the results); blocks of a cluster, with different
+     * pixels, that share weights (1: none) */
+    int32_t pool_h, pool_w, multicast, pad;
+    int32_t w_group;    /* packed weights: blocks of 32 columns per group */
+    int32_t bias_group; /* elements of bias per group */
     /* right operand read through a view (slow loader only): b[g][k][n] */
     uint64_t b;
     int32_t b_k, b_n, b_g0, b_g1, b_type;
@@ -54,7 +57,7 @@ typedef struct reef_gemv_args {
     int32_t x_type, y_type, r_type, x_vec;
     int32_t act;
     float act_a, act_b, alpha;
-    int32_t pad;
+    int32_t ahead; /* bytes per row of w that are called into L2 while the predecessor runs */
 } reef_gemv_args;
 
 /* Depthwise convolution: one filter per channel. w: f32 (taps, channels). */

@@ -14,7 +14,7 @@
 
 typedef enum igemm_form { FAST, WINDOW, ANY, TRANSPOSED, HALO /* a second form for some that are FAST */ } igemm_form;
 
-/* One instance of igemm.cuh: must agree with igemm_f16.cu, igemm_tf32.cu, igemm_f32.cu. */
+/* One instance of igemm.cuh: must agree with igemm_f16.cu, igemm_tf32.cu, igemm_f32.cu and, for HALO, conv3.cu. */
 typedef struct igemm_config {
     const char *name;   /* behind reef_igemm_<precision>_ */
     uint8_t precisions; /* bit per reef_cuda_precision */
@@ -34,9 +34,9 @@ static const igemm_config configs[] = {
     {"wg64x128", PT | P16, FAST, true, false, 64, 128, 128, 4, 0.25f, 0.22f, 0.6f},
     {"wg128x64", PT | P16, FAST, true, false, 128, 64, 256, 4, 0.205f, 0.22f, 0.3f},
     {"wg128x128", PT | P16, FAST, true, false, 128, 128, 256, 6, 0.2f, 0.22f, 1.77f},
-    {"halo64x64", P16, HALO, true, false, 64, 64, 192, 6, 0.1f, 0.1f, 0.4f},
-    {"halo128x64", P16, HALO, true, false, 128, 64, 320, 6, 0.2f, 0.17f, 0.5f},
-    {"halo128x128", P16, HALO, true, false, 128, 128, 320, 6, 0.2f, 0.2f, 1.7f},
+    {"patch64x64", P16, HALO, true, false, 64, 64, 192, 4, 0.1f, 0.1f, 0.4f},
+    {"patch128x64", P16, HALO, true, false, 128, 64, 320, 4, 0.2f, 0.17f, 0.5f},
+    {"patch128x128", P16, HALO, true, false, 128, 128, 320, 4, 0.2f, 0.2f, 1.7f},
     {"64x64", P32 | PT | P16, FAST, false, true, 64, 64, 128, 4, 0.3f, 0.22f, 0.4f},
     {"64x32", PT | P16, FAST, false, true, 64, 32, 128, 4, 0.2f, 0.14f, 0.2f},
     {"32x32", PT | P16, FAST, false, false, 32, 32, 128, 6, 0.106f, 0.087f, 0.12f},
@@ -238,6 +238,7 @@ enum { STATIC_SMEM = 1024 };
 typedef struct choice {
     const igemm_config *config;
     int splits, tiles;
+    int multicast; /* tiles over different pixels that share their weights; 1: none do */
     bool cluster;
     float us; /* a guess */
 } choice;
@@ -293,8 +294,12 @@ static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_p
     out->function = reef_arena_string(ctx->arena, text, (size_t)length);
     length = snprintf(text, sizeof text, "reef_igemm_%s_%s_be", precision, c->name);
     out->worker = reef_arena_string(ctx->arena, text, (size_t)length);
-    length = snprintf(text, sizeof text, "igemm %s %s split %d%s", c->name, precision, splits,
-                      picked->cluster ? " cluster" : "");
+    const bool pool = p->pooled && c->form == HALO;
+    length = snprintf(text, sizeof text, "igemm %s %s split %d%s%.0d%s", c->name, precision, splits,
+                      picked->multicast > 1 ? " shared by "
+                      : picked->cluster     ? " cluster"
+                                            : "",
+                      picked->multicast > 1 ? picked->multicast : 0, pool ? " +pool" : "");
     out->variant = reef_arena_string(ctx->arena, text, (size_t)length);
     if (!a || !out->function || !out->worker || !out->variant) {
         return reef_fail(ctx->error, REEF_NO_MEMORY, "out of memory");
@@ -303,9 +308,10 @@ static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_p
     a->splits = splits;
     a->cluster = picked->cluster;
     a->col_tiles = (a->cols + c->bn - 1) / c->bn;
-    a->row_tiles = picked->tiles / a->col_tiles / a->groups;
+    a->row_tiles = row_tiles(a, c);
+    a->multicast = picked->multicast;
     out->tiles = (unsigned)(picked->tiles * splits);
-    out->cluster = picked->cluster ? (unsigned)splits : 0;
+    out->cluster = picked->cluster ? (unsigned)(splits * picked->multicast) : 0;
 
     /* shared memory: as many stages as there are steps, or the staged result; then the residual, or the window */
     a->extra = base_smem(c, part_steps(a, c, splits));
@@ -321,7 +327,15 @@ static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_p
     out->dynamic_smem = (unsigned)(a->extra + extra);
 
     reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, x), p->x);
-    reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, y), p->y);
+    reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, y), pool ? p->pooled : p->y);
+    if (pool) {
+        a->ys = p->pooled_ys;
+        a->pool_h = (int32_t)p->pooled->dims[2];
+        a->pool_w = (int32_t)p->pooled->dims[3];
+        out->does_then = true;
+    } else if (p->pooled) { /* as pools were measured on an H200: a start, and 3.3 bytes per nanosecond */
+        out->left_ns = 1500 + (unsigned)((double)a->rows * a->cols * elem * 1.25 / 3300);
+    }
     if (p->residual) {
         reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, residual), p->residual);
     }
@@ -350,10 +364,15 @@ static size_t choose(const igemm_problem *p, igemm_form form, const reef_cuda_pr
             (c->wgmma && !ctx->arch_kernels) || (c->spare && ctx->arch_kernels && ctx->precision != REEF_CUDA_FP32)) {
             continue;
         }
-        int tiles = row_tiles(a, c) * ((a->cols + c->bn - 1) / c->bn) * a->groups;
-        for (size_t s = 0; s < sizeof parts / sizeof *parts; s++) {
-            const int splits = parts[s];
-            const bool cluster = splits > 1 && splits <= 8 && ctx->sm_arch >= 90;
+        const int share[] = {1, 2, 4}, most = c->form == HALO ? 3 : 1;
+        for (size_t s = 0; s < sizeof parts / sizeof *parts * (size_t)most; s++) {
+            const int splits = parts[s / (size_t)most], multicast = share[s % (size_t)most];
+            const bool cluster = (splits > 1 || multicast > 1) && splits <= 8 && ctx->sm_arch >= 90;
+            const int rows = (row_tiles(a, c) + multicast - 1) / multicast * multicast;
+            const int tiles = rows * ((a->cols + c->bn - 1) / c->bn) * a->groups;
+            if (multicast > 1 && (splits * multicast > 8 || rows < 2 * multicast)) {
+                continue;
+            }
             if (splits > 1 && (form == WINDOW || splits > a->steps / (c->form == HALO ? HALO_TAPS : 1) ||
                                tiles * splits > sms * 5 / 2 || tiles * 4 > REEF_CUDA_ZERO_BYTES ||
                                (splits > 8 && ctx->sm_arch >= 90))) {
@@ -362,7 +381,7 @@ static size_t choose(const igemm_problem *p, igemm_form form, const reef_cuda_pr
             if (base_smem(c, part_steps(a, c, splits)) + STATIC_SMEM > smem_limit(ctx->sm_arch)) {
                 continue;
             }
-            choice next = {c, splits, tiles, cluster, guess_us(a, c, tiles, splits, cluster, sms)};
+            choice next = {c, splits, tiles, multicast, cluster, guess_us(a, c, tiles, splits, cluster, sms)};
             size_t at = n < max ? n++ : n;
             for (; at > 0 && out[at - 1].us > next.us; at--) {
                 if (at < max) {
@@ -390,6 +409,13 @@ reef_status igemm_offer(igemm_problem *p, const reef_kernel *k, reef_cuda_prepar
     a->steps = (int32_t)(form == FAST ? (a->channels + step_elems - 1) / step_elems * taps
                                       : (depth + step_elems - 1) / step_elems);
     finish_operand(&a->ys, p->y, a);
+    if (p->pooled) {
+        reef_status status = igemm_operand(k, ctx, p->pooled, 0, 2, 3, &p->pooled_ys);
+        if (status) {
+            return status;
+        }
+        finish_operand(&p->pooled_ys, p->pooled, a);
+    }
     if (p->residual) {
         finish_operand(&a->rs, p->residual, a);
     }

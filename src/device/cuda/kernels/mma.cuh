@@ -91,6 +91,30 @@ static __device__ __forceinline__ void bulk_copy(uint32_t dst, const void *src, 
                  : "memory");
 #endif
 }
+/* The same to this place in all blocks of the cluster that mask has a bit for, and to their barriers. */
+static __device__ __forceinline__ void bulk_copy_to_all(uint32_t dst, const void *src, uint32_t bytes, uint32_t barrier,
+                                                        uint32_t mask)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, "
+                 "[%3], %4;" ::"r"(dst),
+                 "l"(src), "r"(bytes), "r"(barrier), "h"((unsigned short)mask)
+                 : "memory");
+#endif
+}
+/* At the barrier in this place of the cluster's block `rank`. */
+static __device__ __forceinline__ void barrier_arrive_remote(uint32_t barrier, uint32_t rank)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("{\n\t"
+                 ".reg .b32 remote;\n\t"
+                 "mapa.shared::cluster.u32 remote, %0, %1;\n\t"
+                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n\t"
+                 "}" ::"r"(barrier),
+                 "r"(rank)
+                 : "memory");
+#endif
+}
 static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t phase)
 {
 #if __CUDA_ARCH__ >= 900
