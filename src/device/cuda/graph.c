@@ -4,9 +4,11 @@
  *     [in] -> k(first) -+-> k -> k -+-> ... -> end
  *                       `-> k ------'
  *
- * The edges are the plan's (plan->after): kernels that are not ordered may run at once. They are programmatic: a kernel
- * is set up while its predecessors still run and waits inside for their ends (griddepcontrol.wait). A driver before CUDA
- * 12.3, or a GPU before sm_90, gets ordinary edges and the same results.
+ * The kernels are plain ones, or the same kernels as workers; then `end` reports how far they have come. Plain ones follow
+ * each other as the plan says (plan->after): what is not ordered may run at once. Workers follow each other in a row.
+ *
+ * The edges are programmatic: a kernel is set up while its predecessors still run and waits inside for their ends
+ * (griddepcontrol.wait). A driver before CUDA 12.3, or a GPU before sm_90, gets ordinary edges and the same results.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -14,10 +16,11 @@
 #include "device/cuda/cuda.h"
 
 reef_status cuda_graph_add(const cuda_device *device, CUgraph graph, const reef_cuda_kernel *code, CUfunction function,
-                           void *args, const CUgraphNode *after, size_t n_after, CUgraphNode *out, reef_error *error)
+                           void *args, void *worker, const CUgraphNode *after, size_t n_after, CUgraphNode *out,
+                           reef_error *error)
 {
     const cuda_driver *cu = device->cu;
-    void *params[] = {args};
+    void *params[] = {args, worker};
     CUDA_KERNEL_NODE_PARAMS node = {
         .func = function,
         .grid = {code->tiles, 1, 1},
@@ -33,7 +36,7 @@ reef_status cuda_graph_add(const cuda_device *device, CUgraph graph, const reef_
         CUgraphEdgeData kind = {.from_port = CUDA_EDGE_PROGRAMMATIC, .type = CUDA_EDGE_PROGRAMMATIC};
         status = CUDA_TRY(cu, error, graph_add_edges(graph, &after[i], &added, &kind, 1));
     }
-    if (!status && code->cluster > 1) {
+    if (!status && code->cluster > 1 && !worker) {
         CUlaunchAttributeValue cluster = {.cluster = {code->cluster, 1, 1}};
         status = CUDA_TRY(cu, error, graph_kernel_attribute(added, CUDA_NODE_CLUSTER, &cluster));
     }
@@ -65,18 +68,57 @@ void cuda_kernel_args(const cuda_kernel *kernel, const cuda_instance *instance, 
 /* A graph in the making. */
 typedef struct draft {
     const cuda_instance *instance;
+    const cuda_graph *wanted;
     CUgraph graph;
-    uint32_t first;
-    CUgraphNode *nodes; /* of kernel first + i */
+    CUgraphNode *nodes; /* of kernel wanted->first + i; NULL: of no node here */
     bool *followed;     /* another kernel waits for it */
     CUgraphNode *after; /* what the next node waits for */
     size_t n_after;
-    CUgraphNode scratch; /* the last kernel that uses the workspace */
+    CUgraphNode last, scratch; /* the last kernel, and the last that uses the workspace */
     reef_error *error;
 } draft;
 
-/* Adds the copy of pieces[from..to) of the instance's inputs (or outputs, behind the inputs in its tables). */
-static reef_status add_copy(draft *d, bool in, size_t from, size_t to, bool ends)
+static reef_status add_worker(const draft *d, uint32_t index, char *args, CUgraphNode *out)
+{
+    const cuda_instance *instance = d->instance;
+    const cuda_program *program = (const cuda_program *)instance->base.program;
+    const cuda_device *device = (const cuda_device *)program->base.dev;
+    const cuda_kernel *kernel = &program->kernels[index];
+    unsigned most = device->gpu->sms * kernel->workers_per_sm;
+    reef_cuda_worker worker = {
+        .revoked = device->revoked,
+        .lost = device->revoked + CUDA_LOST_OFFSET,
+        .control = instance->memory + instance->control_offset + CUDA_CONTROL_OFFSET,
+        .done = instance->memory + instance->done_offset + 4 * (uint64_t)kernel->first_tile,
+        .begun = instance->memory + instance->begun_offset + 4 * (uint64_t)index,
+        .tiles = kernel->code.tiles,
+        .begun_only = (d->wanted->kind & CUDA_GRAPH_BEGUN_ONLY) || !program->base.plan->kernels[index].transaction,
+        .share = kernel->workers_per_sm,
+    };
+    reef_cuda_kernel code = kernel->code;
+    code.tiles = code.tiles < most ? code.tiles : most;
+    return cuda_graph_add(device, d->graph, &code, kernel->worker, args, &worker, d->after, d->n_after, out, d->error);
+}
+
+/* What reef_io_end needs to find the first kernel that is not done. */
+static void add_report(const cuda_instance *instance, const cuda_graph *graph, reef_io_args *args)
+{
+    const cuda_device *device = (const cuda_device *)instance->base.program->dev;
+    args->first = graph->first;
+    if (!(graph->kind & CUDA_GRAPH_WORKERS)) {
+        args->first += graph->count;
+        return;
+    }
+    args->kernels = graph->count;
+    args->revoked = device->revoked;
+    args->worker = instance->memory + instance->control_offset + CUDA_CONTROL_OFFSET;
+    args->done = instance->memory + instance->done_offset;
+    args->bounds = instance->memory + instance->bounds_offset;
+}
+
+/* Adds the copy of pieces[from..to) of the instance's inputs (or outputs, behind the inputs in its tables). ending: it is
+ * the graph's last kernel. */
+static reef_status add_copy(draft *d, bool in, size_t from, size_t to, bool ending)
 {
     const cuda_instance *instance = d->instance;
     const cuda_device *device = (const cuda_device *)instance->base.program->dev;
@@ -93,20 +135,23 @@ static reef_status add_copy(draft *d, bool in, size_t from, size_t to, bool ends
         args.bytes[args.pieces++] = bytes;
         largest = bytes > largest ? bytes : largest;
     }
-    if (ends) {
+    if (ending || (in && from == 0)) {
         args.control = instance->memory + instance->control_offset;
         args.words = instance->pinned_address;
+    }
+    if (ending) {
+        add_report(instance, d->wanted, &args);
     }
     uint64_t blocks = (largest + REEF_IO_BLOCK_BYTES - 1) / REEF_IO_BLOCK_BYTES;
     reef_cuda_kernel code = {
         .tiles = blocks < 1                  ? 1
                  : blocks > device->gpu->sms ? device->gpu->sms
                                              : (unsigned)blocks,
-        .threads = args.pieces ? REEF_IO_THREADS : 32,
+        .threads = args.pieces || args.kernels ? REEF_IO_THREADS : 32,
     };
     CUgraphNode node;
-    reef_status status = cuda_graph_add(device, d->graph, &code, in ? device->io_in : device->io_end, &args, d->after,
-                                        d->n_after, &node, d->error);
+    reef_status status = cuda_graph_add(device, d->graph, &code, in ? device->io_in : device->io_end, &args, NULL,
+                                        d->after, d->n_after, &node, d->error);
     d->after[0] = node;
     d->n_after = 1;
     return status;
@@ -115,37 +160,36 @@ static reef_status add_copy(draft *d, bool in, size_t from, size_t to, bool ends
 static reef_status add_inputs(draft *d)
 {
     size_t n = d->instance->base.program->plan->n_inputs;
-    reef_status status = REEF_OK;
+    /* Without inputs it still says that the launch has begun. */
+    reef_status status = n ? REEF_OK : add_copy(d, true, 0, 0, false);
     for (size_t i = 0; !status && i < n; i += REEF_IO_PIECES) {
         status = add_copy(d, true, i, n - i < REEF_IO_PIECES ? n : i + REEF_IO_PIECES, false);
     }
     return status;
 }
 
-/* Kernel k after those of the graph that it follows, or after `start`. */
-static reef_status add_kernel(draft *d, uint32_t k, CUgraphNode start)
+/* d->after: those of the graph that kernel k follows, or `start`. */
+static void find_predecessors(draft *d, uint32_t k, CUgraphNode start)
 {
     const cuda_program *program = (const cuda_program *)d->instance->base.program;
     const reef_plan *plan = program->base.plan;
-    const cuda_device *device = (const cuda_device *)program->base.dev;
     const cuda_kernel *kernel = &program->kernels[k];
-    const uint32_t before = k - 1, *list = plan->after ? plan->after + plan->after_at[k] : &before;
-    const size_t n = plan->after ? plan->after_at[k + 1] - plan->after_at[k] : k > 0;
-    /* One workspace for all; a cluster adds up without. */
-    const bool workspace = kernel->code.workspace_bytes && kernel->code.cluster <= 1;
-    char args[CUDA_MAX_ARGS];
+    const bool in_a_row = d->wanted->kind & CUDA_GRAPH_WORKERS || !plan->after;
+    const uint32_t first = d->wanted->first;
     d->n_after = 0;
-    if (kernel->done_by) { /* its followers follow the kernel that does its work, if that is here: the one it follows */
-        const size_t other = (size_t)(kernel->done_by - program->kernels);
-        d->nodes[k - d->first] = other >= d->first ? d->nodes[other - d->first] : NULL;
-        return REEF_OK;
+    if (in_a_row && d->last) {
+        d->after[d->n_after++] = d->last;
+        d->followed[k - 1 - first] = true;
     }
-    for (size_t i = 0; i < n; i++) {
-        if (list[i] >= d->first && d->nodes[list[i] - d->first]) {
-            d->after[d->n_after++] = d->nodes[list[i] - d->first];
-            d->followed[list[i] - d->first] = true;
+    for (uint32_t i = in_a_row ? 0 : plan->after_at[k]; i < (in_a_row ? 0 : plan->after_at[k + 1]); i++) {
+        const uint32_t other = plan->after[i];
+        if (other >= first && d->nodes[other - first]) {
+            d->after[d->n_after++] = d->nodes[other - first];
+            d->followed[other - first] = true;
         }
     }
+    /* One workspace for all; a cluster adds up without. */
+    const bool workspace = !in_a_row && kernel->code.workspace_bytes && kernel->code.cluster <= 1;
     bool known = !workspace || !d->scratch;
     for (size_t i = 0; i < d->n_after && !known; i++) {
         known = d->after[i] == d->scratch;
@@ -156,25 +200,45 @@ static reef_status add_kernel(draft *d, uint32_t k, CUgraphNode start)
     if (d->n_after == 0 && start) {
         d->after[d->n_after++] = start;
     }
+}
+
+static reef_status add_kernel(draft *d, uint32_t k, CUgraphNode start)
+{
+    const cuda_program *program = (const cuda_program *)d->instance->base.program;
+    const cuda_device *device = (const cuda_device *)program->base.dev;
+    const cuda_kernel *kernel = &program->kernels[k];
+    const uint32_t first = d->wanted->first;
+    CUgraphNode *node = &d->nodes[k - first];
+    char args[CUDA_MAX_ARGS];
+    if (kernel->done_by) { /* who follows it follows the kernel that does its work, if that is here and before it */
+        const size_t other = (size_t)(kernel->done_by - program->kernels);
+        *node = other >= first && other < k ? d->nodes[other - first] : NULL;
+        return REEF_OK;
+    }
+    find_predecessors(d, k, start);
     cuda_kernel_args(kernel, d->instance, args);
-    reef_status status = cuda_graph_add(device, d->graph, &kernel->code, kernel->function, args, d->after, d->n_after,
-                                        &d->nodes[k - d->first], d->error);
-    d->scratch = workspace ? d->nodes[k - d->first] : d->scratch;
+    reef_status status = d->wanted->kind & CUDA_GRAPH_WORKERS
+                             ? add_worker(d, k, args, node)
+                             : cuda_graph_add(device, d->graph, &kernel->code, kernel->function, args, NULL, d->after,
+                                              d->n_after, node, d->error);
+    d->last = *node;
+    d->scratch = kernel->code.workspace_bytes && kernel->code.cluster <= 1 ? *node : d->scratch;
     if (status) {
-        const reef_kernel *described = &plan->kernels[k];
+        const reef_kernel *described = &program->base.plan->kernels[k];
         reef_error_prefix(d->error, "node '%s' (%s, %s): ", described->name, described->ops, kernel->code.variant);
     }
     return status;
 }
 
 /* The end follows all that nobody follows. */
-static reef_status add_end(draft *d, uint32_t count, CUgraphNode start, bool outputs)
+static reef_status add_end(draft *d, CUgraphNode start)
 {
-    size_t n = outputs ? d->instance->base.program->plan->n_outputs : 0, i = 0;
+    size_t n = d->wanted->kind & CUDA_GRAPH_OUT ? d->instance->base.program->plan->n_outputs : 0, i = 0;
     reef_status status = REEF_OK;
+    const cuda_kernel *kernels = ((const cuda_program *)d->instance->base.program)->kernels + d->wanted->first;
     d->n_after = 0;
-    for (uint32_t k = 0; k < count; k++) {
-        if (!d->followed[k] && d->nodes[k]) {
+    for (uint32_t k = 0; k < d->wanted->count; k++) {
+        if (!d->followed[k] && d->nodes[k] && !kernels[k].done_by) {
             d->after[d->n_after++] = d->nodes[k];
         }
     }
@@ -187,22 +251,20 @@ static reef_status add_end(draft *d, uint32_t count, CUgraphNode start, bool out
     return status ? status : add_copy(d, false, i, n, true);
 }
 
-static reef_status build_draft(draft *d, cuda_graph *graph)
+static reef_status build_draft(draft *d, CUgraphExec *executable)
 {
     const cuda_device *device = (const cuda_device *)d->instance->base.program->dev;
     reef_status status = CUDA_TRY(device->cu, d->error, graph_create(&d->graph, 0));
-    if (!status && (graph->ends & CUDA_GRAPH_IN)) {
+    if (!status && (d->wanted->kind & CUDA_GRAPH_IN)) {
         status = add_inputs(d);
     }
     CUgraphNode start = d->n_after ? d->after[0] : NULL;
-    for (uint32_t k = graph->first; !status && k < graph->first + graph->count; k++) {
+    for (uint32_t k = d->wanted->first; !status && k < d->wanted->first + d->wanted->count; k++) {
         status = add_kernel(d, k, start);
     }
+    status = status ? status : add_end(d, start);
     if (!status) {
-        status = add_end(d, graph->count, start, graph->ends & CUDA_GRAPH_OUT);
-    }
-    if (!status) {
-        status = CUDA_TRY(device->cu, d->error, graph_instantiate(&graph->executable, d->graph, 0));
+        status = CUDA_TRY(device->cu, d->error, graph_instantiate(executable, d->graph, 0));
     }
     if (d->graph) {
         device->cu->graph_destroy(d->graph);
@@ -212,23 +274,23 @@ static reef_status build_draft(draft *d, cuda_graph *graph)
 
 static reef_status build(const cuda_instance *instance, cuda_graph *graph, reef_error *error)
 {
-    draft d = {.instance = instance, .first = graph->first, .error = error};
+    draft d = {.instance = instance, .wanted = graph, .error = error};
     d.nodes = calloc(graph->count + 1, sizeof *d.nodes);
     d.followed = calloc(graph->count + 1, sizeof *d.followed);
     d.after = calloc((size_t)graph->count + 2, sizeof *d.after);
-    reef_status status =
-        d.nodes && d.followed && d.after ? build_draft(&d, graph) : reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    reef_status status = d.nodes && d.followed && d.after ? build_draft(&d, &graph->executable)
+                                                          : reef_fail(error, REEF_NO_MEMORY, "out of memory");
     free(d.nodes);
     free(d.followed);
     free(d.after);
     return status;
 }
 
-reef_status cuda_graph_get(cuda_instance *instance, uint32_t first, uint32_t count, uint32_t ends, cuda_graph **out,
+reef_status cuda_graph_get(cuda_instance *instance, uint32_t first, uint32_t count, uint32_t kind, cuda_graph **out,
                            reef_error *error)
 {
     for (cuda_graph *graph = instance->graphs; graph; graph = graph->next) {
-        if (graph->first == first && graph->count == count && graph->ends == ends) {
+        if (graph->first == first && graph->count == count && graph->kind == kind) {
             *out = graph;
             return REEF_OK;
         }
@@ -239,7 +301,7 @@ reef_status cuda_graph_get(cuda_instance *instance, uint32_t first, uint32_t cou
     }
     graph->first = first;
     graph->count = count;
-    graph->ends = ends;
+    graph->kind = kind;
     reef_status status = build(instance, graph, error);
     if (status) {
         free(graph);

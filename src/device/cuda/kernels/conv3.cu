@@ -415,7 +415,7 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
         if (tid < 2 * STAGES + 4) { /* the next tile starts them anew */
             barrier_end(full + tid * 8);
         }
-        if (!done) {
+        if (!done || !abandon.commit()) {
             return false;
         }
         /* ---- epilogue: from here on the tile has effects ---- */
