@@ -11,10 +11,11 @@
  * request (storage, workspace), so they are described by relocations and filled in by the host side.
  *
  * Contract of an entry point:
- *   - plain form: grid.x = tiles, block.x = threads, launched behind programmatic edges (on sm_90 and up). It runs
- *     griddepcontrol.launch_dependents early and, in every block, griddepcontrol.wait before the first access to
- *     activations, inputs, outputs or workspace and in any case before it returns: so a kernel is never
- *     more than launched while its predecessors' predecessors run. Constants and packed weights may be read before.
+ *   - plain form: grid.x = tiles, block.x = threads, launched behind programmatic edges (on sm_90 and up).
+ *     Every block runs griddepcontrol.wait before the first access to activations, inputs, outputs or workspace and in
+ *     any case before it returns, and griddepcontrol.launch_dependents right behind it: so a kernel is never more than
+ *     launched while its predecessors' predecessors run, and its successors' blocks do not take the room that its own
+ *     need. Constants and packed weights may be read before.
  *     Kernels that the plan does not order run at the same time; those that use the workspace never do, but for
  *     clusters (`cluster` > 1), whose plain form does not use it.
  *   - worker form (`worker` is its name, NULL where there is none): second parameter reef_cuda_worker, see device.cuh.
