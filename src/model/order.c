@@ -99,10 +99,40 @@ static bool joins(const reef_plan *plan, size_t k, size_t pool)
     return so;
 }
 
+/* Convolution k, the only reader of what copy makes of a request's input, might as well read that input. */
+static bool reads_input(const reef_plan *plan, size_t k, size_t copy)
+{
+    const reef_kernel *conv = &plan->kernels[k], *from = &plan->kernels[copy];
+    const reef_view *x = &from->in[0], *y = &from->y;
+    bool so = from->kind == REEF_K_COPY && !from->copy.pads && conv->kind == REEF_K_CONV &&
+              reef_view_same(&conv->in[0], y) && x->dtype == REEF_F32 && y->dtype == REEF_F32 && x->rank == y->rank &&
+              plan->storage[x->storage].kind == REEF_STORAGE_INPUT &&
+              plan->storage[y->storage].kind == REEF_STORAGE_ACTIVATION;
+    for (int d = 0; d < y->rank && so; d++) {
+        so = x->dims[d] == y->dims[d];
+    }
+    for (size_t i = 0; i < plan->n_kernels && so; i++) {
+        bool writes;
+        const reef_view *view;
+        for (int j = 0; (view = reef_order_operand(plan, i, j, &writes)) && so; j++) {
+            so = view->storage != y->storage || i == copy || (i == k && j == 0);
+        }
+    }
+    return so;
+}
+
 static void find_pairs(reef_plan *plan)
 {
     for (size_t k = 0; k < plan->n_kernels; k++) {
-        plan->kernels[k].then = 0;
+        plan->kernels[k].then = plan->kernels[k].through = 0;
+    }
+    for (size_t copy = 0; copy < plan->n_kernels; copy++) {
+        for (size_t k = copy + 1; plan->kernels[copy].kind == REEF_K_COPY && k < plan->n_kernels; k++) {
+            if (plan->kernels[k].n_in > 0 && plan->kernels[k].in[0].storage == plan->kernels[copy].y.storage) {
+                plan->kernels[k].through = reads_input(plan, k, copy) ? (uint32_t)copy + 1 : 0;
+                break;
+            }
+        }
     }
     for (size_t pool = 1; pool < plan->n_kernels; pool++) {
         for (size_t k = pool; halves(&plan->kernels[pool]) && k-- > 0;) {

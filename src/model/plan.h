@@ -255,6 +255,9 @@ typedef struct reef_kernel {
     /* A convolution whose y only kernel `then` reads, and that takes maxima over 2x2 of it: a device may do both in one, and
      * so write the y of `then` in place of this one. 0: none. Set by reef_plan_memory, which keeps that place free. */
     uint32_t then;
+    /* 1 + the copy that makes in[0] of a convolution, from a request's input and for nobody else: a device may read what
+     * the copy reads. 0: none. Set by reef_plan_memory. */
+    uint32_t through;
     double flops, bytes; /* useful arithmetic and least memory traffic, for cost models and reports */
     /* Set by reef_plan_validate: no tile may read what another tile of the same kernel writes. */
     bool transaction;

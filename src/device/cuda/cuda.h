@@ -212,6 +212,8 @@ reef_status cuda_program_create(reef_dev *dev, const reef_plan *plan, const reef
 void cuda_program_destroy(reef_program *program);
 void cuda_kernel_info(const reef_program *program, uint32_t kernel, reef_dev_kernel *out);
 reef_status cuda_program_load(cuda_program *program, reef_error *error);
+/* Sets done_by of all kernels, from the variants that they have. */
+void cuda_program_join(cuda_program *program);
 
 /* tune.c: variants that were measured before, by what they compute. */
 typedef struct cuda_tuning cuda_tuning;
@@ -242,7 +244,13 @@ void cuda_graphs_destroy(cuda_instance *instance);
 void cuda_relocate(const reef_cuda_kernel *code, const uint64_t *storage, uint64_t workspace, char *out);
 /* The same of a program's kernel, with its constants. */
 void cuda_kernel_args(const cuda_kernel *kernel, const cuda_instance *instance, char *out);
-/* worker: the second argument, or NULL: the plain form. */
+/* The same for any memory. */
+void cuda_program_args(const cuda_program *program, const cuda_kernel *kernel, const uint64_t *storage,
+                       uint64_t workspace, char *out);
+/* A whole run of the program's kernels in some memory, without inputs, outputs and a report. */
+reef_status cuda_graph_of_program(const cuda_program *program, const uint64_t *storage, uint64_t workspace,
+                                  CUgraphExec *out, reef_error *error);
+/* worker: the second argument, or NULL: the plain form. after: n_after nodes that it follows; may hold *out. */
 reef_status cuda_graph_add(const cuda_device *device, CUgraph graph, const reef_cuda_kernel *code, CUfunction function,
                            void *args, void *worker, const CUgraphNode *after, size_t n_after, CUgraphNode *out,
                            reef_error *error);
@@ -293,5 +301,19 @@ void cuda_bench_destroy(cuda_bench *bench);
 reef_status cuda_bench_kernel(cuda_bench *bench, const reef_cuda_kernel *code, CUfunction function, const char *args,
                               const uint32_t *at, unsigned n_at, CUdeviceptr constants, size_t bytes, unsigned samples,
                               uint64_t *ns, reef_error *error);
+/* The time of one launch of a graph, with a cache that holds nothing of it. */
+reef_status cuda_bench_graph(cuda_bench *bench, CUgraphExec graph, uint64_t *ns, reef_error *error);
+
+/* refine.c: the fastest variants of a kernel, the fastest alone first; key: the same for kernels that compute the same. */
+enum { CUDA_MAX_OPTIONS = 4 };
+typedef struct cuda_options {
+    uint64_t key;
+    unsigned n, picked; /* n = 0: there is nothing to choose */
+    cuda_kernel kernel[CUDA_MAX_OPTIONS];
+} cuda_options;
+/* Leaves in program->kernels the options that make a whole run fastest, and in picked which they are. The program's
+ * constants are in place; storage and workspace stand in for an instance's. */
+reef_status cuda_refine(cuda_bench *bench, cuda_program *program, cuda_options *options, const uint64_t *storage,
+                        CUdeviceptr workspace, reef_error *error);
 
 #endif

@@ -55,19 +55,28 @@ void cuda_relocate(const reef_cuda_kernel *code, const uint64_t *storage, uint64
     }
 }
 
-void cuda_kernel_args(const cuda_kernel *kernel, const cuda_instance *instance, char *out)
+void cuda_program_args(const cuda_program *program, const cuda_kernel *kernel, const uint64_t *storage,
+                       uint64_t workspace, char *out)
 {
-    const cuda_program *program = (const cuda_program *)instance->base.program;
-    cuda_relocate(&kernel->code, instance->storage, instance->memory + instance->workspace_offset, out);
+    cuda_relocate(&kernel->code, storage, workspace, out);
     for (unsigned i = 0; i < kernel->n_constant; i++) {
         uint64_t address = program->constants + kernel->constant[i];
         memcpy(out + kernel->constant_at[i], &address, sizeof address);
     }
 }
 
+void cuda_kernel_args(const cuda_kernel *kernel, const cuda_instance *instance, char *out)
+{
+    const cuda_program *program = (const cuda_program *)instance->base.program;
+    cuda_program_args(program, kernel, instance->storage, instance->memory + instance->workspace_offset, out);
+}
+
 /* A graph in the making. */
 typedef struct draft {
-    const cuda_instance *instance;
+    const cuda_instance *instance; /* NULL: the kernels alone, in some memory */
+    const cuda_program *program;
+    const uint64_t *storage;
+    uint64_t workspace;
     const cuda_graph *wanted;
     CUgraph graph;
     CUgraphNode *nodes; /* of kernel wanted->first + i; NULL: of no node here */
@@ -81,7 +90,7 @@ typedef struct draft {
 static reef_status add_worker(const draft *d, uint32_t index, char *args, CUgraphNode *out)
 {
     const cuda_instance *instance = d->instance;
-    const cuda_program *program = (const cuda_program *)instance->base.program;
+    const cuda_program *program = d->program;
     const cuda_device *device = (const cuda_device *)program->base.dev;
     const cuda_kernel *kernel = &program->kernels[index];
     unsigned most = device->gpu->sms * kernel->workers_per_sm;
@@ -159,7 +168,7 @@ static reef_status add_copy(draft *d, bool in, size_t from, size_t to, bool endi
 
 static reef_status add_inputs(draft *d)
 {
-    size_t n = d->instance->base.program->plan->n_inputs;
+    size_t n = d->program->base.plan->n_inputs;
     /* Without inputs it still says that the launch has begun. */
     reef_status status = n ? REEF_OK : add_copy(d, true, 0, 0, false);
     for (size_t i = 0; !status && i < n; i += REEF_IO_PIECES) {
@@ -171,9 +180,8 @@ static reef_status add_inputs(draft *d)
 /* d->after: those of the graph that kernel k follows, or `start`. */
 static void find_predecessors(draft *d, uint32_t k, CUgraphNode start)
 {
-    const cuda_program *program = (const cuda_program *)d->instance->base.program;
-    const reef_plan *plan = program->base.plan;
-    const cuda_kernel *kernel = &program->kernels[k];
+    const reef_plan *plan = d->program->base.plan;
+    const cuda_kernel *kernel = &d->program->kernels[k];
     const bool in_a_row = d->wanted->kind & CUDA_GRAPH_WORKERS || !plan->after;
     const uint32_t first = d->wanted->first;
     d->n_after = 0;
@@ -204,7 +212,7 @@ static void find_predecessors(draft *d, uint32_t k, CUgraphNode start)
 
 static reef_status add_kernel(draft *d, uint32_t k, CUgraphNode start)
 {
-    const cuda_program *program = (const cuda_program *)d->instance->base.program;
+    const cuda_program *program = d->program;
     const cuda_device *device = (const cuda_device *)program->base.dev;
     const cuda_kernel *kernel = &program->kernels[k];
     const uint32_t first = d->wanted->first;
@@ -216,7 +224,7 @@ static reef_status add_kernel(draft *d, uint32_t k, CUgraphNode start)
         return REEF_OK;
     }
     find_predecessors(d, k, start);
-    cuda_kernel_args(kernel, d->instance, args);
+    cuda_program_args(program, kernel, d->storage, d->workspace, args);
     reef_status status = d->wanted->kind & CUDA_GRAPH_WORKERS
                              ? add_worker(d, k, args, node)
                              : cuda_graph_add(device, d->graph, &kernel->code, kernel->function, args, NULL, d->after,
@@ -233,9 +241,9 @@ static reef_status add_kernel(draft *d, uint32_t k, CUgraphNode start)
 /* The end follows all that nobody follows. */
 static reef_status add_end(draft *d, CUgraphNode start)
 {
-    size_t n = d->wanted->kind & CUDA_GRAPH_OUT ? d->instance->base.program->plan->n_outputs : 0, i = 0;
+    size_t n = d->wanted->kind & CUDA_GRAPH_OUT ? d->program->base.plan->n_outputs : 0, i = 0;
     reef_status status = REEF_OK;
-    const cuda_kernel *kernels = ((const cuda_program *)d->instance->base.program)->kernels + d->wanted->first;
+    const cuda_kernel *kernels = d->program->kernels + d->wanted->first;
     d->n_after = 0;
     for (uint32_t k = 0; k < d->wanted->count; k++) {
         if (!d->followed[k] && d->nodes[k] && !kernels[k].done_by) {
@@ -251,9 +259,9 @@ static reef_status add_end(draft *d, CUgraphNode start)
     return status ? status : add_copy(d, false, i, n, true);
 }
 
-static reef_status build_draft(draft *d, CUgraphExec *executable)
+static reef_status build_nodes(draft *d, CUgraphExec *executable)
 {
-    const cuda_device *device = (const cuda_device *)d->instance->base.program->dev;
+    const cuda_device *device = (const cuda_device *)d->program->base.dev;
     reef_status status = CUDA_TRY(device->cu, d->error, graph_create(&d->graph, 0));
     if (!status && (d->wanted->kind & CUDA_GRAPH_IN)) {
         status = add_inputs(d);
@@ -262,7 +270,9 @@ static reef_status build_draft(draft *d, CUgraphExec *executable)
     for (uint32_t k = d->wanted->first; !status && k < d->wanted->first + d->wanted->count; k++) {
         status = add_kernel(d, k, start);
     }
-    status = status ? status : add_end(d, start);
+    if (!status && d->instance) {
+        status = add_end(d, start);
+    }
     if (!status) {
         status = CUDA_TRY(device->cu, d->error, graph_instantiate(executable, d->graph, 0));
     }
@@ -272,18 +282,26 @@ static reef_status build_draft(draft *d, CUgraphExec *executable)
     return status;
 }
 
-static reef_status build(const cuda_instance *instance, cuda_graph *graph, reef_error *error)
+static reef_status build(draft *d, CUgraphExec *executable)
 {
-    draft d = {.instance = instance, .wanted = graph, .error = error};
-    d.nodes = calloc(graph->count + 1, sizeof *d.nodes);
-    d.followed = calloc(graph->count + 1, sizeof *d.followed);
-    d.after = calloc((size_t)graph->count + 2, sizeof *d.after);
-    reef_status status = d.nodes && d.followed && d.after ? build_draft(&d, &graph->executable)
-                                                          : reef_fail(error, REEF_NO_MEMORY, "out of memory");
-    free(d.nodes);
-    free(d.followed);
-    free(d.after);
+    const size_t n = d->wanted->count;
+    d->nodes = calloc(n + 1, sizeof *d->nodes);
+    d->followed = calloc(n + 1, sizeof *d->followed);
+    d->after = calloc(n + 2, sizeof *d->after);
+    reef_status status = d->nodes && d->followed && d->after ? build_nodes(d, executable)
+                                                             : reef_fail(d->error, REEF_NO_MEMORY, "out of memory");
+    free(d->nodes);
+    free(d->followed);
+    free(d->after);
     return status;
+}
+
+reef_status cuda_graph_of_program(const cuda_program *program, const uint64_t *storage, uint64_t workspace,
+                                  CUgraphExec *out, reef_error *error)
+{
+    const cuda_graph wanted = {.count = (uint32_t)program->base.plan->n_kernels};
+    draft d = {.program = program, .storage = storage, .workspace = workspace, .wanted = &wanted, .error = error};
+    return build(&d, out);
 }
 
 reef_status cuda_graph_get(cuda_instance *instance, uint32_t first, uint32_t count, uint32_t kind, cuda_graph **out,
@@ -302,7 +320,13 @@ reef_status cuda_graph_get(cuda_instance *instance, uint32_t first, uint32_t cou
     graph->first = first;
     graph->count = count;
     graph->kind = kind;
-    reef_status status = build(instance, graph, error);
+    draft d = {.instance = instance,
+               .program = (const cuda_program *)instance->base.program,
+               .storage = instance->storage,
+               .workspace = instance->memory + instance->workspace_offset,
+               .wanted = graph,
+               .error = error};
+    reef_status status = build(&d, &graph->executable);
     if (status) {
         free(graph);
         return status;

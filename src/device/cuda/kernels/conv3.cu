@@ -9,37 +9,22 @@
  *
  * So the maximum over 2x2 pixels is one of a lane's own two and of its neighbour x ^ 1, and after four lanes have
  * transposed four words each, a lane has eight filters of a pixel: results go from registers to memory, 64 bytes of a
- * pixel at a time. Only parts of k that a cluster adds up go by way of shared memory.
+ * pixel at a time. A cluster's blocks, which have parts of k, send each other the sums of a warp's lines and 32 filters
+ * (a unit), and each finishes some units.
  */
+#include "device/cuda/kernels/halves.cuh"
 #include "device/cuda/kernels/igemm.cuh"
 
 template <int BM, int BN, int STAGES>
 struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HALO> {
     using base = igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HALO>;
+    using base::divide, base::consumers, base::threads, base::NJ, base::granules, base::patch_w, base::patch_h,
+        base::halo_taps, base::halo_loaders;
     using typename base::args;
     using typename base::patch;
-    using base::consumers, base::threads, base::NJ, base::granules, base::staging_row, base::patch_w, base::patch_h,
-        base::halo_taps, base::halo_loaders;
 
-    static __device__ __forceinline__ void activate(const args &a, float (&v)[8])
-    {
-        if (a.act == REEF_DACT_RELU) {
-#pragma unroll
-            for (int e = 0; e < 8; e++) {
-                v[e] = v[e] < 0.0f ? 0.0f : v[e];
-            }
-        } else if (a.act != REEF_DACT_NONE) {
-#pragma unroll 1
-            for (int e = 0; e < 8; e++) { /* rotate, so that the code is there once */
-                const float f = reef_act_rare(v[0], a.act, a.act_a, a.act_b);
-#pragma unroll
-                for (int j = 0; j < 7; j++) {
-                    v[j] = v[j + 1];
-                }
-                v[7] = f;
-            }
-        }
-    }
+    static constexpr int warps = consumers / 32, units = warps * (NJ / 4), unit_bytes = 2048;
+
     /* The larger, or the one that is no number. */
     static __device__ __forceinline__ uint32_t larger(uint32_t a, uint32_t b)
     {
@@ -50,193 +35,179 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
         return a;
 #endif
     }
-    /* Word i of lane j of each four becomes word j of lane i. */
-    static __device__ __forceinline__ void transpose(uint32_t (&w)[4], int lane)
-    {
-        const bool odd = lane & 1, high = lane & 2;
-        uint32_t s = odd ? w[0] : w[1], r = __shfl_xor_sync(0xffffffffu, s, 1);
-        odd ? w[0] = r : w[1] = r;
-        s = odd ? w[2] : w[3], r = __shfl_xor_sync(0xffffffffu, s, 1);
-        odd ? w[2] = r : w[3] = r;
-        s = high ? w[0] : w[2], r = __shfl_xor_sync(0xffffffffu, s, 2);
-        high ? w[0] = r : w[2] = r;
-        s = high ? w[1] : w[3], r = __shfl_xor_sync(0xffffffffu, s, 2);
-        high ? w[1] = r : w[3] = r;
-    }
     static __device__ __forceinline__ int offset_of(const args &a, int image, int y, int x)
     {
         return image * a.ys.image + y * a.ys.h + x * a.ys.w;
     }
-    /* Eight filters from `col` of a pixel, already halves. */
-    static __device__ __forceinline__ void store8(const args &a, int at, int col, const uint32_t (&w)[4])
+    /* Where a lane's results go. */
+    struct target {
+        int at, line;       /* offsets in y: of its pixel in the upper line (or of the window); from line to line */
+        bool inside, below; /* whether they are there */
+    };
+    static __device__ __forceinline__ target target_of(const args &a, const patch &p)
     {
-        if (a.ys.vec && a.ys.type == REEF_ELEM_F16 && col + 8 <= a.cols) {
-            *(uint4 *)((__half *)a.y + at + col) = make_uint4(w[0], w[1], w[2], w[3]);
-            return;
-        }
+        const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, of = warp / 4;
+        const int y = p.y + of / (patch_w / 8) * 8 + warp % 4 * 2, x = p.x + of % (patch_w / 8) * 8 + (lane >> 2);
+        const bool pool = a.pool_w > 0;
+        target t;
+        t.at = pool ? offset_of(a, p.image, y / 2, x / 2) : offset_of(a, p.image, y, x);
+        t.line = a.ys.h;
+        t.inside = pool ? y / 2 < a.pool_h && x / 2 < a.pool_w && x % 2 == 0 : y < p.out_h && x < a.out_w;
+        t.below = t.inside && y + 1 < p.out_h;
+        return t;
+    }
+    static __device__ __forceinline__ bool is_rare(const args &a)
+    {
+        return a.act != REEF_DACT_RELU && a.act != REEF_DACT_NONE;
+    }
+    /* 32 filters from `col` of a warp's two lines: f[j] as the products leave it. bias: the lane's first two, of those. done:
+     * f holds results already. */
+    static __device__ __forceinline__ void finish_unit(const args &a, const target &to, const float (&f)[4][4], int col,
+                                                       const float *bias, bool done)
+    {
+        const float least = a.act == REEF_DACT_RELU ? 0.0f : -INFINITY;
+        const bool pool = a.pool_w > 0;
+        uint32_t upper[4], lower[4];
 #pragma unroll
-        for (int e = 0; e < 8; e++) {
-            const unsigned short bits = (unsigned short)(w[e / 2] >> e % 2 * 16);
-            if (col + e < a.cols) {
-                reef_store_elem((void *)a.y, at + col + e, a.ys.type, __half2float(*(const __half *)&bits));
+        for (int i = 0; i < 4; i++) {
+            const float2 b = *(const float2 *)(bias + i * 8);
+            float v[4] = {f[i][0] + (done ? 0.0f : b.x), f[i][1] + (done ? 0.0f : b.y), f[i][2] + (done ? 0.0f : b.x),
+                          f[i][3] + (done ? 0.0f : b.y)};
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                v[e] = v[e] < least ? least : v[e]; /* what is no number stays */
+            }
+            upper[i] = halves_of(v[0], v[1]);
+            lower[i] = halves_of(v[2], v[3]);
+            if (pool) {
+                upper[i] = larger(upper[i], lower[i]);
+                upper[i] = larger(upper[i], __shfl_xor_sync(0xffffffffu, upper[i], 4));
+            }
+        }
+        halves_emit(a, upper, to.inside, to.at, col);
+        if (!pool) {
+            halves_emit(a, lower, to.below, to.at + to.line, col);
+        }
+    }
+    /* Activations other than Relu, of N times four sums. */
+    template <int N>
+    static __device__ __forceinline__ void activate_rarely(const args &a, float (&f)[N][4], const float *bias)
+    {
+#pragma unroll 1
+        for (int j = 0; j < N; j++) { /* rotate, so that the code is there once */
+            float next[4];
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                next[e] = reef_act_rare(f[0][e] + bias[j * 8 + e % 2], a.act, a.act_a, a.act_b);
+            }
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    f[i][e] = i + 1 < N ? f[(i + 1) % N][e] : next[e];
+                }
             }
         }
     }
-
-    /* Four words of eight filters each: transposed, and stored where the pixel is inside. */
-    static __device__ __forceinline__ void emit(const args &a, uint32_t (&w)[4], bool inside, int at, int col)
-    {
-        const int lane = threadIdx.x & 31;
-        transpose(w, lane);
-        if (inside) {
-            store8(a, at, col + (lane & 3) * 8, w);
-        }
-    }
-
-    /* The whole tile, from registers. */
+    /* A warp's part of the tile, from registers. */
     static __device__ __forceinline__ void finish_registers(const args &a, const patch &p, float (&acc)[1][NJ][4],
                                                             int col0, const float *bias)
     {
-        const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, group = warp / 4;
-        const int y = p.y + group / (patch_w / 8) * 8 + warp % 4 * 2;
-        const int x = p.x + group % (patch_w / 8) * 8 + (lane >> 2);
-        bias += (lane & 3) * 2;
-        const bool rare = a.act != REEF_DACT_RELU && a.act != REEF_DACT_NONE;
+        const target to = target_of(a, p);
+        const bool rare = is_rare(a);
+        bias += (threadIdx.x & 3) * 2;
         if (rare) {
-#pragma unroll 1
-            for (int j = 0; j < NJ; j++) { /* rotate, so that the code is there once */
-                float f[4];
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    f[e] = reef_act_rare(acc[0][0][e] + bias[j * 8 + e % 2], a.act, a.act_a, a.act_b);
-                }
-#pragma unroll
-                for (int i = 0; i < NJ; i++) {
-#pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        acc[0][i][e] = i + 1 < NJ ? acc[0][(i + 1) % NJ][e] : f[e];
-                    }
-                }
-            }
+            activate_rarely<NJ>(a, acc[0], bias);
         }
-        const float least = a.act == REEF_DACT_RELU ? 0.0f : -INFINITY;
-        const bool pool = a.pool_w > 0;
-        const int at = pool ? offset_of(a, p.image, y / 2, x / 2) : offset_of(a, p.image, y, x);
-        const bool inside = pool ? y / 2 < a.pool_h && x / 2 < a.pool_w && x % 2 == 0 : y < p.out_h && x < a.out_w;
-        const bool below = inside && y + 1 < p.out_h;
 #pragma unroll
         for (int t = 0; t < NJ / 4; t++) {
-            uint32_t upper[4], lower[4];
+            float f[4][4];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const float2 b = *(const float2 *)(bias + (t * 4 + i) * 8);
-                const float(&f)[4] = acc[0][t * 4 + i];
-                float v[4] = {f[0] + (rare ? 0.0f : b.x), f[1] + (rare ? 0.0f : b.y), f[2] + (rare ? 0.0f : b.x),
-                              f[3] + (rare ? 0.0f : b.y)};
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    v[e] = v[e] < least ? least : v[e]; /* what is no number stays */
-                }
-                upper[i] = base::pack_pair(v[0], v[1]);
-                lower[i] = base::pack_pair(v[2], v[3]);
-                if (pool) {
-                    upper[i] = larger(upper[i], lower[i]);
-                    upper[i] = larger(upper[i], __shfl_xor_sync(0xffffffffu, upper[i], 4));
-                }
+            for (int i = 0; i < 16; i++) {
+                f[i / 4][i % 4] = acc[0][t * 4 + i / 4][i % 4];
             }
-            emit(a, upper, inside, at, col0 + t * 32);
-            if (!pool) {
-                emit(a, lower, below, at + a.ys.h, col0 + t * 32);
-            }
+            finish_unit(a, to, f, col0 + t * 32, bias + t * 32, rare);
         }
     }
 
-    /* This block's share of a tile whose parts lie in the shared memory of the cluster's blocks. */
-    static __device__ __forceinline__ void finish_cluster(const args &a, const patch &p, uint32_t staging, int block0,
-                                                          int rank, int col0, const float *bias)
+    /* Unit t * warps + w is 32 filters of warp w, and block `owner` of the cluster finishes it: as its unit number `place`. */
+    static __device__ __forceinline__ int first_unit(const args &a, int owner)
     {
-        const bool pool = a.pool_w > 0;
-        const int pixels = pool ? BM / 4 : BM, items = pixels * (BN / 8), stride = a.splits * threads;
-#pragma unroll 1
-        for (int i = rank * threads + (int)threadIdx.x, left = (items + stride - 1) / stride;; i += stride) {
-            const bool last = --left <= 0; /* the same for all threads */
-            const int c = i % (BN / 8) * 8, pixel = i / (BN / 8);
-            /* rows of the tile go by 8 x 8 pixels; so do windows, by 4 x 4 */
-            const int side = pool ? 4 : 8, in_group = pixel % (side * side), group = pixel / (side * side);
-            const int gy = group / (patch_w / 8) * side + in_group / side, gx = group % (patch_w / 8) * side + in_group % side;
-            const int y = (pool ? p.y / 2 : p.y) + gy, x = (pool ? p.x / 2 : p.x) + gx;
-            const bool inside = i < items && col0 + c < a.cols &&
-                                (pool ? y < a.pool_h && x < a.pool_w : y < p.out_h && x < a.out_w);
-            uint32_t w[4] = {0, 0, 0, 0};
-            if (inside) {
-#pragma unroll 1
-                for (int tap = 0; tap < (pool ? 4 : 1); tap++) {
-                    const int r = pool ? group * 64 + (in_group / 4 * 2 + tap / 2) * 8 + in_group % 4 * 2 + tap % 2 : pixel;
-                    const uint32_t from = staging + (r * staging_row + c) * 4;
-                    float v[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-#pragma unroll 4
-                    for (int s = 0; s < a.splits; s++) {
-                        base::add_floats(v, load_remote(from, block0 + s), load_remote(from + 16, block0 + s));
-                    }
+        return divide(owner * units + a.splits - 1, a.by_splits);
+    }
+    /* By the warps that have sums: to those who finish them. slots: [part of k][unit][j][line][lane] of two floats. */
+    static __device__ __forceinline__ void send_units(const args &a, const float (&acc)[1][NJ][4], uint32_t slots,
+                                                      uint32_t landed, int split)
+    {
+        const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, most = divide(units + a.splits - 1, a.by_splits);
 #pragma unroll
-                    for (int e = 0; e < 8; e++) {
-                        v[e] += bias[c + e];
-                    }
-                    activate(a, v);
+        for (int t = 0; t < NJ / 4; t++) {
+            const int unit = t * warps + warp, owner = unit * a.splits / units;
+            const uint32_t to = slots + (split * most + unit - first_unit(a, owner)) * unit_bytes + lane * 8;
 #pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        const uint32_t next = base::pack_pair(v[2 * e], v[2 * e + 1]);
-                        w[e] = tap ? larger(w[e], next) : next;
-                    }
+            for (int i = 0; i < 8; i++) {
+                const float x = acc[0][t * 4 + i / 2][i % 2 * 2], y = acc[0][t * 4 + i / 2][i % 2 * 2 + 1];
+                if (owner == split) {
+                    store_shared8(to + i * 256, x, y);
+                } else {
+                    send(to + i * 256, landed, owner, x, y);
                 }
             }
-            if (last) { /* nothing of the other blocks is needed any more */
-                cluster_arrive();
-            }
-            if (inside) {
-                store8(a, offset_of(a, p.image, y, x), col0 + c, w);
-            }
-            if (last) {
-                break;
-            }
         }
-        cluster_wait();
+    }
+    static __device__ __forceinline__ void finish_units(const args &a, const patch &p, const char *slots, int split,
+                                                        int col0, const float *bias)
+    {
+        const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, most = divide(units + a.splits - 1, a.by_splits);
+        const int first = first_unit(a, split), end = first_unit(a, split + 1);
+        const target to = target_of(a, p);
+        bias += (lane & 3) * 2;
+#pragma unroll 1
+        for (int t = 0; t < NJ / 4; t++) {
+            const int unit = t * warps + warp;
+            if (unit < first || unit >= end) {
+                continue;
+            }
+            const float2 *from = (const float2 *)(slots + (unit - first) * unit_bytes) + lane;
+            float f[4][4];
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const float2 v = from[i * 32];
+                f[i / 2][i % 2 * 2] = v.x;
+                f[i / 2][i % 2 * 2 + 1] = v.y;
+            }
+#pragma unroll 1
+            for (int s = 1; s < a.splits; s++) {
+                from += most * (unit_bytes / 8);
+#pragma unroll
+                for (int i = 0; i < 8; i++) {
+                    const float2 v = from[i * 32];
+                    f[i / 2][i % 2 * 2] += v.x;
+                    f[i / 2][i % 2 * 2 + 1] += v.y;
+                }
+            }
+            const bool rare = is_rare(a);
+            if (rare) {
+                activate_rarely<4>(a, f, bias + t * 32);
+            }
+            finish_unit(a, to, f, col0 + t * 32, bias + t * 32, rare);
+        }
     }
 
     /* ---- the plain form's loop ---- */
-    struct places { /* in shared memory: barriers, each `n` STAGES or 2 words apart, and buffers */
-        uint32_t full, empty, x_full, x_empty, w, x;
+    struct places { /* in shared memory: barriers (`full` and `empty` STAGES words, x_... two) and buffers */
+        uint32_t full, empty, x_full, x_empty, landed, w, x;
     };
-    struct group { /* blocks of the cluster that share weights: every splits-th, `me` is the place among them */
-        int n, me, splits, first;
-    };
-    /* Each block brings its share of a step's weights to all blocks of the group. */
-    static __device__ __forceinline__ void bring_weights(const places &at, const group &g, const char *w,
+    static __device__ __forceinline__ void bring_weights(const places &at, const char *w,
                                                          const int (&granule)[granules], int n)
     {
         constexpr int b_bytes = BN * 128;
-        const int share = b_bytes / g.n, piece = min(share, 4096);
-        uint32_t mask = 0;
-        for (int i = 0; i < g.n; i++) {
-            mask |= 1u << (i * g.splits + g.first);
-        }
         for (int j = 0, stage = 0, phase = 1; j < n; j++) {
             barrier_wait(at.empty + stage * 8, phase);
             barrier_expect(at.full + stage * 8, b_bytes);
-            if (g.n == 1) {
 #pragma unroll
-                for (int i = 0; i < granules; i++) {
-                    bulk_copy(at.w + stage * b_bytes + i * 4096, w + granule[i] + j * 4096, 4096, at.full + stage * 8);
-                }
-            } else {
-#pragma unroll
-                for (int i = 0; i < granules; i++) {
-                    const int from = max(i * 4096, g.me * share), to = min((i + 1) * 4096, (g.me + 1) * share);
-                    if (from < to) {
-                        bulk_copy_to_all(at.w + stage * b_bytes + from, w + granule[i] + j * 4096 + from % 4096, piece,
-                                         at.full + stage * 8, mask);
-                    }
-                }
+            for (int i = 0; i < granules; i++) {
+                bulk_copy(at.w + stage * b_bytes + i * 4096, w + granule[i] + j * 4096, 4096, at.full + stage * 8);
             }
             if (++stage == STAGES) {
                 stage = 0;
@@ -244,7 +215,8 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
             }
         }
     }
-    static __device__ __forceinline__ void bring_x(const args &a, const patch &p, const places &at, int first, int blocks)
+    static __device__ __forceinline__ void bring_x(const args &a, const patch &p, const places &at, int first,
+                                                   int blocks)
     {
         for (int block = 1; block < blocks; block++) {
             if (block >= 2) {
@@ -255,17 +227,7 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
             barrier_arrive(at.x_full + (block & 1) * 8);
         }
     }
-    static __device__ __forceinline__ void give_back(const places &at, const group &g, int stage, int lane)
-    {
-        if (g.n == 1) {
-            if (lane == 0) {
-                barrier_arrive(at.empty + stage * 8);
-            }
-        } else if (lane < g.n) {
-            barrier_arrive_remote(at.empty + stage * 8, lane * g.splits + g.first);
-        }
-    }
-    static __device__ __forceinline__ void multiply_all(const places &at, const group &g, float (&acc)[1][NJ][4], int blocks)
+    static __device__ __forceinline__ void multiply_all(const places &at, float (&acc)[1][NJ][4], int blocks)
     {
         constexpr int b_bytes = BN * 128, halo_w = base::halo_w;
         const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, of = warp / 4;
@@ -288,8 +250,8 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
                 }
                 wgmma_commit();
                 wgmma_wait<1>(); /* all but these */
-                if (held >= 0) {
-                    give_back(at, g, held, lane);
+                if (held >= 0 && lane == 0) {
+                    barrier_arrive(at.empty + held * 8);
                 }
                 if (tap == 0 && block > 0 && lane == 0) {
                     barrier_arrive(at.x_empty + (block - 1 & 1) * 8);
@@ -313,90 +275,74 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
         }
     }
 
-    /* Which part of the problem a tile is. index: ((patches, by groups, then columns) patch of the group) part of k. */
+    /* Which part of the problem a tile is: (patch, columns, part of k). */
     struct place {
         patch part;
-        int tile, split, col0, row, member, first, n; /* first, n: steps */
+        int tile, split, col0, row, first, n; /* first, n: steps */
     };
     static __device__ __forceinline__ place place_of(const args &a, uint32_t index)
     {
         place at;
-        at.tile = (int)(index / (unsigned)a.splits);
+        at.tile = divide((int)index, a.by_splits);
         at.split = (int)index - at.tile * a.splits;
-        const int t = at.tile / a.multicast;
-        at.member = at.tile - t * a.multicast;
-        const int rest = t / a.col_tiles;
-        at.col0 = (t - rest * a.col_tiles) * BN;
-        at.row = rest * a.multicast + at.member;
+        at.row = divide(at.tile, a.by_col_tiles);
+        at.col0 = (at.tile - at.row * a.col_tiles) * BN;
         const int across = (a.out_w + patch_w - 1) / patch_w;
-        at.part.out_h = a.out_hw / a.out_w;
+        at.part.out_h = divide(a.out_hw, a.by_out_w);
         const int down = (at.part.out_h + patch_h - 1) / patch_h;
         at.part.image = at.row / (across * down);
         const int of_image = at.row - at.part.image * across * down, y = of_image / across;
         at.part.y = y * patch_h;
         at.part.x = (of_image - y * across) * patch_w;
-        if (at.row >= a.row_tiles) { /* fills up a group: outside the image */
-            at.part.image = 0;
-            at.part.y = 1 << 20;
-        }
         const int blocks = a.steps / halo_taps; /* whole blocks of channels */
-        at.first = blocks * at.split / a.splits * halo_taps;
-        at.n = blocks * (at.split + 1) / a.splits * halo_taps - at.first;
+        at.first = divide(blocks * at.split, a.by_splits) * halo_taps;
+        at.n = divide(blocks * (at.split + 1), a.by_splits) * halo_taps - at.first;
         return at;
     }
 
     static __device__ __forceinline__ void plain(const args &a, const place &at, const places &where, const char *w,
-                                                 const int (&granule)[granules], char *smem, float *bias)
+                                                 const int (&granule)[granules], const char *smem, const float *bias)
     {
         const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, blocks = at.n / halo_taps;
         const bool in_cluster = a.splits > 1;
-        const group g = {a.multicast, at.member, a.splits, at.split};
         const reef_never never;
-        if (g.n > 1) {
-            cluster_barrier(); /* everybody's barriers are there */
-        } else {
-            __syncthreads();
-        }
-        if (warp == consumers / 32) {
-            if (lane == 0) {
-                bring_weights(where, g, w, granule, at.n);
-            }
-            __syncwarp();
-            never.wait();
-        } else {
-            never.wait();
-            base::template load_halo<consumers + halo_loaders>(a, at.part, at.first / halo_taps, where.x,
-                                                               warp > consumers / 32 ? (int)threadIdx.x - 32
-                                                                                     : (int)threadIdx.x);
-            named_barrier<consumers + halo_loaders>();
-            if (warp > consumers / 32) {
-                bring_x(a, at.part, where, at.first / halo_taps, blocks);
-            } else {
-                float acc[1][NJ][4];
-                clear(acc);
-                multiply_all(where, g, acc, blocks);
-                if (in_cluster) {
-                    named_barrier<consumers>(); /* the stages become the staging */
-                    const int row = warp * 16 + (lane >> 2);
-                    float *staging = (float *)smem;
-#pragma unroll
-                    for (int j = 0; j < NJ; j++) {
-                        float *p = staging + row * staging_row + j * 8 + (lane & 3) * 2;
-                        *(float2 *)p = make_float2(acc[0][j][0], acc[0][j][1]);
-                        *(float2 *)(p + 8 * staging_row) = make_float2(acc[0][j][2], acc[0][j][3]);
-                    }
-                } else {
-                    finish_registers(a, at.part, acc, at.col0, bias);
-                }
-            }
-        }
+        __syncthreads();
         if (in_cluster) {
+            cluster_arrive();
+        }
+        if (warp >= warps) {
+            if (warp == warps) {
+                if (lane == 0) {
+                    bring_weights(where, w, granule, at.n);
+                }
+                __syncwarp();
+                never.wait();
+            } else {
+                never.wait();
+                base::template load_halo<consumers + halo_loaders>(a, at.part, at.first / halo_taps, where.x,
+                                                                   (int)threadIdx.x - 32);
+                named_barrier<consumers + halo_loaders>();
+                bring_x(a, at.part, where, at.first / halo_taps, blocks);
+            }
+            if (in_cluster) {
+                cluster_wait();
+            }
+            return;
+        }
+        never.wait();
+        base::template load_halo<consumers + halo_loaders>(a, at.part, at.first / halo_taps, where.x, (int)threadIdx.x);
+        named_barrier<consumers + halo_loaders>();
+        float acc[1][NJ][4];
+        clear(acc);
+        multiply_all(where, acc, blocks);
+        if (in_cluster) {
+            cluster_wait(); /* everybody's barriers are there */
+            send_units(a, acc, smem_address(smem) + a.slots, where.landed, at.split);
+            barrier_wait(where.landed, 0);
             __syncwarp();
-            cluster_barrier();
-            finish_cluster(a, at.part, smem_address(smem), at.member * a.splits, at.split, at.col0, bias);
-        } else if (g.n > 1) {
-            __syncwarp();
-            cluster_barrier(); /* nobody leaves while others may give stages back to it */
+            finish_units(a, at.part, smem + a.slots, at.split, at.col0, bias);
+        } else {
+            finish_registers(a, at.part, acc, at.col0, bias);
         }
     }
 
@@ -412,7 +358,7 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
         __syncthreads();
         const bool done = base::halo_loop(a, at.part, acc, shared, w, granule, at.first, at.n, full, abandon);
         __syncthreads();
-        if (tid < 2 * STAGES + 4) { /* the next tile starts them anew */
+        if (tid < 2 * STAGES + 5) { /* the next tile starts them anew */
             barrier_end(full + tid * 8);
         }
         if (!done || !abandon.commit()) {
@@ -438,14 +384,14 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
             }
             __threadfence();
             const float4 *sum = (const float4 *)a.partials + (long long)at.tile * a.splits * (BM * BN / 4) + tid;
-            clear(acc);
 #pragma unroll 1
             for (int s = 0; s < a.splits; s++, sum += BM * BN / 4) {
 #pragma unroll
                 for (int j = 0; j < NJ && tid < consumers; j++) {
                     const float4 f = __ldcg(sum + j * consumers);
                     float(&v)[4] = acc[0][j];
-                    v[0] += f.x, v[1] += f.y, v[2] += f.z, v[3] += f.w;
+                    v[0] = s ? v[0] + f.x : f.x, v[1] = s ? v[1] + f.y : f.y;
+                    v[2] = s ? v[2] + f.z : f.z, v[3] = s ? v[3] + f.w : f.w;
                 }
             }
             if (tid == 0) {
@@ -461,18 +407,14 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
     template <class Abandon>
     static __device__ __forceinline__ bool tile(const args &a, uint32_t index, char *smem, Abandon &abandon)
     {
-        __shared__ __align__(8) unsigned long long barriers[2 * STAGES + 4];
+        __shared__ __align__(8) unsigned long long barriers[2 * STAGES + 5];
         __shared__ __align__(8) float bias[BN];
         const int tid = threadIdx.x;
         const place at = place_of(a, index);
         const uint32_t shared = smem_address(smem), full = smem_address(barriers);
-        const places where = {full,
-                              full + STAGES * 8,
-                              full + STAGES * 16,
-                              full + STAGES * 16 + 16,
-                              shared,
-                              shared + STAGES * BN * 128};
-        const int group = Abandon::on ? 1 : a.multicast;
+        const places where = {
+            full,   full + STAGES * 8,         full + STAGES * 16, full + STAGES * 16 + 16, full + STAGES * 16 + 32,
+            shared, shared + STAGES * BN * 128};
         const char *w = (const char *)a.w + ((long long)(at.col0 >> 5) * a.steps + at.first) * 4096;
         int granule[granules];
 #pragma unroll
@@ -486,11 +428,15 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
         if (tid < BN) {
             bias[tid] = a.bias && at.col0 + tid < a.cols ? __ldg((const float *)a.bias + at.col0 + tid) : 0.0f;
         }
-        if (tid < 2 * STAGES + 4) {
-            barrier_init(full + tid * 8, tid < STAGES           ? 1
-                                         : tid < 2 * STAGES     ? consumers / 32 * group
-                                         : tid < 2 * STAGES + 2 ? halo_loaders
-                                                                : consumers / 32);
+        if (tid < 2 * STAGES + 5) {
+            barrier_init(full + tid * 8, tid < STAGES || tid == 2 * STAGES + 4 ? 1
+                                         : tid < 2 * STAGES                    ? consumers / 32
+                                         : tid < 2 * STAGES + 2                ? halo_loaders
+                                                                               : consumers / 32);
+            if (tid == 2 * STAGES + 4 && !Abandon::on && a.splits > 1) { /* what the others will send */
+                const int mine = first_unit(a, at.split + 1) - first_unit(a, at.split);
+                barrier_expect(where.landed, (uint32_t)((a.splits - 1) * mine * unit_bytes));
+            }
         }
         barriers_ready();
         if constexpr (Abandon::on) {
@@ -505,5 +451,5 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
 #ifdef REEF_WGMMA_BUILD /* the module for sm_90a alone */
 REEF_KERNEL_FIT(reef_igemm_f16_patch64x64, 4, conv3<64, 64, 4>)
 REEF_KERNEL_FIT(reef_igemm_f16_patch128x64, 3, conv3<128, 64, 4>)
-REEF_KERNEL_FIT(reef_igemm_f16_patch128x128, 2, conv3<128, 128, 4>)
+REEF_KERNEL_FIT(reef_igemm_f16_patch128x128, 1, conv3<128, 128, 6>)
 #endif

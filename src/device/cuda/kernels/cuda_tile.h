@@ -83,10 +83,10 @@ typedef struct reef_cuda_kernel {
     size_t args_bytes; /* <= 4000 */
     reef_cuda_reloc relocs[REEF_CUDA_MAX_RELOCS];
     unsigned n_relocs;
-    size_t workspace_bytes; /* 0, or what it needs including REEF_CUDA_ZERO_BYTES */
-    double flops;           /* useful arithmetic of the whole kernel */
-    bool does_then;         /* it does the work of kernel `then` of the plan as well */
-    unsigned left_ns;       /* about what that takes, if this candidate leaves it undone */
+    size_t workspace_bytes;       /* 0, or what it needs including REEF_CUDA_ZERO_BYTES */
+    double flops;                 /* useful arithmetic of the whole kernel */
+    bool does_then, does_through; /* it does the work of the plan's kernel `then`, or of the copy `through`, as well */
+    unsigned left_ns;             /* about what such work takes, if this candidate leaves it undone */
 } reef_cuda_kernel;
 
 typedef struct reef_cuda_prepare {
