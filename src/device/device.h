@@ -81,7 +81,9 @@ typedef struct reef_launch {
 
 typedef enum reef_event_kind {
     REEF_EVENT_DONE,    /* every kernel of the launch is finished */
-    REEF_EVENT_EVICTED, /* it stopped early; progress says where. None of its tiles is running any more. */
+    /* It stopped early, evicted, or (a device may choose to) because its units have left the lease; progress says where.
+     * None of its tiles is running any more. */
+    REEF_EVENT_EVICTED,
     REEF_EVENT_FAILED,  /* the device failed under it: progress and outputs are worth nothing; health() says why */
 } reef_event_kind;
 

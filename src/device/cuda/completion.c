@@ -115,6 +115,7 @@ static reef_event retire(cuda_device *device, cuda_queue *queue, cuda_instance *
         }
         instance->partial &= reached < instance->base.program->plan->n_kernels;
     }
+    device->workers -= launch->workers;
     queue->last_end_ns = now;
     queue->head = (queue->head + 1) % queue->capacity;
     queue->count--;

@@ -170,6 +170,7 @@ struct cuda_device {
     uint32_t generation; /* the youngest that has been revoked */
     CUdeviceptr revoked; /* the word that says so, and behind it (64 bytes on) reef_cuda_lost */
     CUstream control;    /* for that word: nothing else is ever in it */
+    unsigned workers; /* launches of workers that have not been seen to end */
     reef_error failure;  /* status OK: none so far */
     bool dead;           /* the context could not be replaced: every launch fails */
     /* Counts what the completer should look at: launches, leases, closing. A futex. */

@@ -195,7 +195,7 @@ static void cuda_stats(const reef_dev *dev, reef_dev_stats *out)
     pthread_rwlock_unlock(&device->context_lock);
     *out = (reef_dev_stats){
         .tiles_abandoned = lost.tiles,
-        .lost_ns_be = lost.unit_ns,
+        .lost_ns_be = (uint64_t)((double)lost.unit_cycles * 1e6 / device->gpu->clock_khz),
         .tiles_run = atomic_load_explicit(&device->tiles_run, memory_order_relaxed),
         .busy_ns_rt = atomic_load_explicit(&device->busy_ns_rt, memory_order_relaxed),
         .busy_ns_be = atomic_load_explicit(&device->busy_ns_be, memory_order_relaxed),

@@ -38,6 +38,7 @@ enum { /* CUresult */
        CUDA_DRIVER_MISMATCH = 803,
 };
 enum { /* CUdevice_attribute */
+       CUDA_ATTR_CLOCK_KHZ = 13,
        CUDA_ATTR_SM_COUNT = 16,
        CUDA_ATTR_COMPUTE_MODE = 20,
        CUDA_ATTR_L2_BYTES = 38,
@@ -168,7 +169,7 @@ typedef struct cuda_gpu {
     char product[96];      /* "NVIDIA H200" */
     char description[192]; /* product, SMs, memory, compute capability, driver */
     CUdevice device;
-    unsigned sms, major, minor, smem_optin, smem_per_sm, threads_per_sm;
+    unsigned sms, clock_khz, major, minor, smem_optin, smem_per_sm, threads_per_sm;
     size_t memory_bytes, l2_bytes;
 } cuda_gpu;
 

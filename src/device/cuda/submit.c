@@ -55,6 +55,7 @@ static order worker_order(cuda_device *device, cuda_launch *launch)
     instance->dirty = false;
     instance->partial = true;
     launch->workers = true;
+    device->workers++;
     return o;
 }
 
