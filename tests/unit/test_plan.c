@@ -554,6 +554,61 @@ static void branches_follow_only_what_they_need(void **state)
     reef_plan_destroy(plan);
 }
 
+/* Convolutions in front of maxima over 2x2: which may be one with them, and which not. */
+static reef_graph *conv_pools(void)
+{
+    reef_graph *g = build_graph(17);
+    reef_value *x = build_input(g, "x", REEF_F32, 4, DIMS(1, 3, 17, 16));
+    reef_value *a = conv(g, x, 3, 8, 3, 1);
+    for (int i = 0; i < 4; i++) { /* 0: fits; 1: 3x3; 2: its input has another reader; 3: padded */
+        const int64_t size = i == 1 ? 3 : 2, pad = i == 3;
+        reef_value *b = conv(g, a, 8, 8, 3, 1);
+        reef_value *p = build_node(g, "MaxPool", b, NULL, NULL, NULL);
+        build_int_list(g, "kernel_shape", 2, DIMS(size, size));
+        build_int_list(g, "strides", 2, DIMS(2, 2));
+        build_int_list(g, "pads", 4, DIMS(pad, pad, pad, pad));
+        build_output(g, conv(g, p, 8, 2, 1, 0));
+        if (i == 2) {
+            build_output(g, conv(g, b, 8, 2, 1, 0));
+        }
+    }
+    return g;
+}
+
+static void a_maximum_joins_the_convolution_in_front_of_it(void **state)
+{
+    (void)state;
+    reef_plan *plan = checked(conv_pools);
+    size_t pairs = 0;
+    for (uint32_t k = 0; k < plan->n_kernels; k++) {
+        const reef_kernel *conv = &plan->kernels[k];
+        if (!conv->then) {
+            continue;
+        }
+        const reef_kernel *max = &plan->kernels[conv->then];
+        pairs++;
+        assert_int_equal(max->kind, REEF_K_POOL);
+        assert_int_equal(max->pool.kernel[0], 2);
+        assert_int_equal(max->pool.pad[0], 0);
+        assert_int_equal(max->in[0].storage, conv->y.storage);
+        /* Done in one, it is written while other inputs of the convolution are read. */
+        const reef_storage *x = &plan->storage[conv->in[0].storage], *y = &plan->storage[max->y.storage];
+        assert_true(x->offset + x->bytes <= y->offset || y->offset + y->bytes <= x->offset);
+        assert_true(y->first <= k);
+    }
+    assert_int_equal(pairs, 1);
+    /* The first convolution is the only one to read what the first kernel copies of the request. */
+    assert_int_equal(plan->kernels[0].kind, REEF_K_COPY);
+    assert_int_equal(plan->kernels[1].through, 1);
+    reef_plan_destroy(plan);
+    plan = checked(branches); /* there four kernels read the copy of the request */
+    for (uint32_t k = 0; k < plan->n_kernels; k++) {
+        assert_int_equal(plan->kernels[k].through, 0);
+        assert_int_equal(plan->kernels[k].then, 0);
+    }
+    reef_plan_destroy(plan);
+}
+
 static void memory_check_sees_missing_order(void **state)
 {
     (void)state;
@@ -631,6 +686,7 @@ int main(void)
         cmocka_unit_test(validator_refuses_overlap_and_allows_in_place),
         cmocka_unit_test(memory_check_sees_overlap),
         cmocka_unit_test(branches_follow_only_what_they_need),
+        cmocka_unit_test(a_maximum_joins_the_convolution_in_front_of_it),
         cmocka_unit_test(memory_check_sees_missing_order),
         cmocka_unit_test(a_crowded_storage_is_used_in_order),
         cmocka_unit_test(synthetic_plans_spin),
