@@ -58,6 +58,7 @@ typedef struct cuda_kernel {
     uint64_t *constant;    /* and the offset in the constants that belongs there */
     unsigned n_constant;
     size_t constants_offset, constants_bytes; /* where those that only this kernel reads are */
+    const struct cuda_kernel *done_by; /* the kernel that does this one's work too, or NULL: never launched then */
     unsigned blocks_per_sm, workers_per_sm;
     uint32_t first_tile; /* tiles of the kernels before it: where its own are among an instance's flags */
     uint64_t solo_ns;    /* measured when the variant was chosen; 0: not measured */
@@ -82,6 +83,7 @@ enum {
     CUDA_GRAPH_OUT = 2, /* inputs come in first, outputs go out last */
     CUDA_GRAPH_WORKERS = 4,
     CUDA_GRAPH_BEGUN_ONLY = 8, /* workers that stop between kernels only */
+    CUDA_GRAPH_SHARE = 16,     /* times 1 + the share's index: it runs on its class's part of the units */
 };
 
 typedef struct cuda_graph {
@@ -145,6 +147,14 @@ typedef struct cuda_queue {
     uint64_t served_ns; /* work submitted, in time alone on the GPU, over weight: the queue with the least goes next */
 } cuda_queue;
 
+/* The units in two parts, for real-time and for best-effort work at the same time (share.c). */
+typedef struct cuda_share {
+    unsigned be_units;
+    CUgreenCtx green[2];
+    CUcontext rt, be; /* their contexts: of this process, with the same memory, but with some of the units */
+} cuda_share;
+enum { CUDA_SHARES = 6 };
+
 struct cuda_device {
     reef_dev base;
     reef_dev_config config;
@@ -154,7 +164,7 @@ struct cuda_device {
     pthread_rwlock_t context_lock;
     pthread_mutex_t lock;
     CUcontext context;
-    CUmodule modules[CUDA_MAX_MODULES];
+    CUlibrary modules[CUDA_MAX_MODULES];
     const reef_cuda_image *images[CUDA_MAX_MODULES];
     bool exact[CUDA_MAX_MODULES]; /* compiled for this very architecture */
     unsigned n_modules;
@@ -165,11 +175,14 @@ struct cuda_device {
     int least_priority, greatest_priority;
     reef_list queues, programs, instances;
     reef_lease lease;
+    int share; /* that the lease asks for: an index in shares, -1: all units or none */
+    cuda_share shares[CUDA_SHARES];
+    int n_shares;
     uint64_t served_ns;  /* of the best-effort queue that was served last */
     uint32_t generation; /* the youngest that has been revoked */
     CUdeviceptr revoked; /* the word that says so, and behind it (64 bytes on) reef_cuda_lost */
     CUstream control;    /* for that word: nothing else is ever in it */
-    unsigned workers; /* launches of workers that have not been seen to end */
+    unsigned workers;    /* launches of workers that have not been seen to end */
     reef_error failure;  /* status OK: none so far */
     bool dead;           /* the context could not be replaced: every launch fails */
     /* Counts what the completer should look at: launches, leases, closing. A futex. */
@@ -198,7 +211,7 @@ void cuda_leave(const cuda_device *device);
  * pageable memory returns when it is staged), and the device's own streams do not wait for them. */
 reef_status cuda_settle(const cuda_device *device, reef_error *error);
 
-/* code.c: the modules of the context. */
+/* code.c: the kernels. */
 reef_status cuda_code_load(cuda_device *device, reef_error *error);
 /* Forgets the functions of a context that is gone, or about to go. */
 void cuda_code_unload(cuda_device *device);
@@ -212,6 +225,8 @@ reef_status cuda_program_create(reef_dev *dev, const reef_plan *plan, const reef
 void cuda_program_destroy(reef_program *program);
 void cuda_kernel_info(const reef_program *program, uint32_t kernel, reef_dev_kernel *out);
 reef_status cuda_program_load(cuda_program *program, reef_error *error);
+/* Sets done_by of all kernels, from the variants that they have. */
+void cuda_program_join(cuda_program *program);
 
 /* tune.c: variants that were measured before, by what they compute. */
 typedef struct cuda_tuning cuda_tuning;
@@ -242,9 +257,16 @@ void cuda_graphs_destroy(cuda_instance *instance);
 void cuda_relocate(const reef_cuda_kernel *code, const uint64_t *storage, uint64_t workspace, char *out);
 /* The same of a program's kernel, with its constants. */
 void cuda_kernel_args(const cuda_kernel *kernel, const cuda_instance *instance, char *out);
-/* worker: the second argument, or NULL: the plain form. */
+/* The same for any memory. */
+void cuda_program_args(const cuda_program *program, const cuda_kernel *kernel, const uint64_t *storage,
+                       uint64_t workspace, char *out);
+/* A whole run of the program's kernels in some memory, without inputs, outputs and a report. */
+reef_status cuda_graph_of_program(const cuda_program *program, const uint64_t *storage, uint64_t workspace,
+                                  CUgraphExec *out, reef_error *error);
+/* worker: the second argument, or NULL: the plain form. after: n_after nodes that it follows; may hold *out. */
 reef_status cuda_graph_add(const cuda_device *device, CUgraph graph, const reef_cuda_kernel *code, CUfunction function,
-                           void *args, void *worker, CUgraphNode after, CUgraphNode *out, reef_error *error);
+                           void *args, void *worker, CUcontext where, const CUgraphNode *after, size_t n_after,
+                           CUgraphNode *out, reef_error *error);
 
 /* queue.c */
 reef_status cuda_queue_create(reef_dev *dev, bool realtime, unsigned capacity, unsigned weight, reef_dqueue **out);
@@ -266,6 +288,13 @@ reef_status cuda_revoke_load(cuda_device *device, reef_error *error);
  * launch that the driver refuses is marked failed. */
 void cuda_submit(cuda_queue *queue, bool unlocked);
 void *cuda_submitter_main(void *device);
+
+/* share.c: the ways to divide the units; none where the driver cannot. The context is current. */
+void cuda_shares_load(cuda_device *device);
+void cuda_shares_unload(cuda_device *device);
+/* The one with the most best-effort units of at most so many; -1: none. */
+int cuda_share_find(const cuda_device *device, unsigned be_units);
+unsigned cuda_units_needed(reef_instance *instance, unsigned per_mille);
 
 /* completion.c */
 void *cuda_completer_main(void *device);

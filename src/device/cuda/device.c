@@ -69,6 +69,7 @@ static void cuda_close(reef_dev *dev)
     if (device->has_submitter) {
         pthread_join(device->submitter, NULL);
     }
+    cuda_shares_unload(device);
     cuda_code_unload(device);
     if (device->context) {
         device->cu->ctx_destroy(device->context);
@@ -92,6 +93,9 @@ static reef_status set_up(cuda_device *device, reef_error *error)
         status = cuda_code_load(device, error);
     }
     status = status ? status : cuda_revoke_load(device, error);
+    if (!status) {
+        cuda_shares_load(device);
+    }
     CUcontext created;
     cu->ctx_pop(&created); /* creating made it current; the caller's thread keeps what it had */
     if (!status && pthread_create(&device->completer, NULL, cuda_completer_main, device)) {
@@ -133,6 +137,7 @@ static reef_status cuda_open(const reef_dev_config *config, reef_dev **out, reef
     device->cu = cuda_driver_load(NULL);
     device->gpu = gpu;
     device->lease = reef_lease_make(0, gpu->sms);
+    device->share = -1;
     name_model(device);
     reef_list_init(&device->queues);
     reef_list_init(&device->programs);
@@ -168,16 +173,16 @@ static uint32_t cuda_tiles_left(const reef_instance *base)
 static void cuda_lease(reef_dev *dev, reef_lease lease)
 {
     cuda_device *device = (cuda_device *)dev;
-    uint32_t first = (uint32_t)lease, end = (uint32_t)(lease >> 32);
+    uint32_t first = (uint32_t)lease, end = (uint32_t)(lease >> 32), units = first < end ? end - first : 0;
     pthread_mutex_lock(&device->lock);
-    uint32_t had_first = (uint32_t)device->lease, had_end = (uint32_t)(device->lease >> 32);
-    bool narrower = had_first < had_end && (first > had_first || end < had_end);
+    bool changes = device->lease != lease;
     device->lease = lease;
-    if (narrower) {
-        cuda_revoke(device);
+    device->share = units < dev->units ? cuda_share_find(device, units) : -1;
+    if (changes) {
+        cuda_revoke(device); /* what runs leaves its units, and is launched again for others */
     }
     pthread_mutex_unlock(&device->lock);
-    if (first < end) {
+    if (units) {
         cuda_work(device);
     }
 }
@@ -238,4 +243,5 @@ const reef_device_ops reef_cuda_device_ops = {
     .measure = cuda_measure,
     .replay = cuda_replay,
     .health = cuda_health,
+    .units_needed = cuda_units_needed,
 };

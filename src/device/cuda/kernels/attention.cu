@@ -187,7 +187,7 @@ struct attention_fast {
             const uint32_t sk = mine + (p & 1) * stage_bytes, sv = sk + share * row_bytes;
             float mask[4][4], score[4][4];
             load_mask(a, mask, b, h, s0 + g, t0 + t2);
-            if (Abandon::on && __syncthreads_or(abandon.now())) {
+            if (Abandon::on && (p & 3) == 3 && __syncthreads_or(abandon.now())) {
                 copy_wait<0>();
                 return false;
             }

@@ -31,7 +31,7 @@ typedef struct reef_io_control {
 /* Of one instance, in pinned host memory. Written by the device with system scope, read by the host. */
 typedef struct reef_io_words {
     volatile uint64_t begun_at_ns, ended_at_ns; /* by the GPU's clock; begun: launches with inputs */
-    volatile uint64_t ended; /* stored last, with release: outputs in pinned memory come before it */
+    volatile uint64_t ended;                    /* stored last, with release: outputs in pinned memory come before it */
     /* by ended % REEF_IO_REPORTS: the first kernel of the launch that is not done, or where the launch ends */
     volatile uint32_t progress[REEF_IO_REPORTS];
 } reef_io_words;
