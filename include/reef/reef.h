@@ -259,7 +259,8 @@ typedef struct reef_submit_options {
 /*
  * Queues a request. *out may be NULL when the callback is all that is wanted; otherwise the caller owns the request and
  * gives it back with reef_request_release. Errors (nothing was queued, no callback will fire): INVALID_ARGUMENT,
- * QUEUE_FULL, REFUSED, CANCELLED (the session is being destroyed).
+ * QUEUE_FULL (as many wait as may, or the caller holds so many handles of ended requests that none is left: release
+ * them), REFUSED, CANCELLED (the session is being destroyed).
  */
 reef_status reef_session_submit(reef_session *session, const reef_submit_options *options, reef_request **out);
 /* Waits until the request has ended. timeout_ns: relative; UINT64_MAX: for ever. TIMEOUT, or OK with *info (may be

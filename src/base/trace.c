@@ -173,7 +173,8 @@ static void name_track(writer *w, unsigned track, const char *name)
 static void name_tracks(writer *w)
 {
     char name[48];
-    fprintf(w->out, "%s\n{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\",\"args\":{\"name\":\"reef\"}}", w->separator);
+    fprintf(w->out, "%s\n{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\",\"args\":{\"name\":\"reef\"}}",
+            w->separator);
     w->separator = ",";
     name_track(w, TRACK_CALLER, "program");
     name_track(w, TRACK_SCHEDULER, "scheduler");

@@ -38,7 +38,7 @@ typedef struct reef_trace_span {
 typedef struct reef_trace {
     reef_trace_span *ring;
     size_t capacity;
-    uint64_t n; /* spans ever added; the ring holds the last `capacity` */
+    uint64_t n;        /* spans ever added; the ring holds the last `capacity` */
     uint64_t start_ns; /* set by who records; earlier times are shown as this */
     uint64_t requests; /* numbered so far */
 } reef_trace;

@@ -133,8 +133,8 @@ static void the_newest_spans_are_kept(void **state)
     for (uint64_t i = 0; i < 10; i++) {
         char name[16];
         snprintf(name, sizeof name, "span %d", (int)i);
-        reef_trace_add(trace,
-                       &(reef_trace_span){.kind = REEF_TRACE_CALLER, .at = {1000 * i, 0, 0, 1000 * i + 500}}, name);
+        reef_trace_add(trace, &(reef_trace_span){.kind = REEF_TRACE_CALLER, .at = {1000 * i, 0, 0, 1000 * i + 500}},
+                       name);
     }
     json_t *root = written(trace);
     for (int i = 0; i < 10; i++) {
@@ -152,8 +152,12 @@ static void the_newest_spans_are_kept(void **state)
 static void any_name_and_any_time_make_valid_json(void **state)
 {
     (void)state;
-    static const char *const names[] = {"\"},{\"", "back\\slash", "\n\t\x01\x7f\xff\xc3", "",
-                                        "a name that is much longer than what a record has room for", NULL};
+    static const char *const names[] = {"\"},{\"",
+                                        "back\\slash",
+                                        "\n\t\x01\x7f\xff\xc3",
+                                        "",
+                                        "a name that is much longer than what a record has room for",
+                                        NULL};
     reef_trace *trace = reef_trace_create(100);
     trace->start_ns = 5000;
     for (size_t i = 0; i < 6; i++) {
