@@ -810,6 +810,30 @@ static reef_status choose_policies(runner *r, bench_report *report, reef_error *
     return REEF_OK;
 }
 
+/* What a reader of the results should know of the models. */
+static reef_status describe_models(const runner *r, bench_report *report)
+{
+    report->models = calloc(r->n_models + 1, sizeof *report->models);
+    for (size_t i = 0; report->models && i < r->n_models; i++) {
+        bench_model_row *row = &report->models[report->n_models++];
+        const reef_model *model = r->models[i].model;
+        reef_model_info info;
+        reef_kernel_info kernel;
+        reef_model_info_get(model, &info);
+        *row = (bench_model_row){.name = r->models[i].like->model,
+                                 .solo_us = (double)r->models[i].solo_ns / 1e3,
+                                 .kernels = info.kernels,
+                                 .preemptible = info.kernels_preemptible};
+        for (size_t k = 0; !row->why_not[0] && reef_model_kernel(model, k, &kernel); k++) {
+            if (!kernel.preemptible) {
+                snprintf(row->why_not, sizeof row->why_not, "%.80s: %s", kernel.name,
+                         kernel.why_not ? kernel.why_not : "unknown");
+            }
+        }
+    }
+    return report->models ? REEF_OK : REEF_NO_MEMORY;
+}
+
 static void clean_up(runner *r)
 {
     if (r->leak) {
@@ -893,6 +917,9 @@ reef_status bench_run(const bench_workload *workloads, size_t n_workloads, const
     }
     if (!status) {
         status = bench_traced(r.device, options->trace, play_all, &(play_context){&r, &report}, error);
+    }
+    if (!status && describe_models(&r, &report)) {
+        status = reef_fail(error, REEF_NO_MEMORY, "out of memory for the report");
     }
     clean_up(&r);
     if (status) {

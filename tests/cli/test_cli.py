@@ -282,6 +282,10 @@ def work(t: Suite) -> None:
             assert kernel["preemptible"] or kernel["why_not"], kernel
     t.good(inspected, "inspect", "relu.onnx", "--json")
     t.good(holds("input", "output", "kernels"), "inspect", "relu.onnx")
+    if t.fake:  # its kernel cannot be stopped inside
+        t.good(holds("1 kernels, 0 of them preemptible", "not preemptible: it only sleeps"), "inspect", "relu.onnx")
+        t.good(holds("1 of 1 kernels are not preemptible inside", "relu: it only sleeps"), "bench", "good.json", "--policy",
+               "reset", "--seconds", "0.1", "--warmup", "0", "--form", "published")
     t.good(inspected, "profile", "relu.onnx", "--runs", "3", "--json")
     t.good(lambda text: json.loads(text)["devices"][0]["name"] == "cpu" or sys.exit(text), "devices", "--json")
     t.good(holds("cpu", "reset"), "devices")

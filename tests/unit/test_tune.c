@@ -151,13 +151,18 @@ static void files_that_make_no_sense_are_replaced(void **state)
         "null",
         "\x00\x01\x02",
         "{\"format\": 1}",
-        "{\"format\": 2, \"code\": \"0000000000abcdef\", \"entries\": {\"0000000000001234\": {\"variant\": \"igemm 64x64\", \"ns\": 5}}}",
-        "{\"format\": \"1\", \"code\": \"0000000000abcdef\", \"entries\": {\"0000000000001234\": {\"variant\": \"igemm 64x64\", \"ns\": 5}}}",
-        "{\"format\": 1, \"code\": \"0000000000abcdee\", \"entries\": {\"0000000000001234\": {\"variant\": \"igemm 64x64\", \"ns\": 5}}}",
-        "{\"format\": 1, \"code\": 11259375, \"entries\": {\"0000000000001234\": {\"variant\": \"igemm 64x64\", \"ns\": 5}}}",
+        "{\"format\": 2, \"code\": \"0000000000abcdef\", \"entries\": {\"0000000000001234\": {\"variant\": \"igemm "
+        "64x64\", \"ns\": 5}}}",
+        "{\"format\": \"1\", \"code\": \"0000000000abcdef\", \"entries\": {\"0000000000001234\": {\"variant\": \"igemm "
+        "64x64\", \"ns\": 5}}}",
+        "{\"format\": 1, \"code\": \"0000000000abcdee\", \"entries\": {\"0000000000001234\": {\"variant\": \"igemm "
+        "64x64\", \"ns\": 5}}}",
+        "{\"format\": 1, \"code\": 11259375, \"entries\": {\"0000000000001234\": {\"variant\": \"igemm 64x64\", "
+        "\"ns\": 5}}}",
         "{\"format\": 1, \"code\": \"0000000000abcdef\", \"entries\": [{\"variant\": \"igemm 64x64\", \"ns\": 5}]}",
         "{\"format\": 1, \"code\": \"0000000000abcdef\", \"entries\": null}",
-        "{\"format\": 1, \"format\": 1, \"code\": \"0000000000abcdef\", \"entries\": {\"0000000000001234\": {\"variant\": \"igemm 64x64\", \"ns\": 5}}}",
+        "{\"format\": 1, \"format\": 1, \"code\": \"0000000000abcdef\", \"entries\": {\"0000000000001234\": "
+        "{\"variant\": \"igemm 64x64\", \"ns\": 5}}}",
     };
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         uint64_t ns = 77;
