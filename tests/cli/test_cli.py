@@ -372,7 +372,8 @@ def damaged_models(t: Suite) -> None:
 
 def wrong_answers(t: Suite) -> None:
     def test() -> None:
-        done = t.call("bench", "good.json", "--policy", "reset", "--seconds", "0.5", "--warmup", "0", FAKE_REEF_WRONG="240")
+        done = t.call("bench", "good.json", "--policy", "reset", "--seconds", "0.5", "--warmup", "0", "--rounds", "1",
+                      FAKE_REEF_WRONG="310")
         assert done.returncode == 1 and "WRONG" in done.stdout and "differ" in done.stderr, done
         for word in ("under ", "client ", "request ", "output 'y'"):  # which answer it was
             assert word in done.stderr, done
