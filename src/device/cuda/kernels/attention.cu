@@ -112,7 +112,7 @@ struct attention_f16 {
             const uint32_t sk = mine + (p & 1) * stage_bytes, sv = sk + share * 128;
             float mask[4][4], score[4][4];
             load_mask(a, mask, b, h, s0 + g, t0 + t2);
-            if (Abandon::on && __syncthreads_or(abandon.now())) {
+            if (Abandon::on && (p & 3) == 3 && __syncthreads_or(abandon.now())) {
                 copy_wait<0>();
                 return false;
             }
@@ -243,6 +243,9 @@ struct attention_f16 {
             }
         }
         const float inverse = total > 0 ? 1.0f / total : a.nan_rows || total != 0 ? NAN : 0.0f;
+        if (!abandon.commit()) {
+            return false;
+        }
         if (s < a.queries) {
             uint32_t word[4];
 #pragma unroll
@@ -390,6 +393,9 @@ struct attention_any {
             sum += __shfl_xor_sync(0xffffffffu, sum, o);
         }
         const float inverse = sum > 0 ? 1.0f / sum : a.nan_rows || sum != 0 ? NAN : 0.0f;
+        if (!abandon.commit()) {
+            return false;
+        }
         if (s < a.queries) {
 #pragma unroll
             for (int j = 0; j < max_dim / 32; j++) {

@@ -895,9 +895,12 @@ struct igemm {
                     wgmma_wait<0>(); /* of the last round */
                     proxy_fence();
                 }
-                abandon.poll(round);
+                const bool asks = Abandon::on && (round & 7) == 7; /* every microsecond or two */
+                if (asks) {
+                    abandon.poll(round >> 3);
+                }
                 __syncthreads();
-                if (abandon.hit(round)) {
+                if (asks && abandon.hit(round >> 3)) {
                     copy_wait<0>();
                     return false;
                 }
@@ -943,7 +946,11 @@ struct igemm {
         }
 
         /* ---- epilogue: from here on the tile has effects ---- */
-        __syncthreads();
+        if (!Abandon::on) {
+            __syncthreads();
+        } else if (!abandon.commit()) {
+            return false;
+        }
         if (a.splits > 1 && !in_cluster) {
             __shared__ unsigned arrived;
             float4 *mine = (float4 *)a.partials + (long long)(tile_index * a.splits + split) * (BM * BN / 4) + tid;
