@@ -32,7 +32,7 @@ enum {
 static const uint64_t SOLO_NS = 1000000000u, ROUND_NS = 300000000u, MAX_TAIL_NS = 10000000000u,
                       MAX_BACKLOG_NS = 3000000000u;
 /* Waking up takes a thread up to about 100 us: a generator is awake that long before a request is due. */
-static const uint64_t SPIN_NS = 150000u;
+static const uint64_t SPIN_NS = 150000u, POLL_NS = 500000u;
 
 typedef struct bench_model {
     const bench_client *like; /* the first client that uses it: path and shapes */
@@ -271,7 +271,7 @@ static reef_status prepare_actor(bench_actor *actor, bool measures, reef_error *
         bytes += info.bytes;
     }
 
-    size_t slots = SLOT_BYTES / bytes, most = concurrency ? 2 * concurrency + 2 : LOAD_MAX_SLOTS;
+    size_t slots = SLOT_BYTES / bytes, most = concurrency ? 8 * concurrency + 8 : LOAD_MAX_SLOTS;
     slots = slots > most ? most : slots < concurrency + 2 ? concurrency + 2 : slots;
     status = reef_session_create(actor->model->model, &(reef_session_options){.service_class = REEF_RT}, &actor->alone,
                                  error);
@@ -731,6 +731,7 @@ static reef_status play_slice(runner *r, const bench_play *play, const bench_par
         .max_tail_ns = 20 * longest < MAX_TAIL_NS ? 20 * longest : MAX_TAIL_NS,
         .spin_ns = cpu ? 0 : SPIN_NS, /* on the CPU device spinning would take a unit away */
         .thread_per_client = !cpu,
+        .poll_ns = cpu ? 0 : POLL_NS, /* waking a thread would cost the device's own thread a system call per answer */
         .progress = slice_progress,
         .progress_context = r,
         .what = what,
