@@ -312,5 +312,19 @@ void cuda_bench_destroy(cuda_bench *bench);
 reef_status cuda_bench_kernel(cuda_bench *bench, const reef_cuda_kernel *code, CUfunction function, const char *args,
                               const uint32_t *at, unsigned n_at, CUdeviceptr constants, size_t bytes, unsigned samples,
                               uint64_t *ns, reef_error *error);
+/* The time of one launch of a graph, with a cache that holds nothing of it. */
+reef_status cuda_bench_graph(cuda_bench *bench, CUgraphExec graph, uint64_t *ns, reef_error *error);
+
+/* refine.c: the fastest variants of a kernel, the fastest alone first; key: the same for kernels that compute the same. */
+enum { CUDA_MAX_OPTIONS = 4 };
+typedef struct cuda_options {
+    uint64_t key;
+    unsigned n, picked; /* n = 0: there is nothing to choose */
+    cuda_kernel kernel[CUDA_MAX_OPTIONS];
+} cuda_options;
+/* Leaves in program->kernels the options that make a whole run fastest, and in picked which they are. The program's
+ * constants are in place; storage and workspace stand in for an instance's. */
+reef_status cuda_refine(cuda_bench *bench, cuda_program *program, cuda_options *options, const uint64_t *storage,
+                        CUdeviceptr workspace, reef_error *error);
 
 #endif

@@ -129,7 +129,7 @@ static reef_status build(cuda_bench *bench, const reef_cuda_kernel *code, CUfunc
     return status;
 }
 
-static reef_status sample(cuda_bench *bench, CUgraphExec graph, uint64_t *ns, reef_error *error)
+reef_status cuda_bench_graph(cuda_bench *bench, CUgraphExec graph, uint64_t *ns, reef_error *error)
 {
     const cuda_driver *cu = bench->device->cu;
     float ms = 0;
@@ -139,7 +139,14 @@ static reef_status sample(cuda_bench *bench, CUgraphExec graph, uint64_t *ns, re
     status = status ? status : CUDA_TRY(cu, error, event_record(bench->end, bench->stream));
     status = status ? status : CUDA_TRY(cu, error, event_synchronize(bench->end));
     status = status ? status : CUDA_TRY(cu, error, event_elapsed(&ms, bench->start, bench->end));
-    *ns = (uint64_t)((double)ms * 1e6 / LAUNCHES);
+    *ns = (uint64_t)((double)ms * 1e6);
+    return status;
+}
+
+static reef_status sample(cuda_bench *bench, CUgraphExec graph, uint64_t *ns, reef_error *error)
+{
+    reef_status status = cuda_bench_graph(bench, graph, ns, error);
+    *ns /= LAUNCHES;
     return status;
 }
 
