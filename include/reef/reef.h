@@ -172,7 +172,8 @@ bool reef_model_input(const reef_model *model, size_t i, reef_tensor_info *out);
 bool reef_model_output(const reef_model *model, size_t i, reef_tensor_info *out);
 
 typedef struct reef_model_info {
-    size_t nodes, kernels;                                       /* of the file, of the plan */
+    size_t nodes, kernels;      /* of the file, of the plan */
+    size_t kernels_preemptible; /* of these: may be stopped inside; reef_model_kernel says why others may not */
     size_t weight_bytes, activation_bytes, activation_sum_bytes; /* sum: without reuse of buffers */
     double flops;
     reef_precision precision; /* of this model on its device */
@@ -250,7 +251,9 @@ typedef void (*reef_callback)(void *context, reef_request *request, const reef_r
 
 typedef struct reef_submit_options {
     const void *const *inputs; /* one per model input, row major; borrowed until the request ends */
-    void *const *outputs;      /* one per model output, written before the request ends; borrowed; NULL: not wanted */
+    /* One per model output, written before the request ends; borrowed; NULL: not wanted. They must not overlap the inputs
+     * or each other: outputs may be written while inputs are still being read. */
+    void *const *outputs;
     uint64_t deadline_ns; /* absolute; 0: none. Orders RT requests; a request not started by then ends with DEADLINE */
     reef_callback callback; /* may be NULL */
     void *context;
@@ -259,7 +262,8 @@ typedef struct reef_submit_options {
 /*
  * Queues a request. *out may be NULL when the callback is all that is wanted; otherwise the caller owns the request and
  * gives it back with reef_request_release. Errors (nothing was queued, no callback will fire): INVALID_ARGUMENT,
- * QUEUE_FULL, REFUSED, CANCELLED (the session is being destroyed).
+ * QUEUE_FULL (as many wait as may, or the caller holds so many handles of ended requests that none is left: release
+ * them), REFUSED, CANCELLED (the session is being destroyed).
  */
 reef_status reef_session_submit(reef_session *session, const reef_submit_options *options, reef_request **out);
 /* Waits until the request has ended. timeout_ns: relative; UINT64_MAX: for ever. TIMEOUT, or OK with *info (may be

@@ -251,6 +251,9 @@ void reef_model_info_get(const reef_model *model, reef_model_info *out)
         .units_needed = model->units_needed,
     };
     for (size_t k = 0; k < plan->n_kernels; k++) {
+        reef_dev_kernel kernel;
+        model->device->dev->ops->kernel_info(model->program, (uint32_t)k, &kernel);
+        out->kernels_preemptible += kernel.preemptible;
         out->flops += plan->kernels[k].flops;
         out->solo_ns += kernel_solo_ns(model, k);
     }

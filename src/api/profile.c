@@ -14,6 +14,7 @@
 #include "api/api.h"
 #include "base/error.h"
 #include "base/futex.h"
+#include "base/json_file.h"
 #include "reef/reef.h"
 
 typedef struct reef_profiler {
@@ -275,7 +276,7 @@ static bool kernel_from_json(const reef_model *model, uint32_t k, json_t *entry,
 
 bool reef_profile_load(reef_model *model)
 {
-    json_t *root = model->cache_path ? json_load_file(model->cache_path, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    json_t *root = model->cache_path ? reef_json_read(model->cache_path) : NULL;
     size_t n = model->plan->n_kernels;
     reef_kernel_cost *costs = calloc(n + 1, sizeof *costs);
     reef_kernel_profile *profile = calloc(n + 1, sizeof *profile);

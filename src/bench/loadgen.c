@@ -182,7 +182,7 @@ static void on_end(void *context, reef_request *request, const reef_request_info
     }
     bool ok = info->status == REEF_OK;
     give_slot(ok ? c->done : c->free, index);
-    if (ok) {
+    if (ok && !run->options.poll_ns) {
         sem_post(&run->work);
     }
     if (c->closed) {
@@ -312,7 +312,11 @@ static void *verifier(void *context)
 {
     load *run = context;
     for (;;) {
-        while (sem_wait(&run->work)) {
+        if (run->options.poll_ns) {
+            load_sleep_until(reef_now_ns() + run->options.poll_ns, 0);
+        } else {
+            while (sem_wait(&run->work)) {
+            }
         }
         bool end = atomic_load(&run->verifier_end);
         verify_done(run);

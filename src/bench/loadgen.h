@@ -45,6 +45,7 @@ typedef struct load_options {
     uint64_t warmup_ns, window_ns, max_tail_ns;
     uint64_t spin_ns;       /* a generator stops sleeping this long before a due time and spins */
     bool thread_per_client; /* for open-loop clients; else one for all */
+    uint64_t poll_ns; /* how often the verifier looks for answers; 0: it is woken for each, by the device's thread */
     reef_progress progress;
     void *progress_context;
     const char *what; /* for progress */

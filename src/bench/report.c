@@ -19,6 +19,7 @@ void bench_report_free(bench_report *report)
         free(part->rows);
     }
     free(report->parts);
+    free(report->models);
     memset(report, 0, sizeof *report);
 }
 
@@ -149,6 +150,13 @@ void bench_report_print(const bench_report *report, FILE *out)
     if (report->skipped[0]) {
         fprintf(out, "%s has no: %s\n", report->device, report->skipped);
     }
+    for (size_t i = 0; i < report->n_models; i++) {
+        const bench_model_row *model = &report->models[i];
+        if (model->preemptible < model->kernels) {
+            fprintf(out, "%s: %zu of %zu kernels are not preemptible inside; the first: %s\n", model->name,
+                    model->kernels - model->preemptible, model->kernels, model->why_not);
+        }
+    }
     for (size_t i = 0; i < report->n_parts; i++) {
         print_part(report, &report->parts[i], out);
         for (size_t k = 0; k < report->parts[i].n_rows; k++) {
@@ -277,7 +285,15 @@ json_t *bench_report_json(const bench_report *report)
     put_count(root, "seed", report->seed);
     json_object_set_new(root, "generator_priority", json_string(report->realtime_priority ? "realtime" : "normal"));
     json_object_set_new(root, "policies_without_support", json_string(report->skipped));
-    json_t *parts = json_array(), *rows = json_array();
+    json_t *models = json_array(), *parts = json_array(), *rows = json_array();
+    for (size_t i = 0; i < report->n_models; i++) {
+        const bench_model_row *model = &report->models[i];
+        json_t *object = json_pack("{s:s, s:I, s:I}", "model", model->name, "kernels", (json_int_t)model->kernels,
+                                   "kernels_preemptible", (json_int_t)model->preemptible);
+        put(object, "solo_p50_us", model->solo_us);
+        json_array_append_new(models, object);
+    }
+    json_object_set_new(root, "models", models);
     for (size_t i = 0; i < report->n_parts; i++) {
         const bench_part *part = &report->parts[i];
         json_t *object = json_pack("{s:s, s:s, s:f}", "workload", part->workload, "form", part->form, "rate_scale",

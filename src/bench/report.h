@@ -49,6 +49,13 @@ typedef struct bench_part {
     size_t n_rows;
 } bench_part;
 
+typedef struct bench_model_row {
+    const char *name;
+    double solo_us;
+    size_t kernels, preemptible; /* preemptible: may be stopped inside */
+    char why_not[200];           /* the first that may not: its name and the reason */
+} bench_model_row;
+
 /* Borrows names from the workloads and the options it was made from. */
 typedef struct bench_report {
     const char *device;
@@ -60,6 +67,8 @@ typedef struct bench_report {
     char skipped[120];      /* policies that the device cannot run; only where all were asked for */
     bench_part *parts;
     size_t n_parts;
+    bench_model_row *models;
+    size_t n_models;
 } bench_report;
 
 void bench_report_free(bench_report *report);

@@ -5,7 +5,7 @@
  *                              for each form, for each round:  rt-only, policy, policy ...   (then backwards, and so on)
  *
  * Everything a ratio is made of is measured in the same run on the same device: the RT latency alone (rt-only), the solo
- * times behind the load-matched rates and behind "best-effort work". The policies take turns in short slices, so that
+ * times behind the load-matched rates and, from before each round, behind "best-effort work". The policies take turns in short slices, so that
  * whatever drifts (clocks, temperature, neighbours) drifts under all of them; a row is all slices of its policy.
  */
 #include "bench/runner.h"
@@ -21,22 +21,34 @@
 #include "bench/loadgen.h"
 #include "bench/tensors.h"
 
-enum { SLOT_BYTES = 64 << 20, MAX_RECORDS = 1 << 20, SOLO_MAX_RUNS = 200, SOLO_MIN_RUNS = 3, MAX_CLIENTS = 64 };
-static const uint64_t SOLO_NS = 1000000000u, MAX_TAIL_NS = 10000000000u, MAX_BACKLOG_NS = 3000000000u;
+enum {
+    SLOT_BYTES = 64 << 20,
+    MAX_RECORDS = 1 << 20,
+    SOLO_MAX_RUNS = 200,
+    SOLO_MIN_RUNS = 3,
+    ROUND_MAX_RUNS = 100,
+    MAX_CLIENTS = 64
+};
+static const uint64_t SOLO_NS = 1000000000u, ROUND_NS = 300000000u, MAX_TAIL_NS = 10000000000u,
+                      MAX_BACKLOG_NS = 3000000000u;
 /* Waking up takes a thread up to about 100 us: a generator is awake that long before a request is due. */
-static const uint64_t SPIN_NS = 150000u;
+static const uint64_t SPIN_NS = 150000u, POLL_NS = 500000u;
 
 typedef struct bench_model {
     const bench_client *like; /* the first client that uses it: path and shapes */
     char *path;
     reef_model *model;
-    uint64_t solo_ns;
+    uint64_t first_ns; /* p50 alone, before the first slice: what rates and SLOs go by */
+    uint64_t solo_ns;  /* the same from before each round of a part: what its work is counted in */
+    uint64_t *samples; /* for solo_ns */
+    size_t n_samples, room;
 } bench_model;
 
 typedef struct bench_actor { /* a client and what it needs to run */
     const bench_client *client;
     bench_model *model;
     reef_session *session;
+    reef_session *alone; /* of the actor that measures its model; real-time */
     bench_tensors inputs;
     bench_verifier verifier;
     uint64_t seed;
@@ -161,30 +173,85 @@ static reef_status load_model(runner *r, bench_model *model, reef_error *error)
     return status;
 }
 
-static reef_status measure_solo(bench_actor *actor, reef_session *session, reef_error *error)
+/* Up to `most` runs, or as many as fit into so long, but at least a few; into samples[]. */
+static reef_status run_alone(bench_actor *actor, size_t most, uint64_t ns, uint64_t *samples, size_t *n,
+                             reef_error *error)
 {
-    uint64_t samples[SOLO_MAX_RUNS], begin = reef_now_ns();
-    size_t n = 0;
-    while (n < SOLO_MAX_RUNS && (n < SOLO_MIN_RUNS || reef_now_ns() - begin < SOLO_NS)) {
+    uint64_t begin = reef_now_ns();
+    *n = 0;
+    while (*n < most && (*n < SOLO_MIN_RUNS || reef_now_ns() - begin < ns)) {
         reef_request_info info;
-        reef_status status =
-            reef_session_run(session, (const void *const *)actor->inputs.data, actor->verifier.slots[0].data, &info);
+        reef_status status = reef_session_run(actor->alone, (const void *const *)actor->inputs.data,
+                                              actor->verifier.slots[0].data, &info);
         if (status) {
             return reef_fail(error, status, "client %s: alone on the device: %s", actor->client->name,
                              reef_status_text(status));
         }
-        samples[n++] = info.end_ns - info.start_ns;
-        if (!bench_verify(&actor->verifier, 0, n)) {
+        samples[(*n)++] = info.end_ns - info.start_ns;
+        if (!bench_verify(&actor->verifier, 0, *n)) {
             return reef_fail(error, REEF_INTERNAL, "client %s: two undisturbed answers differ: %s", actor->client->name,
                              actor->verifier.first);
         }
     }
-    actor->model->solo_ns = (uint64_t)(bench_stats_of(samples, n).p50_us * 1e3);
     return REEF_OK;
 }
 
+static reef_status measure_first(bench_actor *actor, reef_error *error)
+{
+    uint64_t samples[SOLO_MAX_RUNS];
+    size_t n;
+    reef_status status = run_alone(actor, SOLO_MAX_RUNS, SOLO_NS, samples, &n, error);
+    if (!status) {
+        actor->model->first_ns = actor->model->solo_ns = (uint64_t)(bench_stats_of(samples, n).p50_us * 1e3);
+    }
+    return status;
+}
+
+/* Before each round: every model of the play once more, so that its time alone is that of these minutes. */
+static reef_status measure_again(runner *r, const bench_play *play, reef_error *error)
+{
+    reef_status status = reef_device_set_policy(r->device, "rt-only", error);
+    for (size_t i = 0; !status && i < play->n_actors; i++) {
+        bench_actor *actor = &play->actors[i];
+        bench_model *model = actor->model;
+        if (!actor->alone) {
+            continue;
+        }
+        uint64_t samples[ROUND_MAX_RUNS];
+        size_t n;
+        status = run_alone(actor, ROUND_MAX_RUNS, ROUND_NS, samples, &n, error);
+        if (!status && model->n_samples + n > model->room) {
+            size_t room = 2 * (model->n_samples + n);
+            uint64_t *bigger = realloc(model->samples, room * sizeof *bigger);
+            if (!bigger) {
+                return reef_fail(error, REEF_NO_MEMORY, "out of memory");
+            }
+            model->samples = bigger;
+            model->room = room;
+        }
+        if (!status) {
+            memcpy(model->samples + model->n_samples, samples, n * sizeof *samples);
+            model->n_samples += n;
+        }
+    }
+    return status;
+}
+
+/* What a part's work is counted in; the next part begins anew. */
+static void settle_solo(const bench_play *play)
+{
+    for (size_t i = 0; i < play->n_actors; i++) {
+        bench_model *model = play->actors[i].model;
+        if (play->actors[i].alone && model->n_samples) {
+            model->solo_ns = (uint64_t)(bench_stats_of(model->samples, model->n_samples).p50_us * 1e3);
+            model->n_samples = 0;
+        }
+    }
+}
+
 /* Inputs, undisturbed answer, solo time, and the session the workload will use. */
-static reef_status prepare_actor(bench_actor *actor, reef_error *error)
+/* measures: the first of its play that uses the model. */
+static reef_status prepare_actor(bench_actor *actor, bool measures, reef_error *error)
 {
     const bench_client *client = actor->client;
     reef_status status = bench_tensors_create(actor->model->model, false, &actor->inputs);
@@ -204,20 +271,22 @@ static reef_status prepare_actor(bench_actor *actor, reef_error *error)
         bytes += info.bytes;
     }
 
-    size_t slots = SLOT_BYTES / bytes, most = concurrency ? 2 * concurrency + 2 : LOAD_MAX_SLOTS;
+    size_t slots = SLOT_BYTES / bytes, most = concurrency ? 8 * concurrency + 8 : LOAD_MAX_SLOTS;
     slots = slots > most ? most : slots < concurrency + 2 ? concurrency + 2 : slots;
-    reef_session *alone;
-    status = reef_session_create(actor->model->model, &(reef_session_options){.service_class = REEF_RT}, &alone, error);
+    status = reef_session_create(actor->model->model, &(reef_session_options){.service_class = REEF_RT}, &actor->alone,
+                                 error);
     if (status) {
         reef_error_prefix(error, "client %s: ", client->name);
         return status;
     }
-    status = bench_verifier_create(actor->model->model, alone, (const void *const *)actor->inputs.data, slots,
+    status = bench_verifier_create(actor->model->model, actor->alone, (const void *const *)actor->inputs.data, slots,
                                    &actor->verifier, error);
-    if (!status && !actor->model->solo_ns) {
-        status = measure_solo(actor, alone, error);
+    if (!status && measures) {
+        status = measure_first(actor, error);
+    } else {
+        reef_session_destroy(actor->alone);
+        actor->alone = NULL;
     }
-    reef_session_destroy(alone);
     if (status) {
         return status;
     }
@@ -245,7 +314,11 @@ static reef_status prepare_play(runner *r, bench_play *play, reef_error *error)
     reef_status status = reef_device_set_policy(r->device, "rt-only", error);
     for (size_t i = 0; !status && i < play->n_actors; i++) {
         report_progress(r, "measure models alone", i, play->n_actors);
-        status = prepare_actor(&play->actors[i], error);
+        bool first = true;
+        for (size_t k = 0; k < i; k++) {
+            first &= play->actors[k].model != play->actors[i].model;
+        }
+        status = prepare_actor(&play->actors[i], first, error);
     }
     return status;
 }
@@ -255,9 +328,10 @@ static void end_play(bench_play *play)
     for (size_t i = 0; i < play->n_actors; i++) {
         bench_actor *actor = &play->actors[i];
         reef_session_destroy(actor->session);
+        reef_session_destroy(actor->alone);
         bench_verifier_free(&actor->verifier);
         bench_tensors_free(&actor->inputs);
-        actor->session = NULL;
+        actor->session = actor->alone = NULL;
     }
 }
 
@@ -268,7 +342,7 @@ static double rt_busy(const bench_play *play)
     for (size_t i = 0; i < play->n_actors; i++) {
         const bench_actor *actor = &play->actors[i];
         if (actor->client->service_class == REEF_RT) {
-            busy += bench_arrival_rate(&actor->client->arrival) * (double)actor->model->solo_ns / 1e9;
+            busy += bench_arrival_rate(&actor->client->arrival) * (double)actor->model->first_ns / 1e9;
         }
     }
     return busy;
@@ -376,7 +450,7 @@ static void tally_free(tally *t, size_t n_actors)
 
 static double slo_us(const bench_actor *actor)
 {
-    return actor->client->slo_us ? (double)actor->client->slo_us : 2 * (double)actor->model->solo_ns / 1e3;
+    return actor->client->slo_us ? (double)actor->client->slo_us : 2 * (double)actor->model->first_ns / 1e3;
 }
 
 /* Requests counted for throughput: those due in the window, or served in it, in part. */
@@ -620,8 +694,8 @@ static size_t cast(const runner *r, const bench_play *play, bool with_be, unsign
         actor->verifier.compared = actor->verifier.mismatches = 0;
         actor->verifier.first[0] = 0;
         /* A device that cannot keep up is not kept waiting for after the slice for longer than this. */
-        size_t backlog = (size_t)(MAX_BACKLOG_NS / (actor->model->solo_ns + 1));
-        double most = 4e9 * (slice_s + 1) / (double)(actor->model->solo_ns + 1) + 1024;
+        size_t backlog = (size_t)(MAX_BACKLOG_NS / (actor->model->first_ns + 1));
+        double most = 4e9 * (slice_s + 1) / (double)(actor->model->first_ns + 1) + 1024;
         specs[n] = (load_client_spec){
             .client = actor->client,
             .session = actor->session,
@@ -634,7 +708,7 @@ static size_t cast(const runner *r, const bench_play *play, bool with_be, unsign
             .max_records = most < MAX_RECORDS ? (size_t)most : MAX_RECORDS,
         };
         who[n++] = i;
-        *longest_ns = actor->model->solo_ns > *longest_ns ? actor->model->solo_ns : *longest_ns;
+        *longest_ns = actor->model->first_ns > *longest_ns ? actor->model->first_ns : *longest_ns;
     }
     return n;
 }
@@ -657,6 +731,7 @@ static reef_status play_slice(runner *r, const bench_play *play, const bench_par
         .max_tail_ns = 20 * longest < MAX_TAIL_NS ? 20 * longest : MAX_TAIL_NS,
         .spin_ns = cpu ? 0 : SPIN_NS, /* on the CPU device spinning would take a unit away */
         .thread_per_client = !cpu,
+        .poll_ns = cpu ? 0 : POLL_NS, /* waking a thread would cost the device's own thread a system call per answer */
         .progress = slice_progress,
         .progress_context = r,
         .what = what,
@@ -708,6 +783,7 @@ static reef_status play_part(runner *r, const bench_play *play, bench_part *part
         status = reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }
     for (unsigned round = 0; !status && round < rounds; round++) {
+        status = measure_again(r, play, error);
         for (size_t i = 0; !status && i < r->n_policies; i++) {
             size_t p = round % 2 ? r->n_policies - 1 - i : i; /* there and back */
             status = play_slice(r, play, part, r->policies[p], round, &tallies[p], error);
@@ -716,6 +792,7 @@ static reef_status play_part(runner *r, const bench_play *play, bench_part *part
             }
         }
     }
+    settle_solo(play);
     for (size_t p = 0; !status && p < r->n_policies; p++) {
         bench_row *row = &part->rows[p];
         row->policy = r->policies[p];
@@ -810,6 +887,30 @@ static reef_status choose_policies(runner *r, bench_report *report, reef_error *
     return REEF_OK;
 }
 
+/* What a reader of the results should know of the models. */
+static reef_status describe_models(const runner *r, bench_report *report)
+{
+    report->models = calloc(r->n_models + 1, sizeof *report->models);
+    for (size_t i = 0; report->models && i < r->n_models; i++) {
+        bench_model_row *row = &report->models[report->n_models++];
+        const reef_model *model = r->models[i].model;
+        reef_model_info info;
+        reef_kernel_info kernel;
+        reef_model_info_get(model, &info);
+        *row = (bench_model_row){.name = r->models[i].like->model,
+                                 .solo_us = (double)r->models[i].solo_ns / 1e3,
+                                 .kernels = info.kernels,
+                                 .preemptible = info.kernels_preemptible};
+        for (size_t k = 0; !row->why_not[0] && reef_model_kernel(model, k, &kernel); k++) {
+            if (!kernel.preemptible) {
+                snprintf(row->why_not, sizeof row->why_not, "%.80s: %s", kernel.name,
+                         kernel.why_not ? kernel.why_not : "unknown");
+            }
+        }
+    }
+    return report->models ? REEF_OK : REEF_NO_MEMORY;
+}
+
 static void clean_up(runner *r)
 {
     if (r->leak) {
@@ -818,6 +919,7 @@ static void clean_up(runner *r)
     for (size_t i = 0; i < r->n_models; i++) {
         reef_model_destroy(r->models[i].model);
         free(r->models[i].path);
+        free(r->models[i].samples);
     }
     reef_device_close(r->device);
     for (size_t i = 0; r->plays && i < r->n_plays; i++) {
@@ -893,6 +995,9 @@ reef_status bench_run(const bench_workload *workloads, size_t n_workloads, const
     }
     if (!status) {
         status = bench_traced(r.device, options->trace, play_all, &(play_context){&r, &report}, error);
+    }
+    if (!status && describe_models(&r, &report)) {
+        status = reef_fail(error, REEF_NO_MEMORY, "out of memory for the report");
     }
     clean_up(&r);
     if (status) {

@@ -215,9 +215,9 @@ static bool take_count(const char **at, unsigned *out)
 /* "10ms", "100us", "2.5ms": microseconds, or 0. */
 static double length_us(const char *text)
 {
-    char *end;
-    double number = strchr("0123456789.", *text) ? strtod(text, &end) : 0;
-    double unit = number > 0 && !strcmp(end, "ms") ? 1e3 : number > 0 && !strcmp(end, "us") ? 1 : 0;
+    char *end = NULL;
+    double number = *text && strchr("0123456789.", *text) ? strtod(text, &end) : 0;
+    double unit = !end || end == text ? 0 : !strcmp(end, "ms") ? 1e3 : !strcmp(end, "us") ? 1 : 0;
     return number * unit >= 1 && number * unit <= 1e7 ? number * unit : 0;
 }
 

@@ -9,21 +9,33 @@
 #include "model/plan.h"
 #include "model/view.h"
 
-/* Bytes of the address space that the storages of one instance make up: activations by offset, the rest apart. */
+/*
+ * Activations share one address space, by offset; other storages are apart. A device may keep elements of one type
+ * smaller than the plan says (float32 activations as float16, where offsets of storages stay): what is proved here must
+ * hold then, too. So bytes are compared between views of the same type that start in the same place only, whatever the
+ * size of their elements; otherwise whole storages are.
+ */
 static bool may_overlap(const reef_plan *plan, const reef_view *x, const reef_view *y)
 {
+    const reef_storage *a = &plan->storage[x->storage], *b = &plan->storage[y->storage];
+    int64_t first_x, end_x, first_y, end_y;
+    if (x->storage != y->storage) {
+        if (a->kind != REEF_STORAGE_ACTIVATION || b->kind != REEF_STORAGE_ACTIVATION ||
+            a->offset + a->bytes <= b->offset || b->offset + b->bytes <= a->offset) {
+            return false;
+        }
+        if (a->offset != b->offset) {
+            return true;
+        }
+    }
+    if (x->dtype != y->dtype) {
+        return true;
+    }
     if (x->storage == y->storage) {
         return reef_view_overlap(x, y);
     }
-    const reef_storage *a = &plan->storage[x->storage], *b = &plan->storage[y->storage];
-    int64_t first_x, end_x, first_y, end_y;
-    if (a->kind != REEF_STORAGE_ACTIVATION || b->kind != REEF_STORAGE_ACTIVATION) {
-        return false;
-    }
     reef_view_range(x, &first_x, &end_x);
     reef_view_range(y, &first_y, &end_y);
-    first_x += (int64_t)a->offset, end_x += (int64_t)a->offset;
-    first_y += (int64_t)b->offset, end_y += (int64_t)b->offset;
     return end_x > first_y && end_y > first_x;
 }
 
@@ -73,6 +85,10 @@ static const char *why_not(const reef_plan *plan, const reef_kernel *k)
 {
     if (k->kind == REEF_K_SPIN) {
         return NULL;
+    }
+    const reef_storage_kind to = plan->storage[k->y.storage].kind;
+    if (to != REEF_STORAGE_ACTIVATION && to != REEF_STORAGE_OUTPUT) {
+        return "it writes a constant or an input, which others may be reading";
     }
     if (writes_twice(&k->y)) {
         return "its output view visits an element twice";

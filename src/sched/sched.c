@@ -23,22 +23,31 @@ static void end_task(reef_sched *sched, reef_task *task, reef_status status)
     reef_list_insert(&sched->ended, &task->link);
 }
 
+/* Ended tasks that this thread is about to deliver; NULL when it delivers none. A callback that submits may end tasks on
+ * the spot (their deadline has passed): they join this list, so that callbacks never nest, however many follow. */
+static _Thread_local reef_list *delivering;
+
 /* Drops the lock, then delivers. A task may be gone the moment its on_end was called. */
 static void unlock_and_deliver(reef_sched *sched)
 {
-    reef_list ended;
-    reef_list_init(&ended);
+    reef_list own, *ended = delivering ? delivering : &own;
+    reef_list_init(&own);
     while (!reef_list_empty(&sched->ended)) {
         reef_list *link = sched->ended.next;
         reef_list_remove(link);
-        reef_list_insert(&ended, link);
+        reef_list_insert(ended, link);
     }
     pthread_mutex_unlock(&sched->lock);
-    while (!reef_list_empty(&ended)) {
-        reef_task *task = reef_task_first(&ended);
+    if (delivering) {
+        return;
+    }
+    delivering = &own;
+    while (!reef_list_empty(&own)) {
+        reef_task *task = reef_task_first(&own);
         reef_list_remove(&task->link);
         task->on_end(task);
     }
+    delivering = NULL;
 }
 
 /* --------------------------------------------------------- real-time side -- */
@@ -66,6 +75,7 @@ static void set_lease_for(reef_sched *sched, const reef_task *task)
     case REEF_LEASE_NOTHING: first = units; break;
     }
     sched->be_beside_rt = sched->policy->be_fill && first < units;
+    sched->rt_units = first;
     if (sched->policy->lease != REEF_LEASE_ALL) {
         ops_of(sched)->lease(sched->dev, reef_lease_make(first, units));
     }
@@ -173,12 +183,14 @@ static void settle_rt(reef_sched *sched)
     if (!task) {
         if (sched->rt_mode) {
             sched->rt_mode = false;
+            sched->rt_units = 0;
             ops_of(sched)->lease(sched->dev, reef_lease_make(0, sched->dev->units));
             reef_timeline_mode(sched);
         }
         return;
     }
     bool entering = !sched->rt_mode;
+    unsigned rt_units = sched->rt_units; /* of the request before, when this one comes right behind it */
     uint64_t begin = reef_timeline_now(sched);
     if (entering) {
         sched->mode_ns = begin;
@@ -191,7 +203,7 @@ static void settle_rt(reef_sched *sched)
     } else {
         set_lease_for(sched, task);
     }
-    if (entering || (sched->policy->lease == REEF_LEASE_LEFTOVER && !sched->be_beside_rt)) {
+    if (entering || sched->rt_units > rt_units) {
         if (evict_be(sched)) {
             reef_timeline_preempt(sched, begin, task);
         }

@@ -40,6 +40,7 @@ typedef struct reef_sched {
     reef_task *rt_running;
     bool rt_mode;      /* RT work waits or runs: the lease and the queues are in the policy's RT state */
     bool be_beside_rt; /* in RT mode: BE launches go on (the lease left them something) */
+    unsigned rt_units; /* units that the lease keeps from BE work; 0 outside RT mode */
     bool held;         /* tasks wait and none starts: the device is somebody else's (profiling) */
     reef_vhq *padding[REEF_LAUNCH_MAX_PADS]; /* queues whose tiles ride in the current RT launch */
     unsigned n_padding;

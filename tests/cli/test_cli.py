@@ -282,6 +282,10 @@ def work(t: Suite) -> None:
             assert kernel["preemptible"] or kernel["why_not"], kernel
     t.good(inspected, "inspect", "relu.onnx", "--json")
     t.good(holds("input", "output", "kernels"), "inspect", "relu.onnx")
+    if t.fake:  # its kernel cannot be stopped inside
+        t.good(holds("1 kernels, 0 of them preemptible", "not preemptible: it only sleeps"), "inspect", "relu.onnx")
+        t.good(holds("1 of 1 kernels are not preemptible inside", "relu: it only sleeps"), "bench", "good.json", "--policy",
+               "reset", "--seconds", "0.1", "--warmup", "0", "--form", "published")
     t.good(inspected, "profile", "relu.onnx", "--runs", "3", "--json")
     t.good(lambda text: json.loads(text)["devices"][0]["name"] == "cpu" or sys.exit(text), "devices", "--json")
     t.good(holds("cpu", "reset"), "devices")
@@ -368,7 +372,8 @@ def damaged_models(t: Suite) -> None:
 
 def wrong_answers(t: Suite) -> None:
     def test() -> None:
-        done = t.call("bench", "good.json", "--policy", "reset", "--seconds", "0.5", "--warmup", "0", FAKE_REEF_WRONG="240")
+        done = t.call("bench", "good.json", "--policy", "reset", "--seconds", "0.5", "--warmup", "0", "--rounds", "1",
+                      FAKE_REEF_WRONG="310")
         assert done.returncode == 1 and "WRONG" in done.stdout and "differ" in done.stderr, done
         for word in ("under ", "client ", "request ", "output 'y'"):  # which answer it was
             assert word in done.stderr, done

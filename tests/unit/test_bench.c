@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "bench/chart.h"
+#include "bench/loadgen.h"
 #include "bench/npy.h"
 #include "bench/rng.h"
 #include "bench/runner.h"
@@ -447,7 +448,7 @@ static void make_model(char *path)
 }
 
 /* The report borrows names from the workload. */
-static bench_report run_fake(const char *path, bench_workload *workload)
+static bench_report run_fake(const char *path, bench_workload *workload, unsigned rounds)
 {
     char json[2048];
     snprintf(
@@ -461,8 +462,13 @@ static bench_report run_fake(const char *path, bench_workload *workload)
     reef_error error = {0};
     assert_int_equal(bench_workload_parse(json, strlen(json), "w.json", workload, &error), REEF_OK);
     static const char *const policies[] = {"reset"};
-    bench_options options = {
-        .device = "cpu", .policies = policies, .n_policies = 1, .seconds = 0.4, .warmup = 0.1, .rounds = 2, .seed = 1};
+    bench_options options = {.device = "cpu",
+                             .policies = policies,
+                             .n_policies = 1,
+                             .seconds = 0.4,
+                             .warmup = 0.1,
+                             .rounds = rounds,
+                             .seed = 1};
     assert_int_equal(bench_run(workload, 1, &options, &report, &error), REEF_OK);
     return report;
 }
@@ -473,7 +479,7 @@ static void a_run_counts_compares_and_reports(void **state)
     char path[64], chart[64];
     make_model(path);
     bench_workload workload = {0};
-    bench_report report = run_fake(path, &workload);
+    bench_report report = run_fake(path, &workload, 2);
     assert_int_equal(report.n_parts, 1);
     const bench_part *part = &report.parts[0];
     assert_int_equal(part->n_rows, 2); /* rt-only, which nobody asked for, is what the other is compared with */
@@ -511,9 +517,9 @@ static void one_wrong_bit_is_found(void **state)
     (void)state;
     char path[64];
     make_model(path);
-    setenv("FAKE_REEF_WRONG", "240", 1); /* later than the runs alone, which are at most 203 */
+    setenv("FAKE_REEF_WRONG", "310", 1); /* later than the runs alone, which are at most 303 */
     bench_workload workload = {0};
-    bench_report report = run_fake(path, &workload);
+    bench_report report = run_fake(path, &workload, 1);
     unsetenv("FAKE_REEF_WRONG");
     assert_true(bench_report_mismatches(&report) > 0);
     char text[500];
@@ -523,6 +529,76 @@ static void one_wrong_bit_is_found(void **state)
     assert_non_null(strstr(text, "output 'y' differs from element 1 of 4"));
     bench_report_free(&report);
     bench_workload_free(&workload);
+    unlink(path);
+}
+
+/* As on a GPU: a generator per open-loop client, a verifier that looks by itself. */
+static void every_due_request_is_sent_once_and_compared(void **state)
+{
+    (void)state;
+    enum { CLIENTS = 3 };
+    char path[64];
+    reef_error error = {0};
+    reef_device *device;
+    reef_model *model;
+    make_model(path);
+    assert_int_equal(reef_device_open("cpu", NULL, &device, &error), REEF_OK);
+    assert_int_equal(reef_model_load(device, path, NULL, &model, &error), REEF_OK);
+    bench_client clients[CLIENTS] = {
+        {.name = "a", .service_class = REEF_RT, .arrival = {.kind = BENCH_UNIFORM, .rate = 300}},
+        {.name = "b", .service_class = REEF_RT, .arrival = {.kind = BENCH_POISSON, .rate = 300}},
+        {.name = "c", .service_class = REEF_BE, .arrival = {.kind = BENCH_CLOSED, .concurrency = 2}},
+    };
+    bench_tensors inputs;
+    bench_verifier verifiers[CLIENTS];
+    load_client_spec specs[CLIENTS];
+    assert_int_equal(bench_tensors_create(model, false, &inputs), REEF_OK);
+    for (size_t i = 0; i < CLIENTS; i++) {
+        reef_session *session;
+        reef_session_options options = {.service_class = clients[i].service_class};
+        assert_int_equal(reef_session_create(model, &options, &session, &error), REEF_OK);
+        assert_int_equal(
+            bench_verifier_create(model, session, (const void *const *)inputs.data, 64, &verifiers[i], &error),
+            REEF_OK);
+        specs[i] = (load_client_spec){.client = &clients[i],
+                                      .session = session,
+                                      .inputs = (const void *const *)inputs.data,
+                                      .verifier = &verifiers[i],
+                                      .scale = 1,
+                                      .seed = i + 1,
+                                      .max_in_flight = 64,
+                                      .max_records = 10000};
+    }
+    load *run;
+    load_options options = {.warmup_ns = 50000000,
+                            .window_ns = 300000000,
+                            .max_tail_ns = 50000000,
+                            .thread_per_client = true,
+                            .spin_ns = 50000,
+                            .poll_ns = 500000};
+    assert_int_equal(load_create(specs, CLIENTS, &options, &run, &error), REEF_OK);
+    assert_int_equal(load_run(run, &error), REEF_OK);
+    for (size_t i = 0; i < CLIENTS; i++) {
+        size_t n, ok = 0, dropped = 0;
+        const load_record *records = load_records(run, i, &n);
+        assert_true(n > 50);
+        for (size_t k = 0; k < n; k++) {
+            assert_true(records[k].sent_ns >= records[k].due_ns);
+            ok += records[k].status == REEF_OK;
+            dropped += records[k].status == LOAD_DROPPED;
+        }
+        assert_int_equal(ok + dropped, n); /* none is pending */
+        assert_int_equal(verifiers[i].compared, ok);
+        assert_int_equal(verifiers[i].mismatches, 0);
+    }
+    load_destroy(run);
+    for (size_t i = 0; i < CLIENTS; i++) {
+        reef_session_destroy(specs[i].session);
+        bench_verifier_free(&verifiers[i]);
+    }
+    bench_tensors_free(&inputs);
+    reef_model_destroy(model);
+    reef_device_close(device);
     unlink(path);
 }
 
@@ -591,6 +667,7 @@ int main(void)
         cmocka_unit_test(random_contents_follow_seed_dtype_and_name),
         cmocka_unit_test(a_run_counts_compares_and_reports),
         cmocka_unit_test(one_wrong_bit_is_found),
+        cmocka_unit_test(every_due_request_is_sent_once_and_compared),
         cmocka_unit_test(preemption_is_measured_for_every_load_and_policy),
         cmocka_unit_test(unknown_names_are_refused_with_those_there_are),
     };

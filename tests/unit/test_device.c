@@ -277,6 +277,101 @@ static void a_kernel_that_is_no_transaction_is_stopped_between_tiles_only(void *
     reef_plan_destroy(plan);
 }
 
+/* What the validator cannot prove runs, to the right answer, and no tile of it is ever thrown away. */
+static void a_kernel_that_is_not_proved_is_served_without_stopping_its_tiles(void **state)
+{
+    bench *b = *state;
+    reef_error error = {0};
+    enum { N = 6 };
+    reef_plan *plan = chain_plan_create(N, ELEMS);
+    /* The first activation's storage now reaches over the second: views are apart, but nothing says so for elements of
+     * another size. */
+    plan->storage[2].bytes += plan->storage[3].offset;
+    reef_plan_validate(plan);
+    unsigned unproved = 0;
+    for (uint32_t k = 0; k < N; k++) {
+        unproved += !plan->kernels[k].transaction;
+    }
+    assert_in_range(unproved, 1, N - 2);
+    reef_program *program;
+    reef_instance *instance;
+    assert_int_equal(b->ops->program_create(b->dev, plan, NULL, &program, &error), REEF_OK);
+    assert_int_equal(b->ops->instance_create(program, &instance, &error), REEF_OK);
+    for (uint32_t k = 0; k < N; k++) {
+        reef_dev_kernel info;
+        b->ops->kernel_info(program, k, &info);
+        assert_true(plan->kernels[k].transaction || !info.preemptible);
+        assert_true(info.preemptible || (info.why_not && *info.why_not));
+    }
+    float *expected = malloc(ELEMS * sizeof *expected);
+    chain_plan_expect(N, ELEMS, b->x, expected);
+    uint32_t events = 0;
+    for (int round = 0; round < 20; round++) {
+        memset(b->y, 0xff, ELEMS * sizeof *b->y);
+        b->ops->begin(instance, 0, (const void *[]){b->x}, (void *[]){b->y});
+        for (uint32_t k; (k = b->ops->progress(instance)) < N;) {
+            reef_evicted evicted;
+            struct timespec moment = {.tv_nsec = 20000 + 7000 * round};
+            assert_int_equal(
+                b->ops->launch(
+                    b->be,
+                    &(reef_launch){.instance = instance, .first = k, .count = N - k, .mode = REEF_LAUNCH_LEASED}),
+                REEF_OK);
+            nanosleep(&moment, NULL);
+            b->ops->lease(b->dev, reef_lease_make(b->units, b->units));
+            b->ops->evict(b->be, REEF_EVICT_NOW, &evicted);
+            b->ops->lease(b->dev, reef_lease_make(0, b->units));
+            events += 1 - evicted.launches;
+            wait_events(b, events);
+        }
+        assert_memory_equal(b->y, expected, ELEMS * sizeof *expected);
+    }
+    free(expected);
+    b->ops->instance_destroy(instance);
+    b->ops->program_destroy(program);
+    reef_plan_destroy(plan);
+}
+
+/* Kernels that no unit has touched count as evicted, also the one that the running launch has come to. */
+static void eviction_counts_the_kernels_that_had_not_started(void **state)
+{
+    bench *b = *state;
+    if (!(b->ops->caps & REEF_CAP_KILL) || !(b->ops->caps & REEF_CAP_PAD)) {
+        skip(); /* tiles_left says what is claimed only where padding is possible */
+        return;
+    }
+    enum { N = 4 };
+    reef_plan *plan;
+    reef_program *program;
+    reef_instance *instance;
+    assert_int_equal(reef_plan_create_synthetic(N, 1, 20000000, &plan), REEF_OK);
+    for (int k = 0; k < N; k++) {
+        plan->kernels[k].transaction = false; /* a tile ends, even when its unit has left the lease */
+        plan->kernels[k].why_not = "the test says so";
+    }
+    assert_int_equal(b->ops->program_create(b->dev, plan, NULL, &program, NULL), REEF_OK);
+    assert_int_equal(b->ops->instance_create(program, &instance, NULL), REEF_OK);
+    b->ops->begin(instance, 0, NULL, NULL);
+    b->ops->launch(b->be, &(reef_launch){.instance = instance, .count = N, .mode = REEF_LAUNCH_LEASED});
+    struct timespec moment = {.tv_nsec = 200000};
+    while (b->ops->tiles_left(instance)) {
+        nanosleep(&moment, NULL);
+    }
+    b->ops->lease(b->dev, reef_lease_make(b->units, b->units));
+    while (b->ops->progress(instance) == 0) {
+        nanosleep(&moment, NULL);
+    }
+    uint32_t started = b->ops->progress(instance) + !b->ops->tiles_left(instance);
+    reef_evicted evicted;
+    b->ops->evict(b->be, REEF_EVICT_NOW, &evicted);
+    assert_int_equal(evicted.kernels, N - started);
+    b->ops->lease(b->dev, reef_lease_make(0, b->units));
+    wait_events(b, 1);
+    b->ops->instance_destroy(instance);
+    b->ops->program_destroy(program);
+    reef_plan_destroy(plan);
+}
+
 /* Narrow kernels are passed on without waking anybody; a unit that leaves between two of them must tell the others. */
 static void units_that_leave_between_kernels_hand_the_work_over(void **state)
 {
@@ -637,6 +732,8 @@ int main(void)
         T(evicting_what_has_not_started_drops_it_silently),
         T(preempted_anywhere_and_launched_again_the_answer_is_the_same),
         T(a_kernel_that_is_no_transaction_is_stopped_between_tiles_only),
+        T(a_kernel_that_is_not_proved_is_served_without_stopping_its_tiles),
+        T(eviction_counts_the_kernels_that_had_not_started),
         T(units_that_leave_between_kernels_hand_the_work_over),
         T(real_time_launches_run_while_best_effort_units_are_taken_away),
         T(padded_tiles_advance_the_other_instance_exactly),

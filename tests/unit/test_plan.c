@@ -495,6 +495,54 @@ static void validator_refuses_overlap_and_allows_in_place(void **state)
     }
 }
 
+/* Two storages in one place are a kernel working in place; at different places, or of different types, they are not. */
+static void validator_looks_at_whole_storages_where_sizes_may_change(void **state)
+{
+    (void)state;
+    enum { N = 8 };
+    reef_storage storage[] = {
+        {.kind = REEF_STORAGE_ACTIVATION, .bytes = 400, .offset = 0},
+        {.kind = REEF_STORAGE_ACTIVATION, .bytes = 400, .offset = 0},
+        {.kind = REEF_STORAGE_ACTIVATION, .bytes = 400, .offset = 200},
+        {.kind = REEF_STORAGE_ACTIVATION, .bytes = 400, .offset = 600},
+        {.kind = REEF_STORAGE_INPUT, .bytes = 400},
+        {.kind = REEF_STORAGE_OUTPUT, .bytes = 400},
+        {.kind = REEF_STORAGE_CONST, .bytes = 400},
+    };
+    const reef_view all = {.dtype = REEF_F32, .rank = 1, .dims = {100}, .stride = {1}};
+    reef_view low = all, high = all, second = all, third = all, fourth = all, whole = all, input = all, output = all,
+              constant = all;
+    low.dims[0] = high.dims[0] = 40;
+    second.storage = 1;
+    third.storage = 2;
+    third.dims[0] = 40;
+    third.offset = 60; /* bytes 440 to 600 of the activations: apart from the first storage in float32, not in half */
+    fourth.storage = 3;
+    whole.dtype = REEF_I32;
+    whole.storage = 1;
+    input.storage = 4;
+    output.storage = 5;
+    constant.storage = 6;
+    reef_kernel kernels[N] = {
+        {.kind = REEF_K_ELTWISE, .in = {all}, .n_in = 1, .y = second}, /* in place */
+        {.kind = REEF_K_ELTWISE, .in = {low}, .n_in = 1, .y = third},  /* they share bytes, whoever uses which */
+        {.kind = REEF_K_ELTWISE, .in = {all}, .n_in = 1, .y = fourth}, /* apart */
+        {.kind = REEF_K_ELTWISE, .in = {all}, .n_in = 1, .y = whole},  /* another type in the same place */
+        {.kind = REEF_K_MATMUL, .in = {input, constant, second}, .n_in = 3, .y = all, .matmul = {.has_residual = true}},
+        {.kind = REEF_K_MATMUL, .in = {second, constant}, .n_in = 2, .y = all}, /* reads rows that others write */
+        {.kind = REEF_K_ELTWISE, .in = {input}, .n_in = 1, .y = output},
+        {.kind = REEF_K_ELTWISE, .in = {all}, .n_in = 1, .y = input}, /* an input is not ours to write */
+    };
+    reef_plan plan = {.kernels = kernels, .n_kernels = N, .storage = storage, .n_storage = 7};
+    reef_plan_validate(&plan);
+    const bool expected[N] = {true, false, true, false, true, false, true, false};
+    for (int i = 0; i < N; i++) {
+        if (kernels[i].transaction != expected[i] || (kernels[i].why_not == NULL) != expected[i]) {
+            fail_msg("kernel %d: %s", i, kernels[i].why_not ? kernels[i].why_not : "proved");
+        }
+    }
+}
+
 static void memory_check_sees_overlap(void **state)
 {
     (void)state;
@@ -684,6 +732,7 @@ int main(void)
         cmocka_unit_test(long_element_chains_are_cut_at_the_limits),
         cmocka_unit_test(unsupported_operators_are_all_named),
         cmocka_unit_test(validator_refuses_overlap_and_allows_in_place),
+        cmocka_unit_test(validator_looks_at_whole_storages_where_sizes_may_change),
         cmocka_unit_test(memory_check_sees_overlap),
         cmocka_unit_test(branches_follow_only_what_they_need),
         cmocka_unit_test(a_maximum_joins_the_convolution_in_front_of_it),

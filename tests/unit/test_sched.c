@@ -322,6 +322,62 @@ static void lease_counts_a_preemption_once_however_many_wide_requests_follow(voi
     world_free(w);
 }
 
+static void a_wider_request_behind_a_narrow_one_is_a_preemption_of_its_own(void **state)
+{
+    (void)state;
+    world *w = world_make("lease", 1, 1, 4, 8);
+    submit_be(w, 0, 0, 0);
+    fake_finish_tiles(&w->device, "be0", 1);
+    submit_rt(w, 1, 0); /* takes one unit */
+    assert_int_equal(w->sched.stats.preemptions, 1);
+    w->rt_program.tiles = 3;
+    submit_rt(w, 2, 0); /* takes two more, when its turn comes */
+    w->rt_program.tiles = 1;
+    submit_rt(w, 3, 0); /* gives them back */
+    assert_int_equal(w->sched.stats.preemptions, 1);
+    fake_log(&w->device);
+    fake_finish(&w->device, "rt");
+    assert_log(w, "lease 3..4\nlaunch rt 0+1\n"); /* the best-effort launch stays, on one unit */
+    assert_int_equal(w->sched.stats.preemptions, 2);
+    assert_int_equal(w->tasks[0].preemptions, 2);
+    fake_finish(&w->device, "rt");
+    assert_int_equal(w->sched.stats.preemptions, 2);
+    drain(w);
+    assert_int_equal(w->tasks[0].status, REEF_OK);
+    world_free(w);
+}
+
+enum { RESUBMISSIONS = 200000 };
+static unsigned resubmitted, nested;
+
+static void submit_again(reef_task *task)
+{
+    static unsigned depth;
+    nested = ++depth > nested ? depth : nested;
+    if (resubmitted < RESUBMISSIONS) {
+        resubmitted++;
+        submit_rt(current, 0, 1); /* its deadline has passed */
+        current->tasks[0].on_end = submit_again;
+    }
+    depth--;
+    (void)task;
+}
+
+static void callbacks_that_submit_what_ends_at_once_do_not_nest(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 1, 1, 4, 8);
+    w->now = 1000;
+    resubmitted = nested = 0;
+    w->tasks[0] = (reef_task){
+        .deadline_ns = 1, .pool = &w->rt_instances, .kernels = 1, .costs = w->rt_costs, .on_end = submit_again};
+    reef_list_init(&w->tasks[0].link);
+    assert_int_equal(reef_sched_submit(&w->sched, &w->tasks[0]), REEF_OK);
+    assert_int_equal(resubmitted, RESUBMISSIONS);
+    assert_int_equal(nested, 1);
+    world_free(w);
+}
+
 static void pad_fills_spare_slots_with_tiles_that_fit(void **state)
 {
     (void)state;
@@ -639,6 +695,8 @@ static void a_trace_tells_a_preemption_from_arrival_to_resumption(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_wider_request_behind_a_narrow_one_is_a_preemption_of_its_own),
+        cmocka_unit_test(callbacks_that_submit_what_ends_at_once_do_not_nest),
         cmocka_unit_test(a_trace_tells_a_preemption_from_arrival_to_resumption),
         cmocka_unit_test(a_queue_hands_over_no_more_than_the_device_queue_holds),
         cmocka_unit_test(reset_takes_the_lease_before_it_launches_and_evicts_last),
