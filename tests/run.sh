@@ -8,7 +8,7 @@
 set -u
 cd "$(dirname "$0")/.."
 
-all_stages="house build unit cli asan tsan fuzz venv ops models preempt install tidy"
+all_stages="house build unit cli nice asan tsan fuzz venv ops models preempt install tidy"
 stages=${*:-$all_stages}
 logs=build/test
 mkdir -p "$logs"
@@ -31,6 +31,10 @@ stage_unit() {
 # Bad input, exit codes and output of the command, on a fake engine and on the real one.
 stage_cli() {
     make_quiet test-cli
+}
+# reef nice against a driver that records every call.
+stage_nice() {
+    make_quiet test-nice
 }
 # Address and undefined-behaviour sanitizers over the same unit tests, the command line, and the operators.
 stage_asan() {
