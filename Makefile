@@ -240,9 +240,17 @@ $(O)/tests/nice_client: tests/nice/client.c src/nice/rm.h
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -o $@ $< -lpthread
+# The same as a library, with slots that are filled late and can be written, and with slots that cannot.
+$(O)/tests/libfake_cuda.%.so: tests/nice/client.c src/nice/rm.h
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) -DCLIENT_LIBRARY $(CPPFLAGS) -shared -Wl,-z,$*,-z,relro -o $@ $< -lpthread
+$(O)/tests/nice_own: tests/nice/own.c $(O)/libreef.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -o $@ $< $(O)/libreef.a $(LDLIBS)
 .PHONY: test-nice
 # make test-nice: reef nice against a recording driver, without a GPU.
-test-nice: $(O)/reef $(O)/libreef-nice.so $(O)/tests/libfake_driver.so $(O)/tests/nice_client
+test-nice: $(O)/reef $(O)/libreef-nice.so $(O)/tests/libfake_driver.so $(O)/tests/nice_client $(O)/tests/nice_own \
+           $(O)/tests/libfake_cuda.lazy.so $(O)/tests/libfake_cuda.now.so
 	python3 tests/nice/test_nice.py --build $(O)
 
 # Programs that the tests' scripts call: tests/model/NAME.c becomes $(O)/tests/NAME.

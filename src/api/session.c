@@ -286,7 +286,13 @@ reef_status reef_session_submit(reef_session *session, const reef_submit_options
     if (out) {
         *out = request; /* before submitting: the callback may fire first */
     }
-    status = reef_sched_submit(&model->device->sched, &request->task);
+    reef_device *device = model->device;
+    status = reef_sched_submit(&device->sched, &request->task);
+    if (atomic_load_explicit(&device->hints, memory_order_relaxed) && session->service_class == REEF_RT) {
+        /* It has been launched, or waits behind one that has: nothing needs to be kept ready any more. */
+        atomic_store_explicit(&device->hints, 0, memory_order_relaxed);
+        device->dev->ops->hint(device->dev, 0, NULL);
+    }
     if (status) {
         if (out) {
             *out = NULL;
@@ -357,6 +363,28 @@ reef_status reef_session_run(reef_session *session, const void *const *inputs, v
     status = reef_request_wait(request, UINT64_MAX, info);
     reef_request_release(request);
     return status ? status : info->status;
+}
+
+reef_status reef_session_hint(reef_session *session, uint64_t within_ns, reef_error *error)
+{
+    static const uint64_t late_ns = 200000; /* what a switch may take, and a request be late */
+    reef_device *device = session->model->device;
+    const reef_device_ops *ops = device->dev->ops;
+    if (session->service_class != REEF_RT) {
+        return reef_fail(error, REEF_INVALID_ARGUMENT, "only real-time sessions take hints");
+    }
+    if (within_ns == 0 || within_ns > REEF_HINT_MAX_NS) {
+        return reef_fail(error, REEF_INVALID_ARGUMENT, "a hint %llu ns ahead: it must be 1 to %u ns",
+                         (unsigned long long)within_ns, REEF_HINT_MAX_NS);
+    }
+    if (!ops->hint) {
+        return reef_fail(error, REEF_UNSUPPORTED, "device '%s' needs no hints", ops->name);
+    }
+    if (atomic_fetch_add_explicit(&device->hints, 1, memory_order_relaxed) >= REEF_HINT_UNUSED_MAX) {
+        atomic_store_explicit(&device->hints, REEF_HINT_UNUSED_MAX, memory_order_relaxed);
+        return reef_fail(error, REEF_REFUSED, "%d hints in a row were followed by no request", REEF_HINT_UNUSED_MAX);
+    }
+    return ops->hint(device->dev, within_ns + late_ns, error);
 }
 
 void reef_session_stats_get(const reef_session *session, reef_session_stats *out)

@@ -7,6 +7,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "nice/rm.h"
 
@@ -42,6 +44,18 @@ __attribute__((format(printf, 3, 4))) static void say(nice_groups *groups, unsig
     vsnprintf(line, sizeof line, format, arguments);
     va_end(arguments);
     groups->system.say(groups->system.context, once != 0, line);
+}
+
+bool nice_is_control_node(void *context, int fd, nice_file *out)
+{
+    (void)context;
+    struct stat info;
+    if (fstat(fd, &info) || !S_ISCHR(info.st_mode) || major(info.st_rdev) != RM_MAJOR ||
+        minor(info.st_rdev) != RM_CONTROL_MINOR) {
+        return false;
+    }
+    *out = (nice_file){.device = info.st_dev, .inode = info.st_ino};
+    return true;
 }
 
 void nice_groups_init(nice_groups *groups, const nice_system *system, nice_rule rule)

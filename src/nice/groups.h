@@ -65,6 +65,9 @@ typedef struct nice_groups {
     _Atomic bool any; /* a group has been seen; read without the lock */
 } nice_groups;
 
+/* nice_system.is_control_node outside tests. */
+bool nice_is_control_node(void *context, int fd, nice_file *out);
+
 void nice_groups_init(nice_groups *groups, const nice_system *system, nice_rule rule);
 /* In a child after fork: nothing in the table is the child's. The rule stays. Only one thread may exist. */
 void nice_groups_forget(nice_groups *groups);

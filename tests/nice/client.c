@@ -1,6 +1,7 @@
 /*
  * client.c - what libcuda does as far as reef nice sees it: clients, channel groups, channels and compute objects on
- * /dev/nvidiactl. Its first argument says how; see main. It fails when the driver refuses it anything.
+ * /dev/nvidiactl. Its first argument says how; see main. It fails when the driver refuses it anything. Built as a program,
+ * and as a library that stands for libcuda (own.c).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -179,7 +180,12 @@ static void hold(void)
     }
 }
 
+#ifdef CLIENT_LIBRARY
+int client_main(int argc, char **argv);
+int client_main(int argc, char **argv)
+#else
 int main(int argc, char **argv)
+#endif
 {
     const char *how = argc > 1 ? argv[1] : "long";
     static const char *const forms[] = {"short", "long", "indirect", "serialized"};

@@ -362,8 +362,8 @@ def a_planted_folder_is_not_used(world: World):
 
 def say(path: Path, message: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+        s.connect(str(path))  # waits while earlier ones are in the queue
         s.settimeout(20)
-        s.connect(str(path))
         s.send(message)
         return s.recv(65536)
 
@@ -412,6 +412,50 @@ def a_refusing_driver_is_reported_to_set(world: World):
         done = world.nice("--set", str(pid), "-n", "5")
         expect(done.returncode == 1 and "refused 1 of 1 channel groups (status 0x1b, insufficient permissions)" in done.stderr,
                done)
+
+
+# ---- a process's own slice ------------------------------------------------------------------------------------------
+
+
+def own(world: World, binding: str, *arguments: str, manners: str = "", **more: str) -> list[str]:
+    tests = world.client.parent
+    done = subprocess.run([str(tests / "nice_own"), str(tests / f"libfake_cuda.{binding}.so"), *arguments],
+                          env=world.environment(manners, **more), text=True, capture_output=True, timeout=60)
+    quiet_success(done)
+    return done.stdout.splitlines()
+
+
+def a_process_sets_its_own_slice(world: World):
+    for binding in ("lazy", "now"):
+        world.new()
+        said = own(world, binding, "8000", "long", "short")
+        expect(said == ["none: no channel group was seen", "8000 us in 1 groups",
+                        "8000 us in 2 groups", "4000 us in 2 groups"], said)
+        world.check_manners()
+        expect(sorted(world.final_slices().values()) == [OWN, OWN, 4000, 4000], world.final_slices())
+
+
+def its_own_slice_in_threads_and_children(world: World):
+    said = own(world, "lazy", "8000", "threads", "fork", "clone")
+    expect(said[1] == "none: no channel group that runs kernels was seen", said)  # all freed
+    world.check_manners()
+    pids = {line[0] for line in world.lines() if line[1] == "set" and line[4] == 8000}
+    expect(len(pids) >= 2, "the child of fork has its own")
+
+
+def its_own_slice_is_refused(world: World):
+    said = own(world, "now", "8000", "long", manners="refuse-set")
+    expect("insufficient permissions" in said[1] and said[1].startswith("none: the NVIDIA driver refuses"), said)
+    world.new()
+    said = own(world, "now", "8000", "odd-alloc")
+    expect("form of its interface that is not known" in said[1], said)
+
+
+def under_reef_nice_the_outer_command_wins(world: World):
+    done = world.nice("-n", "19", str(world.client.parent / "nice_own"), str(world.client.parent / "libfake_cuda.now.so"), "8000",
+                      "long")
+    quiet_success(done)
+    expect(sorted(world.final_slices().values()) == [1, OWN], world.final_slices())
 
 
 # ---- the command -------------------------------------------------------------------------------------------------------

@@ -144,6 +144,7 @@ struct cuda_device {
     _Atomic uint32_t changes;
     _Atomic uint32_t sleeping;
     bool closing;
+    struct cuda_hint *hint; /* hint.c */
     pthread_t completer;
     bool has_completer;
     _Atomic uint64_t tiles_run, busy_ns_rt, busy_ns_be;

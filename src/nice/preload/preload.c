@@ -23,7 +23,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "nice/control.h"
@@ -61,18 +60,6 @@ static int next_ioctl(void *context, int fd, unsigned long request, void *argume
         atomic_store_explicit(&nice_preload.next, next, memory_order_relaxed);
     }
     return next(fd, request, argument);
-}
-
-static bool is_control_node(void *context, int fd, nice_file *out)
-{
-    (void)context;
-    struct stat info;
-    if (fstat(fd, &info) || !S_ISCHR(info.st_mode) || major(info.st_rdev) != RM_MAJOR ||
-        minor(info.st_rdev) != RM_CONTROL_MINOR) {
-        return false;
-    }
-    *out = (nice_file){.device = info.st_dev, .inode = info.st_ino};
-    return true;
 }
 
 /* One write, no allocation. */
@@ -175,7 +162,7 @@ static void notice_copy(void)
 
 static void set_up(void)
 {
-    static const nice_system system = {.ioctl = next_ioctl, .is_control_node = is_control_node, .say = say};
+    static const nice_system system = {.ioctl = next_ioctl, .is_control_node = nice_is_control_node, .say = say};
     struct stat info;
     const char *text = getenv("REEF_NICE"), *verbose = getenv("REEF_NICE_VERBOSE");
     nice_rule rule = {0};
