@@ -7,8 +7,10 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "nice/rm.h"
 
@@ -58,12 +60,34 @@ bool nice_is_control_node(void *context, int fd, nice_file *out)
     return true;
 }
 
+static void mark_process(nice_groups *groups)
+{
+    groups->pid = getpid();
+    if (groups->same_process) {
+        atomic_store(groups->same_process, 1);
+    }
+}
+
 void nice_groups_init(nice_groups *groups, const nice_system *system, nice_rule rule)
 {
     memset(groups, 0, sizeof *groups);
     pthread_mutex_init(&groups->lock, NULL);
     groups->system = *system;
     groups->rule = rule;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    void *memory = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory != MAP_FAILED && madvise(memory, page, MADV_WIPEONFORK) == 0) {
+        groups->same_process = memory;
+    } else if (memory != MAP_FAILED) {
+        munmap(memory, page);
+    }
+    mark_process(groups);
+}
+
+bool nice_groups_copied(const nice_groups *groups)
+{
+    return groups->same_process ? atomic_load_explicit(groups->same_process, memory_order_relaxed) == 0
+                                : groups->pid != getpid();
 }
 
 void nice_groups_forget(nice_groups *groups)
@@ -73,6 +97,7 @@ void nice_groups_forget(nice_groups *groups)
     groups->n = 0;
     atomic_store(&groups->any, false);
     groups->set_count = groups->refused_count = 0;
+    mark_process(groups);
 }
 
 /* ------------------------------------------------------------------------------------------------ controls -- */
@@ -406,6 +431,9 @@ int nice_groups_ioctl(nice_groups *groups, int fd, unsigned long request, void *
     int result = system->ioctl(system->context, fd, request, argument);
     if (ours && result == 0) {
         before = errno;
+        if (nice_groups_copied(groups)) {
+            nice_groups_forget(groups);
+        }
         look(groups, fd, &file, request, argument);
         errno = before;
     }

@@ -62,6 +62,10 @@ typedef struct nice_groups {
     bool probed, inert; /* the driver has answered; or it must be left alone */
     unsigned said;      /* bits of what has been said */
     uint64_t set_count, refused_count;
+    /* A page that a fork empties: 0 in a copy of the process, whichever way it was forked; NULL: the kernel has no such
+     * pages, and pid tells. (A vfork child shares this memory: it is no copy, and calls nothing of the driver's.) */
+    _Atomic uint32_t *same_process;
+    pid_t pid;
     _Atomic bool any; /* a group has been seen; read without the lock */
 } nice_groups;
 
@@ -69,7 +73,9 @@ typedef struct nice_groups {
 bool nice_is_control_node(void *context, int fd, nice_file *out);
 
 void nice_groups_init(nice_groups *groups, const nice_system *system, nice_rule rule);
-/* In a child after fork: nothing in the table is the child's. The rule stays. Only one thread may exist. */
+/* Whether this process is a copy of the one that the table is of. */
+bool nice_groups_copied(const nice_groups *groups);
+/* In a copy: nothing in the table is its own. The rule stays. Only one thread may exist. Calls that find a copy do it. */
 void nice_groups_forget(nice_groups *groups);
 
 /* Stands for ioctl(2): same result, same errno. Thread safe. */

@@ -20,7 +20,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -35,9 +34,6 @@ static struct {
     _Atomic(ioctl_function) next;
     bool verbose, has_stderr;
     nice_file standard_error;
-    /* A page that a fork empties: 0 in a child, whichever way it was forked. NULL: the kernel has no such pages. */
-    _Atomic uint32_t *same_process;
-    pid_t pid; /* where there is no such page */
     _Atomic bool listening;
     int listener;
     ino_t listener_inode;
@@ -130,14 +126,6 @@ static void start_control(void)
 
 /* --------------------------------------------------------------------------------------------- life and death -- */
 
-static void mark_process(void)
-{
-    nice_preload.pid = getpid();
-    if (nice_preload.same_process) {
-        atomic_store(nice_preload.same_process, 1);
-    }
-}
-
 static void in_child(void)
 {
     if (nice_preload.listener >= 0 && listener_is_ours()) {
@@ -147,15 +135,12 @@ static void in_child(void)
     nice_preload.path[0] = 0; /* the parent's name stays the parent's */
     atomic_store(&nice_preload.listening, false);
     nice_groups_forget(&nice_preload.groups);
-    mark_process();
 }
 
-/* pthread_atfork sees fork; a bare clone is seen here. (A vfork child shares its parent's memory and table: it is not a
- * copy, and calls nothing of the driver's before it is another program.) */
+/* pthread_atfork sees fork; a bare clone is seen here. */
 static void notice_copy(void)
 {
-    bool same = nice_preload.same_process ? atomic_load(nice_preload.same_process) == 1 : nice_preload.pid == getpid();
-    if (!same) {
+    if (nice_groups_copied(&nice_preload.groups)) {
         in_child();
     }
 }
@@ -176,16 +161,6 @@ static void set_up(void)
             "REEF_NICE in the environment is not \"level -20\" to \"level 19\" or \"slice US\": time slices are "
             "left as they are");
     }
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    void *memory = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory != MAP_FAILED) {
-        if (madvise(memory, page, MADV_WIPEONFORK) == 0) {
-            nice_preload.same_process = memory;
-        } else {
-            munmap(memory, page);
-        }
-    }
-    mark_process();
     pthread_atfork(NULL, NULL, in_child);
 }
 
