@@ -253,6 +253,19 @@ test-nice: $(O)/reef $(O)/libreef-nice.so $(O)/tests/libfake_driver.so $(O)/test
            $(O)/tests/libfake_cuda.lazy.so $(O)/tests/libfake_cuda.now.so
 	python3 tests/nice/test_nice.py --build $(O)
 
+# What tools/h200/nice.py measures with: reef as the real-time side, and CUDA programs that know nothing of reef.
+$(O)/tests/nice_rt: tests/gpu/nice_rt.c $(O)/libreef.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -o $@ $< $(O)/libreef.a $(LDLIBS)
+$(O)/tests/nice_load $(O)/tests/nice_load_shared: tests/gpu/nice_load.cu
+	@mkdir -p $(@D)
+	$(call say,NVCC,$@)
+	$(Q)$(NVCC) -std=c++17 -O2 -Wno-deprecated-gpu-targets $(foreach a,$(CUDA_ARCHS),-gencode=arch=compute_$(a),code=sm_$(a)) \
+	    -gencode=arch=compute_$(CUDA_PTX),code=compute_$(CUDA_PTX) $(if $(findstring shared,$@),-cudart shared) -o $@ $<
+.PHONY: nice-programs
+nice-programs: $(O)/reef $(O)/libreef-nice.so $(O)/tests/nice_rt $(if $(NVCC),$(O)/tests/nice_load $(O)/tests/nice_load_shared)
+
 # Programs that the tests' scripts call: tests/model/NAME.c becomes $(O)/tests/NAME.
 $(O)/tests/%: tests/model/%.c $(O)/libreef.a
 	@mkdir -p $(@D)

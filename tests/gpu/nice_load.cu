@@ -7,7 +7,8 @@
  *     nice_load count N    N kernels that update memory in place and count with atomics: a kernel that ran twice, or not to
  *                          its end, changes the sum that is printed. About 3 ms each.
  *
- * latency and burn take commands on standard input, one per line: "run SECONDS" answers with one line of JSON.
+ * latency and burn take commands on standard input, one per line: "run SECONDS" answers with one line of JSON. Times in it are
+ * seconds of CLOCK_MONOTONIC, so that what two programs did at the same time can be told apart.
  */
 #include <algorithm>
 #include <chrono>
@@ -26,6 +27,11 @@
 using std::chrono::duration;
 using std::chrono::steady_clock;
 
+static double since_boot(steady_clock::time_point t)
+{
+    return duration<double>(t.time_since_epoch()).count();
+}
+
 static void check(cudaError_t result, const char *call)
 {
     if (result != cudaSuccess) {
@@ -40,8 +46,7 @@ static double seconds_since(steady_clock::time_point begin)
     return duration<double>(steady_clock::now() - begin).count();
 }
 
-/* Arithmetic for about so many cycles of the SM's own clock: time during which the context is switched out counts too where
- * a wall clock is read, so iterations are counted instead. */
+/* Takes a time by counting steps: a clock would go on while the context is switched out. */
 __global__ void work(unsigned *out, unsigned steps)
 {
     unsigned x = threadIdx.x + blockIdx.x;
@@ -120,7 +125,8 @@ static void latency(const gpu &g, double seconds, unsigned steps, cudaStream_t s
     }
     std::sort(us.begin(), us.end());
     size_t n = us.size();
-    printf("{\"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f, \"n\": %zu}\n", us[n / 2], us[n * 99 / 100], us[n - 1], n);
+    printf("{\"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f, \"n\": %zu, \"begin\": %.6f, \"end\": %.6f}\n", us[n / 2],
+           us[n * 99 / 100], us[n - 1], n, since_boot(begin), since_boot(steady_clock::now()));
 }
 
 static void burn(const gpu &g, double seconds, unsigned steps, cudaStream_t stream)
@@ -130,17 +136,21 @@ static void burn(const gpu &g, double seconds, unsigned steps, cudaStream_t stre
         CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
     }
     auto begin = steady_clock::now();
-    unsigned done = 0;
+    std::vector<double> times;
     for (unsigned i = 0; seconds_since(begin) < seconds || i % 4; i++) {
         if (i >= 4) {
             CHECK(cudaEventSynchronize(ended[i % 4]));
-            done++;
+            times.push_back(since_boot(steady_clock::now()));
         }
         work<<<g.sms * 8, 256, 0, stream>>>(g.out, steps); /* 2048 threads on each SM: all of it */
         CHECK(cudaEventRecord(ended[i % 4], stream));
     }
     CHECK(cudaStreamSynchronize(stream));
-    printf("{\"rate\": %.3f}\n", (done + 4) / seconds_since(begin));
+    printf("{\"times\": [");
+    for (size_t i = 0; i < times.size(); i++) {
+        printf("%s%.6f", i ? ", " : "", times[i]);
+    }
+    printf("]}\n");
     for (auto &event : ended) {
         CHECK(cudaEventDestroy(event));
     }
