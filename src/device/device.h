@@ -56,6 +56,8 @@ typedef enum reef_launch_mode {
     /* Tiles are dispatched one by one, the highest queue priority first, equals in turn, on any unit, and run to their
      * end: what a device does by itself. */
     REEF_LAUNCH_PLAIN,
+    /* As plain, but kernels of the launch that have not begun can still be evicted when it has started. */
+    REEF_LAUNCH_EVICTABLE,
     /* Persistent workers: only on units inside the lease, which they keep as long as there is work; a tile whose unit
      * leaves the lease is abandoned. */
     REEF_LAUNCH_LEASED,

@@ -50,11 +50,12 @@ void reef_vhq_fill(reef_vhq *vhq, reef_launch_mode mode)
         return;
     }
     while (vhq->cursor < task->kernels) {
-        uint32_t left = task->kernels - vhq->cursor;
+        /* Up to where a segment ends when nothing was taken back: devices keep something ready for each. */
+        uint32_t left = task->kernels - vhq->cursor, whole = vhq->segment - vhq->cursor % vhq->segment;
         reef_launch launch = {
             .instance = task->instance,
             .first = vhq->cursor,
-            .count = left < vhq->segment ? left : vhq->segment,
+            .count = left < whole ? left : whole,
             .mode = mode,
             .tag = vhq,
         };

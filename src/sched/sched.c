@@ -136,7 +136,8 @@ static void launch_rt(reef_sched *sched)
     ops_of(sched)->launch(sched->rt_queue, &launch);
 }
 
-static void start_rt(reef_sched *sched, reef_task *task)
+/* The units leave BE work while the RT launch is being written, not while its inputs are being copied. */
+static void start_rt(reef_sched *sched, reef_task *task, bool take_units)
 {
     reef_list_remove(&task->link);
     sched->rt_waiting_count--;
@@ -144,6 +145,9 @@ static void start_rt(reef_sched *sched, reef_task *task)
     task->state = REEF_TASK_RUNNING;
     sched->rt_running = task;
     ops_of(sched)->begin(task->instance, 0, task->inputs, task->outputs);
+    if (take_units) {
+        set_lease_for(sched, task);
+    }
     launch_rt(sched);
 }
 
@@ -162,18 +166,18 @@ static void settle_rt(reef_sched *sched)
     }
     bool entering = !sched->rt_mode;
     sched->rt_mode = true;
-    /* The order is the point: units leave BE work while the RT launch is being written, and the bookkeeping of what
-     * they left comes last. */
-    set_lease_for(sched, task);
+    /* The order is the point: the bookkeeping of what BE work has left comes last. */
     bool started = sched->policy->start == REEF_AT_ONCE;
     if (started) {
-        start_rt(sched, task);
+        start_rt(sched, task, true);
+    } else {
+        set_lease_for(sched, task);
     }
     if (entering || (sched->policy->lease == REEF_LEASE_LEFTOVER && !sched->be_beside_rt)) {
         evict_be(sched);
     }
     if (!started && may_start_rt(sched)) {
-        start_rt(sched, task);
+        start_rt(sched, task, false);
     }
 }
 

@@ -5,10 +5,11 @@
  *     nice_load latency    a kernel of one block and 10 us, at intervals: from handing it over to seeing its end
  *     nice_load burn       keeps the GPU full of blocks of 20 ms; four kernels are queued at any time
  *     nice_load count N    N kernels that update memory in place and count with atomics: a kernel that ran twice, or not to
- *                          its end, changes the sum that is printed. About 3 ms each.
+ *                          its end, changes the sum that is printed
  *
  * latency and burn take commands on standard input, one per line: "run SECONDS" answers with one line of JSON. Times in it are
- * seconds of CLOCK_MONOTONIC, so that what two programs did at the same time can be told apart.
+ * seconds of CLOCK_MONOTONIC, so that what two programs did at the same time can be told apart. Both find out how many steps
+ * of arithmetic take their time, and say so; a second argument gives the number, so that two programs do the same work.
  */
 #include <algorithm>
 #include <chrono>
@@ -109,6 +110,28 @@ static unsigned steps_for(const gpu &g, unsigned blocks, double seconds, cudaStr
     return (unsigned)(seconds / slope);
 }
 
+/* Medians of launches at intervals, as latency makes them: an idle GPU runs at another clock. */
+static double paced(const gpu &g, unsigned steps, cudaStream_t stream)
+{
+    std::vector<double> times;
+    for (int i = 0; i < 60; i++) {
+        auto due = steady_clock::now() + std::chrono::milliseconds(3);
+        while (steady_clock::now() < due) {
+        }
+        work<<<1, 32, 0, stream>>>(g.out, steps);
+        CHECK(cudaStreamSynchronize(stream));
+        times.push_back(seconds_since(due));
+    }
+    std::sort(times.begin(), times.end());
+    return times[times.size() / 2];
+}
+
+static unsigned paced_steps_for(const gpu &g, double seconds, cudaStream_t stream)
+{
+    double slope = (paced(g, 20000, stream) - paced(g, 2000, stream)) / 18000;
+    return (unsigned)(seconds / slope);
+}
+
 static void latency(const gpu &g, double seconds, unsigned steps, cudaStream_t stream)
 {
     std::vector<double> us;
@@ -158,7 +181,7 @@ static void burn(const gpu &g, double seconds, unsigned steps, cudaStream_t stre
 
 static int count(const gpu &g, unsigned rounds, cudaStream_t stream)
 {
-    const unsigned n = 1u << 24;
+    const unsigned n = 1u << 22;
     unsigned *data, *counts;
     CHECK(cudaMalloc(&data, n * sizeof *data));
     CHECK(cudaMalloc(&counts, 4096 * sizeof *counts));
@@ -189,7 +212,7 @@ int main(int argc, char **argv)
 {
     std::string mode = argc > 1 ? argv[1] : "";
     if (mode != "latency" && mode != "burn" && (mode != "count" || argc < 3)) {
-        fprintf(stderr, "usage: nice_load latency | burn | count ROUNDS\n");
+        fprintf(stderr, "usage: nice_load latency [STEPS] | burn [STEPS] | count ROUNDS\n");
         return 2;
     }
     gpu g = open_gpu();
@@ -198,8 +221,10 @@ int main(int argc, char **argv)
     if (mode == "count") {
         return count(g, (unsigned)atoi(argv[2]), stream);
     }
-    unsigned steps = mode == "burn" ? steps_for(g, g.sms * 8, 20e-3, stream) : steps_for(g, 1, 10e-6, stream);
-    printf("{\"ready\": true, \"pid\": %d}\n", (int)getpid());
+    unsigned steps = argc > 2         ? (unsigned)atoi(argv[2])
+                     : mode == "burn" ? steps_for(g, g.sms * 8, 20e-3, stream)
+                                      : paced_steps_for(g, 10e-6, stream);
+    printf("{\"ready\": true, \"pid\": %d, \"steps\": %u}\n", (int)getpid(), steps);
     fflush(stdout);
     char line[64];
     while (fgets(line, sizeof line, stdin)) {

@@ -168,7 +168,7 @@ static void best_effort_work_resumes_at_the_first_unfinished_kernel(void **state
     fake_leave(&w->device, "be0");
     fake_log(&w->device);
     fake_finish(&w->device, "rt");
-    assert_log(w, "lease 0..4\nlaunch be0 1+4 leased\nlaunch be0 5+4 leased\n");
+    assert_log(w, "lease 0..4\nlaunch be0 1+3 leased\nlaunch be0 4+4 leased\n");
     assert_int_equal(w->ended[1], 1);
     drain(w);
     assert_int_equal(w->ended[0], 1);
@@ -220,7 +220,7 @@ static void wait_evicts_queued_kernels_and_starts_behind_the_running_one(void **
     fake_finish(&w->device, "be0"); /* the running kernel ends */
     assert_log(w, "launch rt 0+1\n");
     fake_finish(&w->device, "rt");
-    assert_log(w, "lease 0..4\nlaunch be0 1+4\nlaunch be0 5+4\n");
+    assert_log(w, "lease 0..4\nlaunch be0 1+3\nlaunch be0 4+4\n");
     drain(w);
     world_free(w);
 }

@@ -63,8 +63,12 @@ static void cuda_close(reef_dev *dev)
     device->closing = true;
     pthread_mutex_unlock(&device->lock);
     cuda_bump(device);
+    cuda_work(device);
     if (device->has_completer) {
         pthread_join(device->completer, NULL);
+    }
+    if (device->has_submitter) {
+        pthread_join(device->submitter, NULL);
     }
     reef_error ignored;
     if (device->context && !cuda_enter(device, &ignored)) {
@@ -94,14 +98,20 @@ static reef_status set_up(cuda_device *device, reef_error *error)
     if (!status) {
         status = cuda_code_load(device, error);
     }
+    status = status ? status : cuda_revoke_load(device, error);
     CUcontext created;
     cu->ctx_pop(&created); /* creating made it current; the caller's thread keeps what it had */
     if (!status && pthread_create(&device->completer, NULL, cuda_completer_main, device)) {
         status = reef_fail(error, REEF_NO_MEMORY, "cannot start the thread that waits for the device");
     }
     device->has_completer = !status;
+    if (!status && pthread_create(&device->submitter, NULL, cuda_submitter_main, device)) {
+        status = reef_fail(error, REEF_NO_MEMORY, "cannot start the thread that launches best-effort work");
+    }
+    device->has_submitter = !status;
     if (!status) {
         pthread_setname_np(device->completer, "reef-cuda");
+        pthread_setname_np(device->submitter, "reef-cuda-be");
     }
     return status;
 }
@@ -158,7 +168,7 @@ static uint32_t cuda_progress(const reef_instance *base)
     return atomic_load_explicit(&((const cuda_instance *)base)->current, memory_order_acquire);
 }
 
-/* Nothing is claimed tile by tile: a kernel that has not finished has all its tiles before it. */
+/* Which tiles of a kernel are done is known on the device alone: to the host all of them are still before it. */
 static uint32_t cuda_tiles_left(const reef_instance *base)
 {
     const cuda_program *program = (const cuda_program *)base->program;
@@ -169,16 +179,34 @@ static uint32_t cuda_tiles_left(const reef_instance *base)
 static void cuda_lease(reef_dev *dev, reef_lease lease)
 {
     cuda_device *device = (cuda_device *)dev;
+    uint32_t first = (uint32_t)lease, end = (uint32_t)(lease >> 32);
     pthread_mutex_lock(&device->lock);
+    uint32_t had_first = (uint32_t)device->lease, had_end = (uint32_t)(device->lease >> 32);
+    bool narrower = had_first < had_end && (first > had_first || end < had_end);
     device->lease = lease;
+    if (narrower) {
+        cuda_revoke(device);
+    }
     pthread_mutex_unlock(&device->lock);
-    cuda_bump(device);
+    if (first < end) {
+        cuda_work(device);
+    }
 }
 
 static void cuda_stats(const reef_dev *dev, reef_dev_stats *out)
 {
-    const cuda_device *device = (const cuda_device *)dev;
+    cuda_device *device = (cuda_device *)(uintptr_t)dev; /* for its locks */
+    reef_cuda_lost lost = {0};
+    reef_error ignored;
+    pthread_rwlock_rdlock(&device->context_lock);
+    if (!device->dead && !cuda_enter(device, &ignored)) {
+        device->cu->memcpy_to_host(&lost, device->revoked + CUDA_LOST_OFFSET, sizeof lost);
+        cuda_leave(device);
+    }
+    pthread_rwlock_unlock(&device->context_lock);
     *out = (reef_dev_stats){
+        .tiles_abandoned = lost.tiles,
+        .lost_ns_be = lost.unit_ns,
         .tiles_run = atomic_load_explicit(&device->tiles_run, memory_order_relaxed),
         .busy_ns_rt = atomic_load_explicit(&device->busy_ns_rt, memory_order_relaxed),
         .busy_ns_be = atomic_load_explicit(&device->busy_ns_be, memory_order_relaxed),
@@ -214,6 +242,7 @@ const reef_device_ops reef_cuda_device_ops = {
     .evict = cuda_evict,
     .lease = cuda_lease,
     .stats = cuda_stats,
+    .caps = REEF_CAP_KILL,
     .segment_kernels = CUDA_SEGMENT_KERNELS,
     .enumerate = cuda_enumerate,
     .available = cuda_available,

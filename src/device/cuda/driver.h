@@ -118,6 +118,8 @@ enum { CUDA_EDGE_FULL = 0, CUDA_EDGE_PROGRAMMATIC = 1 };
     X(stream_create, cuStreamCreateWithPriority, (CUstream * stream, unsigned flags, int priority))                    \
     X(stream_destroy, cuStreamDestroy_v2, (CUstream stream))                                                           \
     X(stream_query, cuStreamQuery, (CUstream stream))                                                                  \
+    X(stream_write32, cuStreamWriteValue32_v2, (CUstream stream, CUdeviceptr at, uint32_t value, unsigned flags))      \
+    X(stream_write64, cuStreamWriteValue64_v2, (CUstream stream, CUdeviceptr at, uint64_t value, unsigned flags))      \
     X(stream_synchronize, cuStreamSynchronize, (CUstream stream))                                                      \
     X(event_create, cuEventCreate, (CUevent * event, unsigned flags))                                                  \
     X(event_destroy, cuEventDestroy_v2, (CUevent event))                                                               \
@@ -138,7 +140,7 @@ enum { CUDA_EDGE_FULL = 0, CUDA_EDGE_PROGRAMMATIC = 1 };
     X(graph_exec_destroy, cuGraphExecDestroy, (CUgraphExec executable))                                                \
     X(graph_upload, cuGraphUpload, (CUgraphExec executable, CUstream stream))                                          \
     X(graph_launch, cuGraphLaunch, (CUgraphExec executable, CUstream stream))
-/* NULL in the table where the driver is older (programmatic edges: CUDA 12.3). */
+/* NULL in the table where the driver is older (programmatic edges: CUDA 12.3; green contexts: 12.5). */
 #define CUDA_DRIVER_OPTIONAL(X)                                                                                        \
     X(graph_add_edges, cuGraphAddDependencies_v2,                                                                      \
       (CUgraph graph, const CUgraphNode *from, const CUgraphNode *to, const CUgraphEdgeData *edges, size_t n))

@@ -3,6 +3,8 @@
  *
  *     [in] -> k(first) -> ... -> k(first + count - 1) -> end
  *
+ * The kernels are plain ones, or the same kernels as workers; then `end` reports how far they have come.
+ *
  * The edges are programmatic: a kernel is set up while its predecessor still runs and waits inside for its end
  * (griddepcontrol.wait). A driver before CUDA 12.3, or a GPU before sm_90, gets ordinary edges and the same results.
  */
@@ -12,10 +14,10 @@
 #include "device/cuda/cuda.h"
 
 reef_status cuda_graph_add(const cuda_device *device, CUgraph graph, const reef_cuda_kernel *code, CUfunction function,
-                           void *args, CUgraphNode after, bool programmatic, CUgraphNode *out, reef_error *error)
+                           void *args, void *worker, CUgraphNode after, CUgraphNode *out, reef_error *error)
 {
     const cuda_driver *cu = device->cu;
-    void *params[] = {args};
+    void *params[] = {args, worker};
     CUDA_KERNEL_NODE_PARAMS node = {
         .func = function,
         .grid = {code->tiles, 1, 1},
@@ -23,14 +25,14 @@ reef_status cuda_graph_add(const cuda_device *device, CUgraph graph, const reef_
         .smem_bytes = code->dynamic_smem,
         .params = params,
     };
-    bool edge = programmatic && after && cu->graph_add_edges && device->gpu->major >= 9;
+    bool edge = after && cu->graph_add_edges && device->gpu->major >= 9;
     reef_status status =
         CUDA_TRY(cu, error, graph_add_kernel(out, graph, edge ? NULL : &after, after && !edge ? 1 : 0, &node));
     if (!status && edge) {
         CUgraphEdgeData kind = {.from_port = CUDA_EDGE_PROGRAMMATIC, .type = CUDA_EDGE_PROGRAMMATIC};
         status = CUDA_TRY(cu, error, graph_add_edges(graph, &after, out, &kind, 1));
     }
-    if (!status && code->cluster > 1) {
+    if (!status && code->cluster > 1 && !worker) {
         CUlaunchAttributeValue cluster = {.cluster = {code->cluster, 1, 1}};
         status = CUDA_TRY(cu, error, graph_kernel_attribute(*out, CUDA_NODE_CLUSTER, &cluster));
     }
@@ -58,9 +60,48 @@ void cuda_kernel_args(const cuda_kernel *kernel, const cuda_instance *instance, 
     }
 }
 
-/* Adds the copy of pieces[from..to) of the instance's inputs (or outputs, behind the inputs in its tables). */
-static reef_status add_copy(const cuda_instance *instance, CUgraph graph, bool in, size_t from, size_t to, bool ends,
-                            CUgraphNode *last, reef_error *error)
+static reef_status add_worker(const cuda_instance *instance, CUgraph graph, uint32_t index, bool begun_only, char *args,
+                              CUgraphNode *last, reef_error *error)
+{
+    const cuda_program *program = (const cuda_program *)instance->base.program;
+    const cuda_device *device = (const cuda_device *)program->base.dev;
+    const cuda_kernel *kernel = &program->kernels[index];
+    unsigned most = device->gpu->sms * kernel->workers_per_sm;
+    reef_cuda_worker worker = {
+        .revoked = device->revoked,
+        .lost = device->revoked + CUDA_LOST_OFFSET,
+        .control = instance->memory + instance->control_offset + CUDA_CONTROL_OFFSET,
+        .done = instance->memory + instance->done_offset + 4 * (uint64_t)kernel->first_tile,
+        .begun = instance->memory + instance->begun_offset + 4 * (uint64_t)index,
+        .tiles = kernel->code.tiles,
+        .begun_only = begun_only || !program->base.plan->kernels[index].transaction,
+        .share = kernel->workers_per_sm,
+    };
+    reef_cuda_kernel code = kernel->code;
+    code.tiles = code.tiles < most ? code.tiles : most;
+    return cuda_graph_add(device, graph, &code, kernel->worker, args, &worker, *last, last, error);
+}
+
+/* What reef_io_end needs to find the first kernel that is not done. */
+static void add_report(const cuda_instance *instance, const cuda_graph *graph, reef_io_args *args)
+{
+    const cuda_device *device = (const cuda_device *)instance->base.program->dev;
+    args->first = graph->first;
+    if (!(graph->kind & CUDA_GRAPH_WORKERS)) {
+        args->first += graph->count;
+        return;
+    }
+    args->kernels = graph->count;
+    args->revoked = device->revoked;
+    args->worker = instance->memory + instance->control_offset + CUDA_CONTROL_OFFSET;
+    args->done = instance->memory + instance->done_offset;
+    args->bounds = instance->memory + instance->bounds_offset;
+}
+
+/* Adds the copy of pieces[from..to) of the instance's inputs (or outputs, behind the inputs in its tables). ending: it is
+ * the graph's last kernel. */
+static reef_status add_copy(const cuda_instance *instance, CUgraph graph, bool in, size_t from, size_t to,
+                            const cuda_graph *ending, CUgraphNode *last, reef_error *error)
 {
     const cuda_device *device = (const cuda_device *)instance->base.program->dev;
     const reef_plan *plan = instance->base.program->plan;
@@ -76,18 +117,19 @@ static reef_status add_copy(const cuda_instance *instance, CUgraph graph, bool i
         args.bytes[args.pieces++] = bytes;
         largest = bytes > largest ? bytes : largest;
     }
-    if (ends) {
+    if (ending) {
         args.control = instance->memory + instance->control_offset;
         args.words = instance->pinned_address;
+        add_report(instance, ending, &args);
     }
     uint64_t blocks = (largest + REEF_IO_BLOCK_BYTES - 1) / REEF_IO_BLOCK_BYTES;
     reef_cuda_kernel code = {
         .tiles = blocks < 1                  ? 1
                  : blocks > device->gpu->sms ? device->gpu->sms
                                              : (unsigned)blocks,
-        .threads = args.pieces ? REEF_IO_THREADS : 32,
+        .threads = args.pieces || args.kernels ? REEF_IO_THREADS : 32,
     };
-    return cuda_graph_add(device, graph, &code, in ? device->io_in : device->io_end, &args, *last, true, last, error);
+    return cuda_graph_add(device, graph, &code, in ? device->io_in : device->io_end, &args, NULL, *last, last, error);
 }
 
 static reef_status add_inputs(const cuda_instance *instance, CUgraph graph, CUgraphNode *last, reef_error *error)
@@ -95,21 +137,20 @@ static reef_status add_inputs(const cuda_instance *instance, CUgraph graph, CUgr
     size_t n = instance->base.program->plan->n_inputs;
     reef_status status = REEF_OK;
     for (size_t i = 0; !status && i < n; i += REEF_IO_PIECES) {
-        status =
-            add_copy(instance, graph, true, i, n - i < REEF_IO_PIECES ? n : i + REEF_IO_PIECES, false, last, error);
+        status = add_copy(instance, graph, true, i, n - i < REEF_IO_PIECES ? n : i + REEF_IO_PIECES, NULL, last, error);
     }
     return status;
 }
 
-static reef_status add_end(const cuda_instance *instance, CUgraph graph, bool outputs, CUgraphNode *last,
+static reef_status add_end(const cuda_instance *instance, CUgraph graph, const cuda_graph *ending, CUgraphNode *last,
                            reef_error *error)
 {
-    size_t n = outputs ? instance->base.program->plan->n_outputs : 0, i = 0;
+    size_t n = ending->kind & CUDA_GRAPH_OUT ? instance->base.program->plan->n_outputs : 0, i = 0;
     reef_status status = REEF_OK;
     for (; !status && n - i > REEF_IO_PIECES; i += REEF_IO_PIECES) {
-        status = add_copy(instance, graph, false, i, i + REEF_IO_PIECES, false, last, error);
+        status = add_copy(instance, graph, false, i, i + REEF_IO_PIECES, NULL, last, error);
     }
-    return status ? status : add_copy(instance, graph, false, i, n, true, last, error);
+    return status ? status : add_copy(instance, graph, false, i, n, ending, last, error);
 }
 
 static reef_status build(const cuda_instance *instance, cuda_graph *graph, reef_error *error)
@@ -119,21 +160,24 @@ static reef_status build(const cuda_instance *instance, cuda_graph *graph, reef_
     CUgraph description = NULL;
     CUgraphNode last = NULL;
     reef_status status = CUDA_TRY(device->cu, error, graph_create(&description, 0));
-    if (!status && (graph->ends & CUDA_GRAPH_IN)) {
+    if (!status && (graph->kind & CUDA_GRAPH_IN)) {
         status = add_inputs(instance, description, &last, error);
     }
     for (uint32_t k = graph->first; !status && k < graph->first + graph->count; k++) {
         char args[CUDA_MAX_ARGS];
         const cuda_kernel *kernel = &program->kernels[k];
         cuda_kernel_args(kernel, instance, args);
-        status = cuda_graph_add(device, description, &kernel->code, kernel->function, args, last, true, &last, error);
+        status =
+            graph->kind & CUDA_GRAPH_WORKERS
+                ? add_worker(instance, description, k, graph->kind & CUDA_GRAPH_BEGUN_ONLY, args, &last, error)
+                : cuda_graph_add(device, description, &kernel->code, kernel->function, args, NULL, last, &last, error);
         if (status) {
             const reef_kernel *described = &program->base.plan->kernels[k];
             reef_error_prefix(error, "node '%s' (%s, %s): ", described->name, described->ops, kernel->code.variant);
         }
     }
     if (!status) {
-        status = add_end(instance, description, graph->ends & CUDA_GRAPH_OUT, &last, error);
+        status = add_end(instance, description, graph, &last, error);
     }
     if (!status) {
         status = CUDA_TRY(device->cu, error, graph_instantiate(&graph->executable, description, 0));
@@ -144,11 +188,11 @@ static reef_status build(const cuda_instance *instance, cuda_graph *graph, reef_
     return status;
 }
 
-reef_status cuda_graph_get(cuda_instance *instance, uint32_t first, uint32_t count, uint32_t ends, cuda_graph **out,
+reef_status cuda_graph_get(cuda_instance *instance, uint32_t first, uint32_t count, uint32_t kind, cuda_graph **out,
                            reef_error *error)
 {
     for (cuda_graph *graph = instance->graphs; graph; graph = graph->next) {
-        if (graph->first == first && graph->count == count && graph->ends == ends) {
+        if (graph->first == first && graph->count == count && graph->kind == kind) {
             *out = graph;
             return REEF_OK;
         }
@@ -159,7 +203,7 @@ reef_status cuda_graph_get(cuda_instance *instance, uint32_t first, uint32_t cou
     }
     graph->first = first;
     graph->count = count;
-    graph->ends = ends;
+    graph->kind = kind;
     reef_status status = build(instance, graph, error);
     if (status) {
         free(graph);

@@ -6,12 +6,15 @@
  *      v                              v
  *     [ switch to our context | hint kernel waits ]  the request's kernels find the context in place
  *
+ * The completer stays awake for as long, so that its waking up is hidden too.
+ *
  * The hint kernel (kernels/hint.cu) is one thread on a stream of its own. It ends when the request has been submitted, or
  * after its hold. At most two are under way: one that waits and one that has been released.
  */
 #include <dlfcn.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "device/cuda/cuda.h"
 #include "device/cuda/hint.h"
 #include "device/cuda/kernels/hint.h"
@@ -130,9 +133,12 @@ reef_status cuda_hint_send(reef_dev *dev, uint64_t hold_ns, reef_error *error)
     cuda_hint *hint = device->hint;
     reef_status status = REEF_OK;
     if (hold_ns == 0) { /* a request is there: no call of the driver's */
+        atomic_store_explicit(&device->request_due_ns, 0, memory_order_relaxed);
         __atomic_store_n(&hint->words->released, __atomic_load_n(&hint->sent, __ATOMIC_RELAXED), __ATOMIC_RELEASE);
         return REEF_OK;
     }
+    atomic_store_explicit(&device->request_due_ns, reef_now_ns() + hold_ns, memory_order_relaxed);
+    cuda_bump(device);
     pthread_rwlock_rdlock(&device->context_lock);
     pthread_mutex_lock(&hint->lock);
     status = send(device, hold_ns, error);

@@ -117,7 +117,7 @@ static reef_status build(cuda_bench *bench, const reef_cuda_kernel *code, CUfunc
             address += bench->copies + i % copies * cuda_round(bytes) - constants;
             memcpy(own + at[a], &address, sizeof address);
         }
-        status = cuda_graph_add(bench->device, graph, code, function, own, last, true, &last, error);
+        status = cuda_graph_add(bench->device, graph, code, function, own, NULL, last, &last, error);
     }
     if (!status) {
         status = CUDA_TRY(cu, error, graph_instantiate(out, graph, 0));

@@ -406,6 +406,28 @@ static reef_status keep_pieces(build *b, const reef_cuda_kernel *code, cuda_kern
     return REEF_OK;
 }
 
+/* A kernel without a worker form is no failure: its program is then served in the plain form. */
+static reef_status find_worker(build *b, cuda_kernel *kernel)
+{
+    const reef_cuda_kernel *code = &kernel->code;
+    reef_error ignored;
+    int blocks = 0;
+    kernel->worker = NULL;
+    kernel->workers_per_sm = 1;
+    if (!code->worker) {
+        return REEF_OK;
+    }
+    reef_status status = cuda_code_function(b->device, code->worker, code->dynamic_smem, &kernel->worker, &ignored);
+    if (status) {
+        kernel->worker = NULL;
+        return status == REEF_NOT_FOUND ? REEF_OK : reef_fail(b->error, status, "%s", ignored.message);
+    }
+    status =
+        CUDA_TRY(b->device->cu, b->error, occupancy(&blocks, kernel->worker, (int)code->threads, code->dynamic_smem));
+    kernel->workers_per_sm = blocks > 0 ? (unsigned)blocks : 1;
+    return status;
+}
+
 static reef_status adopt(build *b, size_t chosen, cuda_kernel *kernel)
 {
     const reef_cuda_kernel *code = &b->candidates[chosen];
@@ -428,9 +450,9 @@ static reef_status adopt(build *b, size_t chosen, cuda_kernel *kernel)
         int blocks = 0;
         b->device->cu->occupancy(&blocks, kernel->function, (int)code->threads, code->dynamic_smem);
         kernel->blocks_per_sm = blocks > 0 ? (unsigned)blocks : 1;
-        status = keep_pieces(b, code, kernel);
+        status = find_worker(b, kernel);
     }
-    return status;
+    return status ? status : keep_pieces(b, code, kernel);
 }
 
 /* Constants that kernels read through views. */
@@ -512,6 +534,8 @@ static reef_status compile(build *b, const reef_program_options *options)
     const reef_plan *plan = program->base.plan;
     reef_status status = REEF_OK;
     memset(program->const_offset, 0xff, plan->n_storage * sizeof *program->const_offset);
+    program->tiles = 0;
+    program->has_workers = true;
     for (size_t k = 0; !status && k < plan->n_kernels; k++) {
         const reef_kernel *kernel = &plan->kernels[k];
         size_t chosen;
@@ -527,7 +551,11 @@ static reef_status compile(build *b, const reef_program_options *options)
         }
         if (status) {
             reef_error_prefix(b->error, "node '%s' (%s): ", kernel->name, kernel->ops);
+            break;
         }
+        program->kernels[k].first_tile = program->tiles;
+        program->tiles += program->kernels[k].code.tiles;
+        program->has_workers &= program->kernels[k].worker != NULL;
     }
     status = status ? status : keep_storage(b);
     return status ? status : upload(b);
@@ -650,8 +678,10 @@ void cuda_kernel_info(const reef_program *base, uint32_t index, reef_dev_kernel 
     uint64_t guess_ns = (uint64_t)(2000 + described->bytes / 2000 + described->flops / 100000);
     *out = (reef_dev_kernel){
         .tiles = kernel->code.tiles,
-        .preemptible = false,
-        .why_not = !described->transaction ? described->why_not : "runs in its plain form, which ends by itself",
+        .preemptible = described->transaction && program->has_workers,
+        .why_not = !described->transaction ? described->why_not
+                   : program->has_workers  ? NULL
+                                           : "a kernel of the plan has no worker form for this GPU",
         .variant = kernel->code.variant,
         .tile_ns = described->kind == REEF_K_SPIN ? described->spin.tile_ns
                                                   : (kernel->solo_ns ? kernel->solo_ns : guess_ns) / waves,

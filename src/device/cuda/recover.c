@@ -31,6 +31,7 @@ static reef_status load_all(cuda_device *device, reef_error *error)
         return status;
     }
     status = cuda_code_load(device, error);
+    status = status ? status : cuda_revoke_load(device, error);
     for (reef_list *link = device->queues.next; !status && link != &device->queues; link = link->next) {
         status = cuda_queue_load(REEF_CONTAINER(link, cuda_queue, link), error);
     }

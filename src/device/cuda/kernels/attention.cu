@@ -243,6 +243,9 @@ struct attention_f16 {
             }
         }
         const float inverse = total > 0 ? 1.0f / total : a.nan_rows || total != 0 ? NAN : 0.0f;
+        if (!abandon.commit()) {
+            return false;
+        }
         if (s < a.queries) {
             uint32_t word[4];
 #pragma unroll
@@ -390,6 +393,9 @@ struct attention_any {
             sum += __shfl_xor_sync(0xffffffffu, sum, o);
         }
         const float inverse = sum > 0 ? 1.0f / sum : a.nan_rows || sum != 0 ? NAN : 0.0f;
+        if (!abandon.commit()) {
+            return false;
+        }
         if (s < a.queries) {
 #pragma unroll
             for (int j = 0; j < max_dim / 32; j++) {

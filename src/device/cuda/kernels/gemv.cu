@@ -122,6 +122,9 @@ struct gemv {
             }
         }
         __syncthreads();
+        if (!abandon.commit()) {
+            return false;
+        }
         if (threadIdx.x < cols) {
             float v = 0;
 #pragma unroll

@@ -943,7 +943,11 @@ struct igemm {
         }
 
         /* ---- epilogue: from here on the tile has effects ---- */
-        __syncthreads();
+        if (!Abandon::on) {
+            __syncthreads();
+        } else if (!abandon.commit()) {
+            return false;
+        }
         if (a.splits > 1 && !in_cluster) {
             __shared__ unsigned arrived;
             float4 *mine = (float4 *)a.partials + (long long)(tile_index * a.splits + split) * (BM * BN / 4) + tid;
