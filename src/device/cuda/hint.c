@@ -8,7 +8,7 @@
  *
  * The completer stays awake for as long, so that its waking up is hidden too.
  *
- * The hint kernel (kernels/hint.cu) is one thread on a stream of its own. It ends when the request has been submitted, or
+ * The hint kernel (kernels/hint.cu) is one thread on a stream of its own, and a launch queued behind it keeps the turn. It ends when the request has been submitted, or
  * after its hold. At most two are under way: one that waits and one that has been released.
  */
 #include <dlfcn.h>
@@ -119,6 +119,11 @@ static reef_status send(cuda_device *device, uint64_t hold_ns, reef_error *error
         __atomic_store_n(&hint->words->released, hint->sent, __ATOMIC_RELEASE); /* the one before makes room */
         status = CUDA_TRY(device->cu, error,
                           launch_kernel(hint->function, 1, 1, 1, 32, 1, 1, 0, hint->stream, parameters, NULL));
+        args.hold_ns = 0;
+        if (!status) {
+            status = CUDA_TRY(device->cu, error,
+                              launch_kernel(hint->function, 1, 1, 1, 32, 1, 1, 0, hint->stream, parameters, NULL));
+        }
         if (!status) {
             __atomic_store_n(&hint->sent, hint->sent + 1, __ATOMIC_RELAXED); /* read without the lock by a release */
         }
