@@ -219,21 +219,21 @@ class Bench:
     def command(self, rt: str) -> str:
         return "run {} 5000" + (" 0 0" if rt.startswith("reef") else "")
 
-    def alone(self, be: str, plain: Worker, nice: Worker, rounds: int = 6) -> tuple[float, float]:
+    def alone(self, be: str, plain: Worker, nice: Worker, rounds: int = 5) -> tuple[float, float]:
         """BE throughput alone, without and with reef nice, in turns: medians; the spread goes to the row."""
         self.set_slice(nice, 1)
         rates = {"plain": [], "nice": []}
         for i in range(rounds):
             order = (("plain", plain), ("nice", nice))
             for name, worker in order if i % 2 else reversed(order):
-                rates[name].append(rate(worker, 1.4))
+                rates[name].append(rate(worker, 1.2))
         medians = {name: statistics.median(values) for name, values in rates.items()}
         # In one process, so that no other difference between two of them counts.
         same = {0: [], 1: []}
         for i in range(rounds):
             for us in (0, 1) if i % 2 else (1, 0):
                 self.set_slice(nice, us)
-                same[us].append(rate(nice, 1.0))
+                same[us].append(rate(nice, 0.9))
         ratio = [a / b for a, b in zip(same[1], same[0])]
         self.row(case="alone", be=be, how="nice", slice_us=1, be_rate=medians["nice"], be_rate_alone=medians["plain"],
                  be_rates_plain=[round(r, 2) for r in rates["plain"]], be_rates_nice=[round(r, 2) for r in rates["nice"]],

@@ -8,8 +8,9 @@
  *
  * The completer stays awake for as long, so that its waking up is hidden too.
  *
- * The hint kernel (kernels/hint.cu) is one thread on a stream of its own, and a launch queued behind it keeps the turn. It ends when the request has been submitted, or
- * after its hold. At most two are under way: one that waits and one that has been released.
+ * The hint kernel (kernels/hint.cu) is one thread on a stream of its own, and a launch queued behind it keeps the turn. It
+ * ends when the request has been submitted, or after its hold. At most two are under way: one that waits and one that has
+ * been released.
  */
 #include <dlfcn.h>
 #include <stdlib.h>
