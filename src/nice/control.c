@@ -68,6 +68,153 @@ static bool peer_is_ours(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && (peer.uid == geteuid() || peer.uid == 0);
 }
 
+/* A decimal number up to most, and the character that ends it, which is skipped. */
+static bool take_number(const char **at, const char *end, uint64_t most, char stop, uint64_t *out)
+{
+    uint64_t value = 0;
+    const char *c = *at;
+    for (; c < end && *c >= '0' && *c <= '9'; c++) {
+        unsigned digit = (unsigned)(*c - '0');
+        if (digit > most || value > (most - digit) / 10) {
+            return false;
+        }
+        value = value * 10 + digit;
+    }
+    if (c == *at || c == end || *c != stop) {
+        return false;
+    }
+    *at = c + 1;
+    *out = value;
+    return true;
+}
+
+/* "nice-123": 123; 0: another name. */
+static int pid_of(const char *name)
+{
+    uint64_t pid;
+    size_t length = strlen(name);
+    char digits[12];
+    if (length < 6 || length > 15 || strncmp(name, "nice-", 5) != 0 || name[5] == '0') {
+        return 0;
+    }
+    int n = snprintf(digits, sizeof digits, "%s\n", name + 5);
+    const char *at = digits;
+    bool good = n > 0 && (size_t)n < sizeof digits && take_number(&at, digits + n, INT32_MAX, '\n', &pid);
+    return good && at == digits + n ? (int)pid : 0;
+}
+
+/* Whether somebody listens there; the name of one who is gone is removed. */
+static bool is_listening(const struct sockaddr_un *address)
+{
+    struct stat info;
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        return false;
+    }
+    patience(fd);
+    bool answers = connect(fd, (const struct sockaddr *)address, sizeof *address) == 0;
+    if (!answers && errno == ECONNREFUSED && lstat(address->sun_path, &info) == 0 && S_ISSOCK(info.st_mode)) {
+        unlink(address->sun_path);
+    }
+    close(fd);
+    return answers;
+}
+
+/* ------------------------------------------------------------------------------------------------- company -- */
+
+/* The folder of a socket's name; its length. */
+static int folder_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? (int)(slash - path) : 0;
+}
+
+static bool claim_name(const char *path, unsigned gpu, int pid, char *out)
+{
+    int n = snprintf(out, NICE_PATH_MAX, "%.*s/gpu%u-%d", folder_of(path), path, gpu, pid);
+    return n > 0 && n < NICE_PATH_MAX;
+}
+
+void nice_claim(const char *path, uint64_t gpus)
+{
+    char name[NICE_PATH_MAX];
+    for (unsigned gpu = 0; gpu < NICE_MAX_GPUS; gpu++) {
+        if (!claim_name(path, gpu, getpid(), name)) {
+            continue;
+        }
+        if (gpus >> gpu & 1) {
+            int fd = open(name, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+            if (fd >= 0) {
+                close(fd);
+            }
+        } else {
+            unlink(name);
+        }
+    }
+}
+
+/* "gpu3-123": 123 and 3; 0: another name. */
+static int claimant_of(const char *name, unsigned *gpu)
+{
+    uint64_t number;
+    const char *at = name + 3, *end = name + strlen(name);
+    char as_socket[24];
+    if (strncmp(name, "gpu", 3) != 0 || !take_number(&at, end, NICE_MAX_GPUS - 1, '-', &number)) {
+        return 0;
+    }
+    *gpu = (unsigned)number;
+    int n = snprintf(as_socket, sizeof as_socket, "nice-%s", at);
+    return n > 0 && (size_t)n < sizeof as_socket ? pid_of(as_socket) : 0;
+}
+
+bool nice_has_company(const char *path, uint64_t gpus)
+{
+    char folder[NICE_PATH_MAX], name[NICE_PATH_MAX];
+    struct sockaddr_un address;
+    const struct dirent *entry;
+    bool company = false;
+    snprintf(folder, sizeof folder, "%.*s", folder_of(path), path);
+    DIR *entries = opendir(folder);
+    while (entries && !company && (entry = readdir(entries)) != NULL) {
+        unsigned gpu = 0;
+        int pid = claimant_of(entry->d_name, &gpu);
+        if (pid == 0 || pid == getpid() || !(gpus >> gpu & 1) || !address_of(folder, pid, &address)) {
+            continue;
+        }
+        company = is_listening(&address);
+        if (!company && claim_name(path, gpu, pid, name)) {
+            unlink(name); /* of one who is gone */
+        }
+    }
+    if (entries) {
+        closedir(entries);
+    }
+    return company;
+}
+
+void nice_tell_others(const char *path)
+{
+    char folder[NICE_PATH_MAX];
+    struct sockaddr_un address;
+    const struct dirent *entry;
+    snprintf(folder, sizeof folder, "%.*s", folder_of(path), path);
+    DIR *entries = opendir(folder);
+    while (entries && (entry = readdir(entries)) != NULL) {
+        int pid = pid_of(entry->d_name);
+        int fd = pid && pid != getpid() ? socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0) : -1;
+        if (fd >= 0) {
+            if (address_of(folder, pid, &address) &&
+                connect(fd, (const struct sockaddr *)&address, sizeof address) == 0) {
+                (void)!send(fd, "look", 4, MSG_NOSIGNAL);
+            }
+            close(fd);
+        }
+    }
+    if (entries) {
+        closedir(entries);
+    }
+}
+
 /* -------------------------------------------------------------------------------------------- in the program -- */
 
 static size_t print_groups(nice_groups *groups, char *reply, size_t size)
@@ -152,16 +299,21 @@ int nice_listen(char *path, reef_error *error)
     return fd;
 }
 
-bool nice_serve(int listener, nice_groups *groups)
+bool nice_serve(int listener, nice_groups *groups, bool *look)
 {
     char request[NICE_REQUEST_MAX];
+    *look = false;
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
     if (fd < 0) {
-        return errno == EINTR || errno == ECONNABORTED || errno == EMFILE || errno == ENFILE || errno == ENOMEM;
+        *look = errno == EAGAIN; /* the socket has a time limit while there is company, which may have been killed */
+        return errno == EAGAIN || errno == EINTR || errno == ECONNABORTED || errno == EMFILE || errno == ENFILE ||
+               errno == ENOMEM;
     }
     patience(fd);
     ssize_t n = peer_is_ours(fd) ? recv(fd, request, sizeof request, 0) : -1;
-    char *reply = n >= 0 ? malloc(NICE_REPLY_MAX) : NULL;
+    bool told = n == 4 && memcmp(request, "look", 4) == 0;
+    *look = told || (n > 4 && memcmp(request, "set ", 4) == 0);
+    char *reply = n > 0 && !told ? malloc(NICE_REPLY_MAX) : NULL;
     if (reply) {
         size_t size = nice_answer(groups, request, (size_t)n, reply, NICE_REPLY_MAX);
         (void)!send(fd, reply, size, MSG_NOSIGNAL);
@@ -172,26 +324,6 @@ bool nice_serve(int listener, nice_groups *groups)
 }
 
 /* -------------------------------------------------------------------------------------------- in the command -- */
-
-/* A decimal number up to most, and the character that ends it, which is skipped. */
-static bool take_number(const char **at, const char *end, uint64_t most, char stop, uint64_t *out)
-{
-    uint64_t value = 0;
-    const char *c = *at;
-    for (; c < end && *c >= '0' && *c <= '9'; c++) {
-        unsigned digit = (unsigned)(*c - '0');
-        if (digit > most || value > (most - digit) / 10) {
-            return false;
-        }
-        value = value * 10 + digit;
-    }
-    if (c == *at || c == end || *c != stop) {
-        return false;
-    }
-    *at = c + 1;
-    *out = value;
-    return true;
-}
 
 static reef_status malformed(reef_error *error)
 {
@@ -316,36 +448,17 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* "nice-123": 123; 0: another name. */
-static int pid_of(const char *name)
+/* A claim of a process that does not listen is removed. */
+static void check_claim(const char *folder, const char *name)
 {
-    uint64_t pid;
-    size_t length = strlen(name);
-    char digits[12];
-    if (length < 6 || length > 15 || strncmp(name, "nice-", 5) != 0 || name[5] == '0') {
-        return 0;
+    char path[NICE_PATH_MAX];
+    struct sockaddr_un address;
+    unsigned gpu;
+    int pid = claimant_of(name, &gpu);
+    int length = snprintf(path, sizeof path, "%s/%s", folder, name);
+    if (pid && address_of(folder, pid, &address) && !is_listening(&address) && length > 0 && length < NICE_PATH_MAX) {
+        unlink(path);
     }
-    int n = snprintf(digits, sizeof digits, "%s\n", name + 5);
-    const char *at = digits;
-    bool good = n > 0 && (size_t)n < sizeof digits && take_number(&at, digits + n, INT32_MAX, '\n', &pid);
-    return good && at == digits + n ? (int)pid : 0;
-}
-
-/* Whether somebody listens there; the name of one who is gone is removed. */
-static bool is_listening(const struct sockaddr_un *address)
-{
-    struct stat info;
-    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    if (fd < 0) {
-        return false;
-    }
-    patience(fd);
-    bool answers = connect(fd, (const struct sockaddr *)address, sizeof *address) == 0;
-    if (!answers && errno == ECONNREFUSED && lstat(address->sun_path, &info) == 0 && S_ISSOCK(info.st_mode)) {
-        unlink(address->sun_path);
-    }
-    close(fd);
-    return answers;
 }
 
 size_t nice_processes(int *pids, size_t most)
@@ -361,6 +474,7 @@ size_t nice_processes(int *pids, size_t most)
             if (pid && address_of(folder, pid, &address) && is_listening(&address)) {
                 pids[n++] = pid;
             }
+            check_claim(folder, entry->d_name);
         }
         if (entries) {
             closedir(entries);

@@ -3,6 +3,9 @@
  *
  *     $XDG_RUNTIME_DIR/reef/nice-PID     or, without it,     /tmp/reef-UID/nice-PID
  *
+ * Beside the socket, an empty file gpuN-PID for each GPU that the process runs kernels on: so programs under reef nice know
+ * of each other. Whoever comes or goes says "look" to the others, which then count again.
+ *
  * Folder 0700 and owned by the user, socket 0600; both ends also check the other's user. A conversation is one packet each
  * way, in text:
  *
@@ -27,8 +30,15 @@ enum { NICE_REQUEST_MAX = 64, NICE_REPLY_MAX = 16384, NICE_PATH_MAX = 108 };
 size_t nice_answer(nice_groups *groups, const char *request, size_t n, char *reply, size_t size);
 /* A listening socket of this process. path gets its name (NICE_PATH_MAX bytes). -1: with *error filled. */
 int nice_listen(char *path, reef_error *error);
-/* Waits for one conversation and holds it. false: the socket is of no use any more. */
-bool nice_serve(int listener, nice_groups *groups);
+/* Waits for one conversation and holds it. *look: the rule or the others may have changed. false: the socket is of no use. */
+bool nice_serve(int listener, nice_groups *groups, bool *look);
+
+/* path, in all three: this process's socket. Says that it uses these GPUs (bits); 0: none any more. */
+void nice_claim(const char *path, uint64_t gpus);
+/* Whether another process that listens claims one of them. */
+bool nice_has_company(const char *path, uint64_t gpus);
+/* "look" to every other process, without waiting for anything. */
+void nice_tell_others(const char *path);
 
 /* ----------------------------------------------------------------------------------- in the command -- */
 

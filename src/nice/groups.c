@@ -95,7 +95,9 @@ void nice_groups_forget(nice_groups *groups)
     /* Another thread of the parent may have held the lock; the child has only this one. */
     pthread_mutex_init(&groups->lock, NULL);
     groups->n = 0;
-    atomic_store(&groups->any, false);
+    groups->n_devices = 0;
+    groups->shared = false;
+    atomic_store(&groups->gpus, 0);
     groups->set_count = groups->refused_count = 0;
     mark_process(groups);
 }
@@ -170,7 +172,9 @@ static uint64_t wanted_us(const nice_groups *groups, const nice_group *group)
     if (groups->rule.slice_us == 0) {
         return group->set_us ? group->own_us : 0; /* nothing was changed, so nothing is to be put back */
     }
-    return groups->rule.slice_us < groups->least_us ? groups->least_us : groups->rule.slice_us;
+    uint32_t us = groups->rule.slice_us;
+    us = groups->shared && groups->rule.by_level && us < NICE_SHARED_US ? NICE_SHARED_US : us;
+    return us < groups->least_us ? groups->least_us : us;
 }
 
 static uint32_t set_slice(nice_groups *groups, nice_group *group, uint64_t *us)
@@ -190,10 +194,23 @@ static uint32_t set_slice(nice_groups *groups, nice_group *group, uint64_t *us)
     return status;
 }
 
-/* Gives the group the rule's slice. */
+static uint32_t gpu_of(const nice_groups *groups, const nice_group *group)
+{
+    unsigned n = groups->n_devices < NICE_MAX_DEVICES ? groups->n_devices : NICE_MAX_DEVICES;
+    for (unsigned i = 1; i <= n; i++) {
+        const nice_device *device = &groups->devices[(groups->n_devices - i) % NICE_MAX_DEVICES];
+        if (device->client == group->client && device->device == group->device) {
+            return device->gpu;
+        }
+    }
+    return 0;
+}
+
+/* Gives the group, which runs kernels, the rule's slice. */
 static void apply(nice_groups *groups, nice_group *group)
 {
     char text[64];
+    atomic_fetch_or_explicit(&groups->gpus, (uint64_t)1 << gpu_of(groups, group) % NICE_MAX_GPUS, memory_order_relaxed);
     uint64_t us = wanted_us(groups, group);
     if (us == 0 || groups->inert) {
         return;
@@ -263,7 +280,6 @@ static nice_group *new_group(nice_groups *groups)
         return NULL;
     }
     groups->n = i == groups->n ? i + 1 : groups->n;
-    atomic_store_explicit(&groups->any, true, memory_order_relaxed);
     memset(&groups->groups[i], 0, sizeof groups->groups[i]);
     return &groups->groups[i];
 }
@@ -292,6 +308,13 @@ static void saw_alloc(nice_groups *groups, int fd, const nice_file *file, const 
             group->engine = params.engine;
         }
         say(groups, 0, "channel group 0x%08x (engine %u) was created", (unsigned)group->group, (unsigned)group->engine);
+    } else if (message->class == RM_CLASS_DEVICE) {
+        rm_device_params params = {0};
+        if (readable && message->params) {
+            memcpy(&params, (const void *)(uintptr_t)message->params, sizeof params);
+        }
+        groups->devices[groups->n_devices++ % NICE_MAX_DEVICES] =
+            (nice_device){message->client, message->object, params.number};
     } else if ((message->class & 0xff) == RM_CLASS_LOW_CHANNEL) {
         group = find_group(groups, message->client, message->parent);
         if (group && group->n_channels < NICE_MAX_CHANNELS) {
@@ -442,12 +465,9 @@ int nice_groups_ioctl(nice_groups *groups, int fd, unsigned long request, void *
 
 /* -------------------------------------------------------------------------------------------- rule and list -- */
 
-void nice_groups_set(nice_groups *groups, nice_rule rule, nice_applied *out)
+static void apply_all(nice_groups *groups, nice_applied *out)
 {
     *out = (nice_applied){0};
-    int before = errno;
-    pthread_mutex_lock(&groups->lock);
-    groups->rule = rule;
     for (unsigned i = 0; i < groups->n; i++) {
         nice_group *group = &groups->groups[i];
         if (!group->alive || !runs_kernels(group)) {
@@ -464,6 +484,33 @@ void nice_groups_set(nice_groups *groups, nice_rule rule, nice_applied *out)
     }
     if (groups->inert) {
         out->why_inert = "the driver's interface is not one that reef nice knows";
+    }
+}
+
+void nice_groups_set(nice_groups *groups, nice_rule rule, nice_applied *out)
+{
+    int before = errno;
+    pthread_mutex_lock(&groups->lock);
+    groups->rule = rule;
+    apply_all(groups, out);
+    pthread_mutex_unlock(&groups->lock);
+    errno = before;
+}
+
+void nice_groups_share(nice_groups *groups, bool shared)
+{
+    int before = errno;
+    nice_applied ignored;
+    pthread_mutex_lock(&groups->lock);
+    if (groups->shared != shared) {
+        groups->shared = shared;
+        say(groups, 0,
+            shared ? "another program under reef nice uses the same GPU: slices of levels are at least %d us"
+                   : "no other program under reef nice uses the same GPU any more (slices below %d us again)",
+            NICE_SHARED_US);
+        if (groups->rule.by_level && groups->rule.slice_us && groups->rule.slice_us < NICE_SHARED_US) {
+            apply_all(groups, &ignored);
+        }
     }
     pthread_mutex_unlock(&groups->lock);
     errno = before;

@@ -26,7 +26,7 @@
 
 #include "nice/level.h"
 
-enum { NICE_MAX_GROUPS = 128, NICE_MAX_CHANNELS = 64 };
+enum { NICE_MAX_GROUPS = 128, NICE_MAX_CHANNELS = 64, NICE_MAX_DEVICES = 64, NICE_MAX_GPUS = 64 };
 
 typedef struct nice_file { /* an open file, so that a reused descriptor is noticed */
     dev_t device;
@@ -52,12 +52,19 @@ typedef struct nice_group {
     uint32_t status; /* the driver's last answer to us */
 } nice_group;
 
+typedef struct nice_device {
+    uint32_t client, device, gpu;
+} nice_device;
+
 typedef struct nice_groups {
     pthread_mutex_t lock; /* guards everything below */
     nice_system system;
     nice_rule rule;
     nice_group groups[NICE_MAX_GROUPS];
-    unsigned n;         /* slots in use, dead ones included */
+    unsigned n;                            /* slots in use, dead ones included */
+    nice_device devices[NICE_MAX_DEVICES]; /* the last ones, a ring: a context's groups follow its device at once */
+    unsigned n_devices;
+    bool shared;        /* others under reef nice use the same GPU: levels stop at NICE_SHARED_US */
     uint32_t least_us;  /* a shorter slice was refused; 0: none was */
     bool probed, inert; /* the driver has answered; or it must be left alone */
     unsigned said;      /* bits of what has been said */
@@ -66,7 +73,7 @@ typedef struct nice_groups {
      * pages, and pid tells. (A vfork child shares this memory: it is no copy, and calls nothing of the driver's.) */
     _Atomic uint32_t *same_process;
     pid_t pid;
-    _Atomic bool any; /* a group has been seen; read without the lock */
+    _Atomic uint64_t gpus; /* bits: where groups that run kernels have been; read without the lock */
 } nice_groups;
 
 /* nice_system.is_control_node outside tests. */
@@ -88,6 +95,9 @@ typedef struct nice_applied {
 } nice_applied;
 /* Changes the rule for groups to come and those that are there. Thread safe. */
 void nice_groups_set(nice_groups *groups, nice_rule rule, nice_applied *out);
+
+/* Others use the same GPU, or no longer do. Thread safe. */
+void nice_groups_share(nice_groups *groups, bool shared);
 
 /* Copies up to `most` groups that run kernels; returns how many there are. Thread safe. */
 size_t nice_groups_list(nice_groups *groups, nice_group *out, size_t most, nice_rule *rule);

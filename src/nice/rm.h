@@ -27,6 +27,7 @@ enum {
 };
 
 enum {
+    RM_CLASS_DEVICE = 0x80,
     RM_CLASS_GROUP = 0xa06c,
     RM_CLASS_LOW_CHANNEL = 0x6f, /* low byte of every generation's channel class: 0xc86f on Hopper */
     RM_CLASS_LOW_COMPUTE = 0xc0, /* and of its compute class: 0xcbc0 */
@@ -75,6 +76,10 @@ typedef struct rm_indirect {
     uint32_t number, bytes;
     uint64_t message;
 } rm_indirect;
+
+typedef struct rm_device_params { /* the beginning of a device's */
+    uint32_t number;              /* of the GPU in this machine */
+} rm_device_params;
 
 typedef struct rm_group_params { /* the beginning of a channel group's allocation parameters */
     uint32_t error_notifier, ecc_notifier, address_space, engine;

@@ -18,7 +18,7 @@
 
 #include "nice/rm.h"
 
-enum { DEVICE = 0x80, OTHER_CLASS = 0x20, CHANNEL_CLASS = 0xc86f, COMPUTE_CLASS = 0xcbc0 };
+enum { CHANNEL_CLASS = 0xc86f, COMPUTE_CLASS = 0xcbc0 };
 typedef enum message_form { SHORT, LONG, INDIRECT, SERIALIZED } message_form;
 
 static void need(bool holds, const char *what)
@@ -113,7 +113,9 @@ static context make_context(message_form form, uint32_t engine, uint64_t own_us)
     c.client = c.client << 8 | ((uint32_t)getpid() & 0xff);
     c.device = new_handle();
     alloc(c.fd, form, c.client, c.client, c.client, 0x41, NULL, 0);
-    alloc(c.fd, form, c.client, c.client, c.device, DEVICE, NULL, 0);
+    const char *gpu = getenv("CLIENT_GPU");
+    rm_device_params device = {.number = gpu ? (uint32_t)atoi(gpu) : 0};
+    alloc(c.fd, form, c.client, c.client, c.device, RM_CLASS_DEVICE, &device, sizeof device);
     c.copies = make_group(&c, form, 9);
     c.group = make_group(&c, form, engine);
     c.channel = new_handle();

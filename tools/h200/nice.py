@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import json
 import os
+import select
 import shutil
 import statistics
 import subprocess
@@ -54,7 +55,9 @@ class Worker:
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
 
-    def result(self) -> dict:
+    def result(self, patience: float = 45.0) -> dict:
+        if not select.select([self.process.stdout], [], [], patience)[0]:
+            raise RuntimeError(f"{self.name} has not answered for {patience:.0f} s")
         line = self.process.stdout.readline()
         if not line:
             self.process.wait()
@@ -69,7 +72,7 @@ class Worker:
         with contextlib.suppress(OSError):
             self.process.stdin.close()
         try:
-            return self.process.wait(timeout=20)
+            return self.process.wait(timeout=8)
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()
@@ -175,9 +178,9 @@ class Bench:
     def hint(self, be: Worker) -> None:
         rt = self.start("reef-kernel", [self.programs / "nice_rt", "synthetic", "10000"])
         self.checks["own_slice"] = {key: rt.ready()[key] for key in ("slice_us", "slice_why")}
-        alone = rt.ask("run 1.5 2000 4000 0")
         be_alone = rate(be, 1.0)
         for hint_us in (0, 300):
+            alone = rt.ask(f"run 1.5 2000 4000 {hint_us}")
             together = self.together(rt, f"run {{}} 2000 4000 {hint_us}", be, self.seconds)
             self.row(case="hint", rt="reef, a kernel of 10 us", be="20 ms blocks", how="nice", slice_us=1, hint_us=hint_us,
                      **together, rt_alone_p50_us=alone["p50_us"], rt_alone_p99_us=alone["p99_us"], be_rate_alone=be_alone)
@@ -200,6 +203,7 @@ class Bench:
             note(f"{worker.name} is ready")
         alone = {rt: worker.ask(self.command(rt).format(self.seconds)) for rt, worker in rts.items()}
         be_alone = {}
+        self.company(nice)
         for be in names:
             be_alone[be] = self.alone(be, plain[be], nice[be])
         for rt, worker in rts.items():
@@ -215,6 +219,20 @@ class Bench:
                              **self.together(worker, self.command(rt), nice[be], self.seconds), **known,
                              be_rate_alone=be_alone[be][1])
         self.stop(*rts.values(), *plain.values(), *nice.values())
+
+    def company(self, nice: dict[str, Worker]) -> None:
+        """Two programs under reef nice beside each other: levels give both slices in which they get something done."""
+        alone = {be: rate(worker, 1.0) for be, worker in nice.items()}
+        for worker in nice.values():
+            worker.start("run 2.5")
+        answers = {be: worker.result()["times"] for be, worker in nice.items()}
+        begin, end = max(t[0] for t in answers.values()), min(t[-1] for t in answers.values())
+        done = subprocess.run([str(self.reef), "nice", "--list", "--json"], capture_output=True, text=True)
+        self.checks["two_at_level_19"] = {
+            "slices_us": [group["slice_us"] for process in json.loads(done.stdout) for group in process["groups"]],
+            "rates": {be: round(rate_between(times, begin, end), 2) for be, times in answers.items()},
+            "rates_alone": {be: round(value, 2) for be, value in alone.items()}}
+        note(f"two at level 19: {self.checks['two_at_level_19']}")
 
     def command(self, rt: str) -> str:
         return "run {} 5000" + (" 0 0" if rt.startswith("reef") else "")

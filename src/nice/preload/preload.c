@@ -20,25 +20,33 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "nice/control.h"
 #include "nice/rm.h"
 
 typedef int (*ioctl_function)(int fd, unsigned long request, ...);
+
+enum { LOOK_AGAIN_S = 5 };
 
 static struct {
     nice_groups groups;
     _Atomic(ioctl_function) next;
     bool verbose, has_stderr;
     nice_file standard_error;
-    _Atomic bool listening;
+    _Atomic uint64_t known_gpus; /* that this file has acted on; the first one starts the control socket */
     int listener;
     ino_t listener_inode;
-    char path[NICE_PATH_MAX]; /* of the socket; empty: none */
-} nice_preload = {.listener = -1};
+    _Atomic uint64_t look_again_ns; /* when to count the company again; UINT64_MAX: when told */
+    pthread_mutex_t claim_lock;     /* outermost; guards claimed */
+    uint64_t claimed;               /* GPUs that the others have been told of */
+    char path[NICE_PATH_MAX];       /* of the socket; empty: none */
+} nice_preload = {.listener = -1, .look_again_ns = UINT64_MAX, .claim_lock = PTHREAD_MUTEX_INITIALIZER};
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 /* -------------------------------------------------------------------------------------------- the system -- */
@@ -83,10 +91,48 @@ static bool listener_is_ours(void)
            info.st_ino == nice_preload.listener_inode;
 }
 
+/* A slice so short that two programs with such would only switch to and fro. */
+static bool is_short(nice_rule rule)
+{
+    return rule.slice_us && rule.slice_us < NICE_SHARED_US;
+}
+
+/* Says which GPUs we use with a short slice, if that has changed, and counts who else does. While somebody does, the count is
+ * repeated now and then: a process that is killed says nothing. */
+static void look_around(void)
+{
+    const struct timeval often = {.tv_sec = LOOK_AGAIN_S}, never = {0};
+    nice_rule rule;
+    nice_groups_list(&nice_preload.groups, NULL, 0, &rule);
+    uint64_t gpus = is_short(rule) ? atomic_load_explicit(&nice_preload.known_gpus, memory_order_relaxed) : 0;
+    pthread_mutex_lock(&nice_preload.claim_lock);
+    bool changed = gpus != nice_preload.claimed;
+    if (changed) {
+        nice_claim(nice_preload.path, gpus);
+        nice_preload.claimed = gpus;
+    }
+    bool company = gpus && nice_has_company(nice_preload.path, gpus);
+    pthread_mutex_unlock(&nice_preload.claim_lock);
+    nice_groups_share(&nice_preload.groups, company);
+    if (listener_is_ours()) {
+        setsockopt(nice_preload.listener, SOL_SOCKET, SO_RCVTIMEO, company ? &often : &never, sizeof often);
+    }
+    atomic_store_explicit(&nice_preload.look_again_ns,
+                          company ? reef_now_ns() + LOOK_AGAIN_S * (uint64_t)1000000000u : UINT64_MAX,
+                          memory_order_relaxed);
+    if (changed) {
+        nice_tell_others(nice_preload.path);
+    }
+}
+
 static void *control_main(void *unused)
 {
+    bool look;
     /* A program that closes every descriptor closes this one too, and may get its number for a socket of its own. */
-    while (listener_is_ours() && nice_serve(nice_preload.listener, &nice_preload.groups)) {
+    while (listener_is_ours() && nice_serve(nice_preload.listener, &nice_preload.groups, &look)) {
+        if (look || reef_now_ns() >= atomic_load_explicit(&nice_preload.look_again_ns, memory_order_relaxed)) {
+            look_around();
+        }
     }
     return unused;
 }
@@ -132,8 +178,10 @@ static void in_child(void)
         close(nice_preload.listener);
     }
     nice_preload.listener = -1;
+    pthread_mutex_init(&nice_preload.claim_lock, NULL);
+    nice_preload.claimed = 0;
     nice_preload.path[0] = 0; /* the parent's name stays the parent's */
-    atomic_store(&nice_preload.listening, false);
+    atomic_store(&nice_preload.known_gpus, 0);
     nice_groups_forget(&nice_preload.groups);
 }
 
@@ -173,7 +221,9 @@ __attribute__((destructor)) static void end(void)
 {
     notice_copy();
     if (nice_preload.path[0]) {
+        nice_claim(nice_preload.path, 0);
         unlink(nice_preload.path);
+        nice_tell_others(nice_preload.path);
     }
 }
 
@@ -191,11 +241,15 @@ int ioctl(int fd, unsigned long request, ...)
     pthread_once(&once, set_up);
     notice_copy();
     int result = nice_groups_ioctl(&nice_preload.groups, fd, request, argument);
-    if (atomic_load_explicit(&nice_preload.groups.any, memory_order_relaxed) &&
-        !atomic_load_explicit(&nice_preload.listening, memory_order_relaxed)) {
+    uint64_t gpus = atomic_load_explicit(&nice_preload.groups.gpus, memory_order_relaxed);
+    if (gpus & ~atomic_load_explicit(&nice_preload.known_gpus, memory_order_relaxed)) {
         int before = errno;
-        if (!atomic_exchange(&nice_preload.listening, true)) {
+        uint64_t known = atomic_fetch_or(&nice_preload.known_gpus, gpus);
+        if (known == 0) {
             start_control();
+        }
+        if ((gpus & ~known) && nice_preload.path[0]) {
+            look_around();
         }
         errno = before;
     }
