@@ -268,8 +268,8 @@ void reef_request_release(reef_request *request);
 /*
  * Says that an RT request will be submitted to the session within within_ns (1 to REEF_HINT_MAX_NS). A GPU that another
  * process uses takes time to switch (about 200 us on an H200 when the other was started with reef nice): the switch
- * starts now, so a hint that early hides it. The device then waits, idle, for the request; it stops waiting when one is
- * submitted, or 200 us after within_ns at the latest, so a hint for nothing costs the others that much. After
+ * starts now, so a hint that early hides it. The device then waits, idle, for the request; it stops waiting when one has
+ * ended, or 200 us after within_ns at the latest, so a hint for nothing costs the others that much. After
  * REEF_HINT_UNUSED_MAX hints in a row without a request they are REFUSED until one comes.
  *
  * Takes some microseconds and does not wait. Thread safe. Errors: INVALID_ARGUMENT (a BE session, within_ns out of range),

@@ -92,12 +92,24 @@ static void fill_info(const reef_request *request, reef_request_info *out)
     };
 }
 
+/* What a hint keeps ready is needed until the request has ended: a GPU that saw nothing else queued would turn to another
+ * process while it fetches the launch. */
+static void release_hint(const reef_session *session)
+{
+    reef_device *device = session->model->device;
+    if (session->service_class == REEF_RT && atomic_load_explicit(&device->hint_held, memory_order_relaxed)) {
+        atomic_store_explicit(&device->hint_held, false, memory_order_relaxed);
+        device->dev->ops->hint(device->dev, 0, NULL);
+    }
+}
+
 static void on_end(reef_task *task)
 {
     reef_request *request = (reef_request *)task;
     reef_session *session = request->session;
     reef_request_info info;
     fill_info(request, &info);
+    release_hint(session);
     pthread_mutex_lock(&session->lock);
     session->stats.preemptions += info.preemptions;
     switch (info.status) {
@@ -287,13 +299,13 @@ reef_status reef_session_submit(reef_session *session, const reef_submit_options
         *out = request; /* before submitting: the callback may fire first */
     }
     reef_device *device = model->device;
-    status = reef_sched_submit(&device->sched, &request->task);
-    if (atomic_load_explicit(&device->hints, memory_order_relaxed) && session->service_class == REEF_RT) {
-        /* It has been launched, or waits behind one that has: nothing needs to be kept ready any more. */
+    if (session->service_class == REEF_RT && atomic_load_explicit(&device->hints, memory_order_relaxed)) {
         atomic_store_explicit(&device->hints, 0, memory_order_relaxed);
-        device->dev->ops->hint(device->dev, 0, NULL);
+        atomic_store_explicit(&device->hint_held, true, memory_order_relaxed);
     }
+    status = reef_sched_submit(&device->sched, &request->task);
     if (status) {
+        release_hint(session);
         if (out) {
             *out = NULL;
             atomic_fetch_sub(&request->references, 1);

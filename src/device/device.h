@@ -190,8 +190,7 @@ struct reef_device_ops {
     /* OK, or the last failure at run time. NULL: it cannot fail. */
     reef_status (*health)(const reef_dev *dev, reef_error *error);
     /* A real-time request is about to come: makes the device ready for it (a GPU switches to this process) and keeps it so
-     * until the request has been launched, for hold_ns at the most. hold_ns 0: it has been launched; no system call, no
-     * lock. NULL: there is nothing to prepare. */
+     * until the request has ended, for hold_ns at the most. hold_ns 0: it has ended; no system call, no lock. NULL: there is nothing to prepare. */
     reef_status (*hint)(reef_dev *dev, uint64_t hold_ns, reef_error *error);
     /* The time slice that config.slice_us has led to. UNSUPPORTED: none, and why. NULL: the device has no time slices. */
     reef_status (*slice)(const reef_dev *dev, uint32_t *us, reef_error *error);

@@ -175,11 +175,18 @@ class Bench:
         self.hint(nice)
         self.stop(nice)
 
+    def only_hint(self) -> None:
+        nice = self.start("burn-nice", [*self.nice("-n", "19"), *self.load("burn")])
+        nice.ready()
+        self.set_slice(nice, 1)
+        self.hint(nice)
+        self.stop(nice)
+
     def hint(self, be: Worker) -> None:
         rt = self.start("reef-kernel", [self.programs / "nice_rt", "synthetic", "10000"])
         self.checks["own_slice"] = {key: rt.ready()[key] for key in ("slice_us", "slice_why")}
         be_alone = rate(be, 1.0)
-        for hint_us in (0, 300):
+        for hint_us in (0, 300, 500):
             alone = rt.ask(f"run 1.5 2000 4000 {hint_us}")
             together = self.together(rt, f"run {{}} 2000 4000 {hint_us}", be, self.seconds)
             self.row(case="hint", rt="reef, a kernel of 10 us", be="20 ms blocks", how="nice", slice_us=1, hint_us=hint_us,
@@ -340,7 +347,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--models", type=Path, default=Path("/tmp/reef-models"))
     parser.add_argument("--seconds", type=float, default=2.5, help="how long each pair runs together")
-    parser.add_argument("--only", default="kernel,checks,real,mps", help="sections, separated by commas")
+    parser.add_argument("--only", default="kernel,checks,real,mps", help="sections, separated by commas: kernel (with hint), hint, checks, real, mps")
     arguments = parser.parse_args()
     sections = arguments.only.split(",")
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -352,8 +359,8 @@ def main() -> int:
         if maker.wait():
             sys.exit("nice.py: the model could not be made")
     failed = 0
-    for name, run in (("kernel", bench.kernel), ("checks", bench.run_checks), ("real", bench.real), ("mps", bench.mps)):
-        if name not in sections:
+    for name, run in (("kernel", bench.kernel), ("hint", bench.only_hint), ("checks", bench.run_checks), ("real", bench.real), ("mps", bench.mps)):
+        if name not in sections or (name == "hint" and "kernel" in sections):
             continue
         try:
             run()

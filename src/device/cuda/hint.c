@@ -1,15 +1,16 @@
 /*
  * hint.c - starting the context switch before the request is there, and the process's own time slice.
  *
- *     hint ............ request -> submitted
- *      | launch                       | release
- *      v                              v
- *     [ switch to our context | hint kernel waits ]  the request's kernels find the context in place
+ *     hint ................... request ....... end
+ *      | launch                    | launch      | release
+ *      v                           v             v
+ *     [ switch to our context | hint kernel waits ]
+ *                                  [ request's kernels: the context is in place ]
  *
  * The completer stays awake for as long, so that its waking up is hidden too.
  *
  * The hint kernel (kernels/hint.cu) is one thread on a stream of its own, and a launch queued behind it keeps the turn. It
- * ends when the request has been submitted, or after its hold. At most two are under way: one that waits and one that has
+ * ends when the request has ended, or after its hold. At most two are under way: one that waits and one that has
  * been released.
  */
 #include <dlfcn.h>
@@ -138,7 +139,7 @@ reef_status cuda_hint_send(reef_dev *dev, uint64_t hold_ns, reef_error *error)
     cuda_device *device = (cuda_device *)dev;
     cuda_hint *hint = device->hint;
     reef_status status = REEF_OK;
-    if (hold_ns == 0) { /* a request is there: no call of the driver's */
+    if (hold_ns == 0) { /* no call of the driver's */
         atomic_store_explicit(&device->request_due_ns, 0, memory_order_relaxed);
         __atomic_store_n(&hint->words->released, __atomic_load_n(&hint->sent, __ATOMIC_RELAXED), __ATOMIC_RELEASE);
         return REEF_OK;
