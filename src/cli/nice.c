@@ -125,23 +125,23 @@ static int start(const nice_args *args, const cli_list *words)
 /* ---------------------------------------------------------------------------------------------- listing -- */
 
 /* The command line of pid for the terminal; empty when it is not readable. */
-static const char *command_line(int pid, char *text, size_t size)
+static const char *command_line(int pid, char *buffer, size_t size)
 {
-    char path[40], raw[256];
+    char path[40], line[256];
     snprintf(path, sizeof path, "/proc/%d/cmdline", pid);
     FILE *file = fopen(path, "rb");
-    size_t n = file ? fread(raw, 1, sizeof raw - 1, file) : 0;
+    size_t n = file ? fread(line, 1, sizeof line - 1, file) : 0;
     if (file) {
         fclose(file);
     }
-    while (n && !raw[n - 1]) {
+    while (n && !line[n - 1]) {
         n--;
     }
     for (size_t i = 0; i < n; i++) {
-        raw[i] = raw[i] ? raw[i] : ' ';
+        line[i] = line[i] ? line[i] : ' ';
     }
-    raw[n] = 0;
-    return cli_printable(raw, text, size);
+    line[n] = 0;
+    return cli_printable(line, buffer, size);
 }
 
 static json_t *report_json(const nice_report *report)
