@@ -99,8 +99,9 @@ def h200() -> str:
     return table(head, body, "h200/solo.json")
 
 
-def nice_rows(case: str) -> list:
-    return [row for row in json.loads((RESULTS / "h200" / "nice.json").read_text(encoding="utf-8"))["rows"] if row["case"] == case]
+def nice_rows(case: str, name: str = "nice.json") -> list:
+    rows = json.loads((RESULTS / "h200" / name).read_text(encoding="utf-8"))["rows"]
+    return [row for row in rows if row["case"] == case]
 
 
 def nice_how(row: dict) -> str:
@@ -146,7 +147,7 @@ def nice_alone() -> str:
 
 def nice_hint() -> str:
     body = []
-    for row in nice_rows("hint"):
+    for row in nice_rows("hint", "nice_hint.json"):
         added = [row[f"rt_p{p}_us"] - row[f"rt_alone_p{p}_us"] for p in (50, 99)]
         body.append(
             [
@@ -157,7 +158,7 @@ def nice_hint() -> str:
                 f"{100 * row['be_rate'] / row['be_rate_alone']:.0f}%",
             ]
         )
-    return table(["hint", "RT p50 / p99", "alone, same hints", "added", "BE of alone"], body, "h200/nice.json")
+    return table(["hint", "RT p50 / p99", "alone, same hints", "added", "BE of alone"], body, "h200/nice_hint.json")
 
 
 TABLES = {"nice": nice, "nice_alone": nice_alone, "nice_hint": nice_hint, "preempt": preempt, "disb": disb, "solo": solo, "h200": h200}
