@@ -85,7 +85,7 @@ for stage in $stages; do
     start=$SECONDS
     if "stage_$stage" >"$logs/$stage.log" 2>&1; then
         passed=$((passed + 1))
-        note=$(grep -E '^[0-9]+ passed, [0-9]+ failed|^[0-9]+ models, policy' "$logs/$stage.log" | tail -n 1)
+        note=$(grep -E '^[0-9]+ passed, [0-9]+ failed|^[0-9]+ models, ' "$logs/$stage.log" | tail -n 1)
         units=$(grep -cE '^\[       OK \]' "$logs/$stage.log")
         [ "$units" -gt 0 ] && note="$units tests${note:+; $note}"
         printf 'ok    %4d s  %s\n' $((SECONDS - start)) "$note"

@@ -62,7 +62,7 @@ def disb() -> str:
                 time_text(row["rt_p99_us"]),
                 f"{row['rt_p50_us'] / row['rt_alone_p50_us']:.2f}",
                 f"{row['be_per_s']:.1f}",
-                f"{row['be_of_idle_pct']:.0f}%",
+                f"{100 * row['be_idle_share'] if 'be_idle_share' in row else row['be_of_idle_pct']:.0f}%",
                 str(row["preemptions"]),
                 str(row["mismatches"]),
             ]

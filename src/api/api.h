@@ -33,6 +33,7 @@ struct reef_model {
     bool profiled;
     unsigned units_needed;
     size_t nodes;
+    char name[34];    /* "resnet152"; for traces */
     char *cache_path; /* NULL: nowhere to keep a profile */
     _Atomic unsigned sessions;
 };

@@ -135,11 +135,46 @@ reef_status reef_device_open(const char *name, const reef_device_options *option
     return REEF_OK;
 }
 
+/* ---- the timeline ---- */
+
+reef_status reef_device_trace_start(reef_device *device, size_t max_spans, reef_error *error)
+{
+    enum { DEFAULT_SPANS = 1 << 19 };
+    reef_trace *trace = reef_trace_create(max_spans ? max_spans : DEFAULT_SPANS);
+    if (!trace) {
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory for a trace of %zu spans",
+                         max_spans ? max_spans : (size_t)DEFAULT_SPANS);
+    }
+    reef_status status = reef_sched_trace_begin(&device->sched, trace);
+    if (status) {
+        reef_trace_destroy(trace);
+        return reef_fail(error, status, "a trace is being recorded already");
+    }
+    return REEF_OK;
+}
+
+reef_status reef_device_trace_stop(reef_device *device, const char *path, reef_error *error)
+{
+    reef_trace *trace = reef_sched_trace_end(&device->sched);
+    if (!trace) {
+        return reef_fail(error, REEF_INVALID_ARGUMENT, "no trace is being recorded");
+    }
+    reef_status status = path ? reef_trace_write(trace, path, error) : REEF_OK;
+    reef_trace_destroy(trace);
+    return status;
+}
+
+void reef_device_trace_span(reef_device *device, const char *name, uint64_t begin_ns, uint64_t end_ns)
+{
+    reef_sched_trace_span(&device->sched, name, begin_ns, end_ns);
+}
+
 void reef_device_close(reef_device *device)
 {
     if (!device) {
         return;
     }
+    reef_trace_destroy(reef_sched_trace_end(&device->sched));
     const reef_device_ops *ops = device->dev->ops;
     reef_sched_destroy(&device->sched);
     ops->close(device->dev);

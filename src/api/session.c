@@ -85,6 +85,7 @@ static void fill_info(const reef_request *request, reef_request_info *out)
 {
     *out = (reef_request_info){
         .submit_ns = request->task.submit_ns,
+        .launch_ns = request->task.launch_ns,
         .start_ns = request->task.start_ns,
         .end_ns = request->task.end_ns,
         .preemptions = request->task.preemptions,
@@ -291,6 +292,7 @@ reef_status reef_session_submit(reef_session *session, const reef_submit_options
         .vhq = session->service_class == REEF_BE ? &session->vhq : NULL,
         .kernels = (uint32_t)plan->n_kernels,
         .costs = model->costs,
+        .name = model->name,
         .units_needed = model->units_needed,
         .on_end = on_end,
     };

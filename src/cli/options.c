@@ -300,6 +300,18 @@ int cli_shapes(const char *command, const cli_list *texts, reef_shape **out)
     return -1;
 }
 
+int cli_check_writable(const char *command, const char *option, const char *path)
+{
+    FILE *file = path ? fopen(path, "a") : NULL;
+    if (path && !file) {
+        return cli_fail(command, "--%s: %s cannot be written", option, path);
+    }
+    if (file) {
+        fclose(file);
+    }
+    return -1;
+}
+
 int cli_check_device(const char *command, const char *device)
 {
     reef_error error = {0};

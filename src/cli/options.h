@@ -64,11 +64,18 @@ bool cli_shape(const char *text, char *name, size_t size, reef_shape *out);
 /* Parses every --shape. *out is malloced, with names behind it. -1 or an exit code. */
 int cli_shapes(const char *command, const cli_list *texts, reef_shape **out);
 
+/* Whether the file can be written (it is made if it is not there); -1 or EXIT_FAILED. Found out now rather than after
+ * minutes of work. path may be NULL. */
+int cli_check_writable(const char *command, const char *option, const char *path);
 /* Checks a device's or policy's name; -1 or EXIT_USAGE with the names there are. */
 int cli_check_device(const char *command, const char *device);
 int cli_check_policy(const char *command, const char *policy);
 /* "fp32", "tf32" or "fp16" (NULL: the default); -1 or EXIT_USAGE. */
 int cli_precision(const char *command, const char *text, reef_precision *out);
+#define CLI_TRACE_HELP                                                                                                 \
+    "write a timeline of requests, preemptions and kernel segments, to be opened in ui.perfetto.dev (the newest "      \
+    "524288 "                                                                                                          \
+    "spans)"
 #define CLI_PRECISION_HELP                                                                                             \
     "fp32, tf32 (default) or fp16: the least precise arithmetic that may be used; the CPU always computes in fp32"
 

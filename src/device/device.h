@@ -80,9 +80,11 @@ typedef struct reef_launch {
 } reef_launch;
 
 typedef enum reef_event_kind {
-    REEF_EVENT_DONE,    /* every kernel of the launch is finished */
-    REEF_EVENT_EVICTED, /* it stopped early; progress says where. None of its tiles is running any more. */
-    REEF_EVENT_FAILED,  /* the device failed under it: progress and outputs are worth nothing; health() says why */
+    REEF_EVENT_DONE, /* every kernel of the launch is finished */
+    /* It stopped early, evicted, or (a device may choose to) because its units have left the lease; progress says where.
+     * None of its tiles is running any more. */
+    REEF_EVENT_EVICTED,
+    REEF_EVENT_FAILED, /* the device failed under it: progress and outputs are worth nothing; health() says why */
 } reef_event_kind;
 
 typedef struct reef_event {
@@ -187,6 +189,9 @@ struct reef_device_ops {
      * the last begin are copied to the device first (otherwise they are there from an earlier replay); out: its outputs
      * are copied back. *ns: the time from handing over to seeing the end. NULL: the queues are as short a way as any. */
     reef_status (*replay)(reef_instance *instance, bool in, bool out, uint64_t *ns, reef_error *error);
+    /* Compute units with which a run takes at most so much longer than with all of them: measured on the idle device with
+     * what is in the instance's buffers. NULL: as many as the widest kernel has tiles. */
+    unsigned (*units_needed)(reef_instance *instance, unsigned per_mille);
     /* OK, or the last failure at run time. NULL: it cannot fail. */
     reef_status (*health)(const reef_dev *dev, reef_error *error);
     /* A real-time request is about to come: makes the device ready for it (a GPU switches to this process) and keeps it so

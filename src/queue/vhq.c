@@ -96,6 +96,10 @@ reef_task *reef_vhq_event(reef_vhq *vhq, const reef_event *event)
     if (event) {
         vhq->on_device--;
         vhq->failed |= event->kind == REEF_EVENT_FAILED;
+        if (event->kind == REEF_EVENT_EVICTED && !vhq->evicting) { /* the device let go of it: start over from there */
+            bool touched;
+            reef_vhq_evict(vhq, REEF_EVICT_NOW, &touched);
+        }
         /* Two units may bring the events of two launches in either order. */
         if (vhq->running && event->start_ns && (!vhq->running->start_ns || event->start_ns < vhq->running->start_ns)) {
             vhq->running->start_ns = event->start_ns;

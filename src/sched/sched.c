@@ -7,6 +7,7 @@
 #include "sched/sched.h"
 
 #include "sched/pad.h"
+#include "sched/timeline.h"
 
 static const reef_device_ops *ops_of(const reef_sched *sched)
 {
@@ -18,6 +19,7 @@ static void end_task(reef_sched *sched, reef_task *task, reef_status status)
     task->status = status;
     task->state = REEF_TASK_ENDED;
     task->end_ns = sched->clock.now_ns(sched->clock.context);
+    reef_timeline_ended(sched, task);
     reef_list_insert(&sched->ended, &task->link);
 }
 
@@ -69,8 +71,8 @@ static void set_lease_for(reef_sched *sched, const reef_task *task)
     }
 }
 
-/* Takes BE work off the device as the policy says and counts what that did to whom. */
-static void evict_be(reef_sched *sched)
+/* Takes BE work off the device as the policy says and counts what that did to whom. Returns whether anything was there. */
+static bool evict_be(reef_sched *sched)
 {
     const reef_policy *policy = sched->policy;
     /* Where BE work keeps some units its launches stay: only the workers outside the lease leave. */
@@ -85,10 +87,13 @@ static void evict_be(reef_sched *sched)
         }
         if (touched && vhq->running) {
             vhq->running->preemptions++;
+            reef_timeline_taken(sched, vhq);
+            reef_timeline_vacated(sched, vhq); /* all of it waited in the ring */
         }
         any |= touched;
     }
     sched->stats.preemptions += any;
+    return any;
 }
 
 static bool be_quiet(const reef_sched *sched, bool tasks)
@@ -110,6 +115,13 @@ static bool may_start_rt(const reef_sched *sched)
     case REEF_AFTER_TASK: return be_quiet(sched, true);
     }
     return true;
+}
+
+static void note_launch(const reef_sched *sched, reef_task *task)
+{
+    if (!task->launch_ns) {
+        task->launch_ns = sched->clock.now_ns(sched->clock.context);
+    }
 }
 
 /* Hands the running RT task's next launch to the device: all that is left, or one padded kernel. */
@@ -134,6 +146,7 @@ static void launch_rt(reef_sched *sched)
     }
     /* Never full: the RT queue holds one launch, of the one running task. */
     ops_of(sched)->launch(sched->rt_queue, &launch);
+    note_launch(sched, task);
 }
 
 /* The units leave BE work while the RT launch is being written, not while its inputs are being copied. */
@@ -161,10 +174,15 @@ static void settle_rt(reef_sched *sched)
         if (sched->rt_mode) {
             sched->rt_mode = false;
             ops_of(sched)->lease(sched->dev, reef_lease_make(0, sched->dev->units));
+            reef_timeline_mode(sched);
         }
         return;
     }
     bool entering = !sched->rt_mode;
+    uint64_t begin = reef_timeline_now(sched);
+    if (entering) {
+        sched->mode_ns = begin;
+    }
     sched->rt_mode = true;
     /* The order is the point: the bookkeeping of what BE work has left comes last. */
     bool started = sched->policy->start == REEF_AT_ONCE;
@@ -174,7 +192,9 @@ static void settle_rt(reef_sched *sched)
         set_lease_for(sched, task);
     }
     if (entering || (sched->policy->lease == REEF_LEASE_LEFTOVER && !sched->be_beside_rt)) {
-        evict_be(sched);
+        if (evict_be(sched)) {
+            reef_timeline_preempt(sched, begin, task);
+        }
     }
     if (!started && may_start_rt(sched)) {
         start_rt(sched, task, false);
@@ -228,7 +248,11 @@ static void settle_be(reef_sched *sched)
         }
         if (fill && vhq->padding == 0) {
             reef_vhq_fill(vhq, policy->be_mode);
+            if (vhq->running && vhq->on_device) {
+                note_launch(sched, vhq->running);
+            }
         }
+        reef_timeline_back(sched, vhq);
     }
 }
 
@@ -290,10 +314,13 @@ void reef_sched_event(void *context, const reef_event *event)
     reef_sched *sched = context;
     pthread_mutex_lock(&sched->lock);
     if (!event->tag) {
+        reef_timeline_launch(sched, sched->rt_running, event);
         rt_event(sched, event);
     } else {
         reef_vhq *vhq = event->tag;
+        reef_timeline_launch(sched, vhq->running, event);
         reef_task *ended = reef_vhq_event(vhq, event);
+        reef_timeline_vacated(sched, vhq);
         if (ended) {
             settle_be_task(sched, vhq, vhq->failed ? REEF_DEVICE : REEF_OK);
         }
@@ -326,6 +353,7 @@ reef_status reef_sched_submit(reef_sched *sched, reef_task *task)
         task->vhq->waiting_count++;
     }
     if (!status) {
+        reef_timeline_submitted(sched, task);
         settle(sched);
     }
     unlock_and_deliver(sched);
@@ -394,9 +422,21 @@ void reef_sched_destroy(reef_sched *sched)
     pthread_mutex_destroy(&sched->lock);
 }
 
+static bool number_taken(const reef_sched *sched, unsigned number)
+{
+    for (reef_list *link = sched->queues.next; link != &sched->queues; link = link->next) {
+        if (REEF_CONTAINER(link, reef_vhq, link)->number == number) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void reef_sched_add_queue(reef_sched *sched, reef_vhq *vhq)
 {
     pthread_mutex_lock(&sched->lock);
+    for (vhq->number = 1; number_taken(sched, vhq->number); vhq->number++) {
+    }
     reef_list_insert(&sched->queues, &vhq->link);
     pthread_mutex_unlock(&sched->lock);
 }
@@ -459,4 +499,36 @@ const reef_policy *reef_sched_policy(reef_sched *sched)
     const reef_policy *policy = sched->policy;
     pthread_mutex_unlock(&sched->lock);
     return policy;
+}
+
+reef_status reef_sched_trace_begin(reef_sched *sched, reef_trace *trace)
+{
+    pthread_mutex_lock(&sched->lock);
+    bool free = !sched->trace;
+    if (free) {
+        trace->start_ns = sched->clock.now_ns(sched->clock.context);
+        sched->trace = trace;
+    }
+    pthread_mutex_unlock(&sched->lock);
+    return free ? REEF_OK : REEF_BUSY;
+}
+
+reef_trace *reef_sched_trace_end(reef_sched *sched)
+{
+    pthread_mutex_lock(&sched->lock);
+    reef_trace *trace = sched->trace;
+    sched->trace = NULL;
+    sched->mode_ns = 0;
+    pthread_mutex_unlock(&sched->lock);
+    return trace;
+}
+
+void reef_sched_trace_span(reef_sched *sched, const char *name, uint64_t begin_ns, uint64_t end_ns)
+{
+    pthread_mutex_lock(&sched->lock);
+    if (sched->trace) {
+        reef_trace_add(sched->trace, &(reef_trace_span){.kind = REEF_TRACE_CALLER, .at = {begin_ns, 0, 0, end_ns}},
+                       name);
+    }
+    pthread_mutex_unlock(&sched->lock);
 }

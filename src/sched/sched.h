@@ -21,6 +21,7 @@
 #include <stdatomic.h>
 
 #include "base/clock.h"
+#include "base/trace.h"
 #include "sched/policy.h"
 
 typedef struct reef_sched_stats {
@@ -46,6 +47,8 @@ typedef struct reef_sched {
     reef_list queues; /* of reef_vhq; rotated so that padding takes turns */
     reef_list ended;  /* tasks to deliver once the lock is dropped */
     reef_sched_stats stats;
+    reef_trace *trace; /* NULL: nothing is recorded */
+    uint64_t mode_ns;  /* with a trace: when real-time mode was entered */
 } reef_sched;
 
 /* dev's events must be routed to reef_sched_event with this scheduler. clock: NULL for the real one. */
@@ -73,5 +76,12 @@ void reef_sched_release(reef_sched *sched);
 reef_status reef_sched_set_policy(reef_sched *sched, const reef_policy *policy);
 void reef_sched_stats_get(reef_sched *sched, reef_sched_stats *out);
 const reef_policy *reef_sched_policy(reef_sched *sched);
+
+/* Records into trace from now on, by the scheduler's clock. BUSY when one is being recorded already. */
+reef_status reef_sched_trace_begin(reef_sched *sched, reef_trace *trace);
+/* The trace, which is the caller's again; NULL when none was being recorded. */
+reef_trace *reef_sched_trace_end(reef_sched *sched);
+/* A span of the caller's own. */
+void reef_sched_trace_span(reef_sched *sched, const char *name, uint64_t begin_ns, uint64_t end_ns);
 
 #endif

@@ -195,7 +195,8 @@ static CUfunction find(const char *name, unsigned dynamic_smem)
     exit(2);
 }
 
-static void launch(const char *name, const reef_cuda_kernel *c, unsigned blocks, reef_cuda_worker *worker, bool programmatic)
+static void launch(const char *name, const reef_cuda_kernel *c, unsigned blocks, reef_cuda_worker *worker,
+                   bool programmatic)
 {
     CUlaunchAttribute attributes[2];
     CUlaunchConfig config = {.gridDimX = blocks,

@@ -578,9 +578,68 @@ static void random_traffic_under_every_policy_ends_every_request_once(void **sta
     }
 }
 
+static const reef_trace_span *span_of(const reef_trace *trace, reef_trace_kind kind, uint32_t queue)
+{
+    const reef_trace_span *found = NULL;
+    for (uint64_t i = 0; i < trace->n; i++) {
+        const reef_trace_span *span = &trace->ring[i];
+        if (span->kind == kind && span->queue == queue) {
+            assert_null(found);
+            found = span;
+        }
+    }
+    assert_non_null(found);
+    return found;
+}
+
+static void a_trace_tells_a_preemption_from_arrival_to_resumption(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 3, 8, 12, 8);
+    reef_trace *trace = reef_trace_create(64);
+    w->now = 10;
+    assert_int_equal(submit_be(w, 0, 0, 0), REEF_OK); /* before the trace: not in it */
+    w->now = 20;
+    assert_int_equal(reef_sched_trace_begin(&w->sched, trace), REEF_OK);
+    reef_trace *other = reef_trace_create(1);
+    assert_int_equal(reef_sched_trace_begin(&w->sched, other), REEF_BUSY);
+    reef_trace_destroy(other);
+    assert_int_equal(submit_be(w, 1, 0, 0), REEF_OK);
+    fake_finish_tiles(&w->device, "be0", 3);
+    w->now = 100;
+    assert_int_equal(submit_rt(w, 2, 0), REEF_OK);
+    w->now = 150;
+    assert_true(fake_leave(&w->device, "be0"));
+    w->now = 200;
+    for (int k = 0; k < 3; k++) {
+        assert_true(fake_finish(&w->device, "rt"));
+    }
+    w->now = 300;
+    reef_sched_cancel(&w->sched, &w->tasks[1]);
+    drain(w);
+    assert_ptr_equal(reef_sched_trace_end(&w->sched), trace);
+    assert_null(reef_sched_trace_end(&w->sched));
+
+    const reef_trace_span *preempt = span_of(trace, REEF_TRACE_PREEMPT, 0);
+    assert_true(preempt->at[0] == 100 && preempt->at[3] == 100);
+    const reef_trace_span *mode = span_of(trace, REEF_TRACE_MODE, 0);
+    assert_true(mode->at[0] == 100 && mode->at[3] == 200);
+    const reef_trace_span *preempted = span_of(trace, REEF_TRACE_PREEMPTED, 1);
+    assert_true(preempted->at[0] == 100 && preempted->at[1] == 150 && preempted->at[3] == 200);
+    const reef_trace_span *rt = span_of(trace, REEF_TRACE_REQUEST, 0);
+    assert_true(rt->at[0] == 100 && rt->at[1] == 100 && rt->at[3] == 200 && rt->status == REEF_OK);
+    const reef_trace_span *be = span_of(trace, REEF_TRACE_REQUEST, 1);
+    assert_true(be->at[0] == 20 && be->at[1] == 0 && be->at[3] == 300 && be->status == REEF_CANCELLED);
+    const reef_trace_span *launch = span_of(trace, REEF_TRACE_LAUNCH, 0);
+    assert_int_equal(launch->value, 3);
+    reef_trace_destroy(trace);
+    world_free(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_trace_tells_a_preemption_from_arrival_to_resumption),
         cmocka_unit_test(a_queue_hands_over_no_more_than_the_device_queue_holds),
         cmocka_unit_test(reset_takes_the_lease_before_it_launches_and_evicts_last),
         cmocka_unit_test(best_effort_work_resumes_at_the_first_unfinished_kernel),

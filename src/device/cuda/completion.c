@@ -61,6 +61,32 @@ static void learn(cuda_device *device, const cuda_queue *queue, const cuda_launc
     }
 }
 
+/* The GPU's clock and the host's run at the same pace, some constant apart; the shortest time that was ever seen from the
+ * GPU's "ended" to the host's seeing it says how far. Drift is small, but forgotten every second all the same. */
+static void compare_clocks(cuda_device *device, uint64_t gpu_ns, uint64_t now)
+{
+    int64_t apart = (int64_t)(now - gpu_ns);
+    if (now - device->clock_since_ns > UINT64_C(1000000000)) {
+        device->clock_apart[0] = device->clock_apart[1];
+        device->clock_apart[1] = apart;
+        device->clock_since_ns = now;
+    }
+    device->clock_apart[1] = apart < device->clock_apart[1] ? apart : device->clock_apart[1];
+    device->clock_apart[0] = device->clock_apart[1] < device->clock_apart[0] || !device->clock_apart[0]
+                                 ? device->clock_apart[1]
+                                 : device->clock_apart[0];
+}
+
+/* When the host could have seen the launch begin; otherwise says when it was handed over. */
+static uint64_t begun_at(const cuda_device *device, const cuda_launch *launch, uint64_t otherwise, uint64_t now)
+{
+    if (!launch->graph || !(launch->graph->kind & CUDA_GRAPH_IN) || launch->failed) {
+        return otherwise;
+    }
+    uint64_t at = launch->instance->words->begun_at_ns + (uint64_t)device->clock_apart[0];
+    return at < otherwise ? otherwise : at > now ? now : at;
+}
+
 /* The head of the queue is over: takes it out of the ring and tells what happened. */
 static reef_event retire(cuda_device *device, cuda_queue *queue, cuda_instance **outputs)
 {
@@ -76,6 +102,9 @@ static reef_event retire(cuda_device *device, cuda_queue *queue, cuda_instance *
         reached = launch->first > before ? before : reached; /* behind one that stopped early */
     }
     bool done = reached >= end && !launch->failed;
+    if (launch->graph && !launch->failed) {
+        compare_clocks(device, instance->words->ended_at_ns, now);
+    }
     if (!launch->failed) {
         if (reached > before) {
             atomic_store_explicit(&instance->current, reached, memory_order_release);
@@ -86,6 +115,7 @@ static reef_event retire(cuda_device *device, cuda_queue *queue, cuda_instance *
         }
         instance->partial &= reached < instance->base.program->plan->n_kernels;
     }
+    device->workers -= launch->workers;
     queue->last_end_ns = now;
     queue->head = (queue->head + 1) % queue->capacity;
     queue->count--;
@@ -95,7 +125,7 @@ static reef_event retire(cuda_device *device, cuda_queue *queue, cuda_instance *
                 : done         ? REEF_EVENT_DONE
                                : REEF_EVENT_EVICTED,
         .tag = launch->tag,
-        .start_ns = start,
+        .start_ns = begun_at(device, launch, start, now),
         .end_ns = now,
     };
 }

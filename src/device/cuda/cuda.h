@@ -82,6 +82,7 @@ enum {
     CUDA_GRAPH_OUT = 2, /* inputs come in first, outputs go out last */
     CUDA_GRAPH_WORKERS = 4,
     CUDA_GRAPH_BEGUN_ONLY = 8, /* workers that stop between kernels only */
+    CUDA_GRAPH_SHARE = 16,     /* times 1 + the share's index: it runs on its class's part of the units */
 };
 
 typedef struct cuda_graph {
@@ -145,6 +146,14 @@ typedef struct cuda_queue {
     uint64_t served_ns; /* work submitted, in time alone on the GPU, over weight: the queue with the least goes next */
 } cuda_queue;
 
+/* The units in two parts, for real-time and for best-effort work at the same time (share.c). */
+typedef struct cuda_share {
+    unsigned be_units;
+    CUgreenCtx green[2];
+    CUcontext rt, be; /* their contexts: of this process, with the same memory, but with some of the units */
+} cuda_share;
+enum { CUDA_SHARES = 6 };
+
 struct cuda_device {
     reef_dev base;
     reef_dev_config config;
@@ -154,7 +163,7 @@ struct cuda_device {
     pthread_rwlock_t context_lock;
     pthread_mutex_t lock;
     CUcontext context;
-    CUmodule modules[CUDA_MAX_MODULES];
+    CUlibrary modules[CUDA_MAX_MODULES];
     const reef_cuda_image *images[CUDA_MAX_MODULES];
     bool exact[CUDA_MAX_MODULES]; /* compiled for this very architecture */
     unsigned n_modules;
@@ -165,15 +174,21 @@ struct cuda_device {
     int least_priority, greatest_priority;
     reef_list queues, programs, instances;
     reef_lease lease;
+    int share; /* that the lease asks for: an index in shares, -1: all units or none */
+    cuda_share shares[CUDA_SHARES];
+    int n_shares;
     uint64_t served_ns;  /* of the best-effort queue that was served last */
     uint32_t generation; /* the youngest that has been revoked */
     CUdeviceptr revoked; /* the word that says so, and behind it (64 bytes on) reef_cuda_lost */
     CUstream control;    /* for that word: nothing else is ever in it */
+    unsigned workers;    /* launches of workers that have not been seen to end */
     reef_error failure;  /* status OK: none so far */
     bool dead;           /* the context could not be replaced: every launch fails */
     /* Counts what the completer should look at: launches, leases, closing. A futex. */
     _Atomic uint32_t changes;
     _Atomic uint32_t sleeping;
+    int64_t clock_apart[2]; /* host's clock minus the GPU's: in the last second and the one before; in this one */
+    uint64_t clock_since_ns;
     bool closing;
     struct cuda_hint *hint;          /* hint.c */
     _Atomic uint64_t request_due_ns; /* until then the completer expects a request and stays awake; 0: none is expected */
@@ -197,7 +212,7 @@ void cuda_leave(const cuda_device *device);
  * pageable memory returns when it is staged), and the device's own streams do not wait for them. */
 reef_status cuda_settle(const cuda_device *device, reef_error *error);
 
-/* code.c: the modules of the context. */
+/* code.c: the kernels. */
 reef_status cuda_code_load(cuda_device *device, reef_error *error);
 /* Forgets the functions of a context that is gone, or about to go. */
 void cuda_code_unload(cuda_device *device);
@@ -243,7 +258,8 @@ void cuda_relocate(const reef_cuda_kernel *code, const uint64_t *storage, uint64
 void cuda_kernel_args(const cuda_kernel *kernel, const cuda_instance *instance, char *out);
 /* worker: the second argument, or NULL: the plain form. */
 reef_status cuda_graph_add(const cuda_device *device, CUgraph graph, const reef_cuda_kernel *code, CUfunction function,
-                           void *args, void *worker, CUgraphNode after, CUgraphNode *out, reef_error *error);
+                           void *args, void *worker, CUcontext where, CUgraphNode after, CUgraphNode *out,
+                           reef_error *error);
 
 /* queue.c */
 reef_status cuda_queue_create(reef_dev *dev, bool realtime, unsigned capacity, unsigned weight, reef_dqueue **out);
@@ -265,6 +281,13 @@ reef_status cuda_revoke_load(cuda_device *device, reef_error *error);
  * launch that the driver refuses is marked failed. */
 void cuda_submit(cuda_queue *queue, bool unlocked);
 void *cuda_submitter_main(void *device);
+
+/* share.c: the ways to divide the units; none where the driver cannot. The context is current. */
+void cuda_shares_load(cuda_device *device);
+void cuda_shares_unload(cuda_device *device);
+/* The one with the most best-effort units of at most so many; -1: none. */
+int cuda_share_find(const cuda_device *device, unsigned be_units);
+unsigned cuda_units_needed(reef_instance *instance, unsigned per_mille);
 
 /* completion.c */
 void *cuda_completer_main(void *device);
@@ -291,5 +314,19 @@ void cuda_bench_destroy(cuda_bench *bench);
 reef_status cuda_bench_kernel(cuda_bench *bench, const reef_cuda_kernel *code, CUfunction function, const char *args,
                               const uint32_t *at, unsigned n_at, CUdeviceptr constants, size_t bytes, unsigned samples,
                               uint64_t *ns, reef_error *error);
+/* The time of one launch of a graph, with a cache that holds nothing of it. */
+reef_status cuda_bench_graph(cuda_bench *bench, CUgraphExec graph, uint64_t *ns, reef_error *error);
+
+/* refine.c: the fastest variants of a kernel, the fastest alone first; key: the same for kernels that compute the same. */
+enum { CUDA_MAX_OPTIONS = 4 };
+typedef struct cuda_options {
+    uint64_t key;
+    unsigned n, picked; /* n = 0: there is nothing to choose */
+    cuda_kernel kernel[CUDA_MAX_OPTIONS];
+} cuda_options;
+/* Leaves in program->kernels the options that make a whole run fastest, and in picked which they are. The program's
+ * constants are in place; storage and workspace stand in for an instance's. */
+reef_status cuda_refine(cuda_bench *bench, cuda_program *program, cuda_options *options, const uint64_t *storage,
+                        CUdeviceptr workspace, reef_error *error);
 
 #endif

@@ -75,6 +75,7 @@ static void cuda_close(reef_dev *dev)
         cuda_hint_unload(device);
         cuda_leave(device);
     }
+    cuda_shares_unload(device);
     cuda_code_unload(device);
     if (device->context) {
         device->cu->ctx_destroy(device->context);
@@ -99,6 +100,9 @@ static reef_status set_up(cuda_device *device, reef_error *error)
         status = cuda_code_load(device, error);
     }
     status = status ? status : cuda_revoke_load(device, error);
+    if (!status) {
+        cuda_shares_load(device);
+    }
     CUcontext created;
     cu->ctx_pop(&created); /* creating made it current; the caller's thread keeps what it had */
     if (!status && pthread_create(&device->completer, NULL, cuda_completer_main, device)) {
@@ -140,6 +144,7 @@ static reef_status cuda_open(const reef_dev_config *config, reef_dev **out, reef
     device->cu = cuda_driver_load(NULL);
     device->gpu = gpu;
     device->lease = reef_lease_make(0, gpu->sms);
+    device->share = -1;
     name_model(device);
     reef_list_init(&device->queues);
     reef_list_init(&device->programs);
@@ -179,16 +184,16 @@ static uint32_t cuda_tiles_left(const reef_instance *base)
 static void cuda_lease(reef_dev *dev, reef_lease lease)
 {
     cuda_device *device = (cuda_device *)dev;
-    uint32_t first = (uint32_t)lease, end = (uint32_t)(lease >> 32);
+    uint32_t first = (uint32_t)lease, end = (uint32_t)(lease >> 32), units = first < end ? end - first : 0;
     pthread_mutex_lock(&device->lock);
-    uint32_t had_first = (uint32_t)device->lease, had_end = (uint32_t)(device->lease >> 32);
-    bool narrower = had_first < had_end && (first > had_first || end < had_end);
+    bool changes = device->lease != lease;
     device->lease = lease;
-    if (narrower) {
-        cuda_revoke(device);
+    device->share = units < dev->units ? cuda_share_find(device, units) : -1;
+    if (changes) {
+        cuda_revoke(device); /* what runs leaves its units, and is launched again for others */
     }
     pthread_mutex_unlock(&device->lock);
-    if (first < end) {
+    if (units) {
         cuda_work(device);
     }
 }
@@ -206,7 +211,7 @@ static void cuda_stats(const reef_dev *dev, reef_dev_stats *out)
     pthread_rwlock_unlock(&device->context_lock);
     *out = (reef_dev_stats){
         .tiles_abandoned = lost.tiles,
-        .lost_ns_be = lost.unit_ns,
+        .lost_ns_be = (uint64_t)((double)lost.unit_cycles * 1e6 / device->gpu->clock_khz),
         .tiles_run = atomic_load_explicit(&device->tiles_run, memory_order_relaxed),
         .busy_ns_rt = atomic_load_explicit(&device->busy_ns_rt, memory_order_relaxed),
         .busy_ns_be = atomic_load_explicit(&device->busy_ns_be, memory_order_relaxed),
@@ -251,4 +256,5 @@ const reef_device_ops reef_cuda_device_ops = {
     .health = cuda_health,
     .hint = cuda_hint_send,
     .slice = cuda_slice_get,
+    .units_needed = cuda_units_needed,
 };

@@ -14,12 +14,14 @@
 #include "device/cuda/cuda.h"
 
 reef_status cuda_graph_add(const cuda_device *device, CUgraph graph, const reef_cuda_kernel *code, CUfunction function,
-                           void *args, void *worker, CUgraphNode after, CUgraphNode *out, reef_error *error)
+                           void *args, void *worker, CUcontext where, CUgraphNode after, CUgraphNode *out,
+                           reef_error *error)
 {
     const cuda_driver *cu = device->cu;
     void *params[] = {args, worker};
     CUDA_KERNEL_NODE_PARAMS node = {
-        .func = function,
+        .kern = (CUkernel)function,
+        .ctx = where,
         .grid = {code->tiles, 1, 1},
         .block = {code->threads, 1, 1},
         .smem_bytes = code->dynamic_smem,
@@ -60,13 +62,27 @@ void cuda_kernel_args(const cuda_kernel *kernel, const cuda_instance *instance, 
     }
 }
 
-static reef_status add_worker(const cuda_instance *instance, CUgraph graph, uint32_t index, bool begun_only, char *args,
+/* The units that a graph of this kind runs on: NULL: all. */
+static const cuda_share *share_of(const cuda_device *device, uint32_t kind)
+{
+    uint32_t index = kind / CUDA_GRAPH_SHARE;
+    return index ? &device->shares[index - 1] : NULL;
+}
+
+static CUcontext context_of(const cuda_device *device, uint32_t kind)
+{
+    const cuda_share *share = share_of(device, kind);
+    return share ? kind & CUDA_GRAPH_WORKERS ? share->be : share->rt : device->context;
+}
+
+static reef_status add_worker(const cuda_instance *instance, CUgraph graph, uint32_t index, uint32_t kind, char *args,
                               CUgraphNode *last, reef_error *error)
 {
     const cuda_program *program = (const cuda_program *)instance->base.program;
     const cuda_device *device = (const cuda_device *)program->base.dev;
     const cuda_kernel *kernel = &program->kernels[index];
-    unsigned most = device->gpu->sms * kernel->workers_per_sm;
+    const cuda_share *share = share_of(device, kind);
+    unsigned most = (share ? share->be_units : device->gpu->sms) * kernel->workers_per_sm;
     reef_cuda_worker worker = {
         .revoked = device->revoked,
         .lost = device->revoked + CUDA_LOST_OFFSET,
@@ -74,12 +90,13 @@ static reef_status add_worker(const cuda_instance *instance, CUgraph graph, uint
         .done = instance->memory + instance->done_offset + 4 * (uint64_t)kernel->first_tile,
         .begun = instance->memory + instance->begun_offset + 4 * (uint64_t)index,
         .tiles = kernel->code.tiles,
-        .begun_only = begun_only || !program->base.plan->kernels[index].transaction,
+        .begun_only = (kind & CUDA_GRAPH_BEGUN_ONLY) || !program->base.plan->kernels[index].transaction,
         .share = kernel->workers_per_sm,
     };
     reef_cuda_kernel code = kernel->code;
     code.tiles = code.tiles < most ? code.tiles : most;
-    return cuda_graph_add(device, graph, &code, kernel->worker, args, &worker, *last, last, error);
+    return cuda_graph_add(device, graph, &code, kernel->worker, args, &worker, context_of(device, kind), *last, last,
+                          error);
 }
 
 /* What reef_io_end needs to find the first kernel that is not done. */
@@ -100,8 +117,8 @@ static void add_report(const cuda_instance *instance, const cuda_graph *graph, r
 
 /* Adds the copy of pieces[from..to) of the instance's inputs (or outputs, behind the inputs in its tables). ending: it is
  * the graph's last kernel. */
-static reef_status add_copy(const cuda_instance *instance, CUgraph graph, bool in, size_t from, size_t to,
-                            const cuda_graph *ending, CUgraphNode *last, reef_error *error)
+static reef_status add_copy(const cuda_instance *instance, CUgraph graph, uint32_t kind, bool in, size_t from,
+                            size_t to, const cuda_graph *ending, CUgraphNode *last, reef_error *error)
 {
     const cuda_device *device = (const cuda_device *)instance->base.program->dev;
     const reef_plan *plan = instance->base.program->plan;
@@ -117,9 +134,11 @@ static reef_status add_copy(const cuda_instance *instance, CUgraph graph, bool i
         args.bytes[args.pieces++] = bytes;
         largest = bytes > largest ? bytes : largest;
     }
-    if (ending) {
+    if (ending || (in && from == 0)) {
         args.control = instance->memory + instance->control_offset;
         args.words = instance->pinned_address;
+    }
+    if (ending) {
         add_report(instance, ending, &args);
     }
     uint64_t blocks = (largest + REEF_IO_BLOCK_BYTES - 1) / REEF_IO_BLOCK_BYTES;
@@ -129,15 +148,19 @@ static reef_status add_copy(const cuda_instance *instance, CUgraph graph, bool i
                                              : (unsigned)blocks,
         .threads = args.pieces || args.kernels ? REEF_IO_THREADS : 32,
     };
-    return cuda_graph_add(device, graph, &code, in ? device->io_in : device->io_end, &args, NULL, *last, last, error);
+    return cuda_graph_add(device, graph, &code, in ? device->io_in : device->io_end, &args, NULL,
+                          context_of(device, kind), *last, last, error);
 }
 
-static reef_status add_inputs(const cuda_instance *instance, CUgraph graph, CUgraphNode *last, reef_error *error)
+static reef_status add_inputs(const cuda_instance *instance, CUgraph graph, uint32_t kind, CUgraphNode *last,
+                              reef_error *error)
 {
     size_t n = instance->base.program->plan->n_inputs;
-    reef_status status = REEF_OK;
+    /* Without inputs it still says that the launch has begun. */
+    reef_status status = n ? REEF_OK : add_copy(instance, graph, kind, true, 0, 0, NULL, last, error);
     for (size_t i = 0; !status && i < n; i += REEF_IO_PIECES) {
-        status = add_copy(instance, graph, true, i, n - i < REEF_IO_PIECES ? n : i + REEF_IO_PIECES, NULL, last, error);
+        status = add_copy(instance, graph, kind, true, i, n - i < REEF_IO_PIECES ? n : i + REEF_IO_PIECES, NULL, last,
+                          error);
     }
     return status;
 }
@@ -148,9 +171,9 @@ static reef_status add_end(const cuda_instance *instance, CUgraph graph, const c
     size_t n = ending->kind & CUDA_GRAPH_OUT ? instance->base.program->plan->n_outputs : 0, i = 0;
     reef_status status = REEF_OK;
     for (; !status && n - i > REEF_IO_PIECES; i += REEF_IO_PIECES) {
-        status = add_copy(instance, graph, false, i, i + REEF_IO_PIECES, NULL, last, error);
+        status = add_copy(instance, graph, ending->kind, false, i, i + REEF_IO_PIECES, NULL, last, error);
     }
-    return status ? status : add_copy(instance, graph, false, i, n, ending, last, error);
+    return status ? status : add_copy(instance, graph, ending->kind, false, i, n, ending, last, error);
 }
 
 static reef_status build(const cuda_instance *instance, cuda_graph *graph, reef_error *error)
@@ -161,16 +184,16 @@ static reef_status build(const cuda_instance *instance, cuda_graph *graph, reef_
     CUgraphNode last = NULL;
     reef_status status = CUDA_TRY(device->cu, error, graph_create(&description, 0));
     if (!status && (graph->kind & CUDA_GRAPH_IN)) {
-        status = add_inputs(instance, description, &last, error);
+        status = add_inputs(instance, description, graph->kind, &last, error);
     }
     for (uint32_t k = graph->first; !status && k < graph->first + graph->count; k++) {
         char args[CUDA_MAX_ARGS];
         const cuda_kernel *kernel = &program->kernels[k];
         cuda_kernel_args(kernel, instance, args);
-        status =
-            graph->kind & CUDA_GRAPH_WORKERS
-                ? add_worker(instance, description, k, graph->kind & CUDA_GRAPH_BEGUN_ONLY, args, &last, error)
-                : cuda_graph_add(device, description, &kernel->code, kernel->function, args, NULL, last, &last, error);
+        status = graph->kind & CUDA_GRAPH_WORKERS
+                     ? add_worker(instance, description, k, graph->kind, args, &last, error)
+                     : cuda_graph_add(device, description, &kernel->code, kernel->function, args, NULL,
+                                      context_of(device, graph->kind), last, &last, error);
         if (status) {
             const reef_kernel *described = &program->base.plan->kernels[k];
             reef_error_prefix(error, "node '%s' (%s, %s): ", described->name, described->ops, kernel->code.variant);

@@ -6,7 +6,8 @@
  * address is in. Tokens in the arguments of the chosen candidate say which packings are kept; those of all kernels then
  * lie in one allocation of exactly their size.
  *
- * Kernels that compute the same thing (the same candidates with the same arguments but for addresses) are measured once.
+ * Kernels that compute the same thing (the same candidates with the same arguments but for addresses) are measured once;
+ * the best few of what was measured are then tried in the whole run (refine.c).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +40,14 @@ typedef struct pieces {
     size_t n, room;
 } pieces;
 
+/* The best candidates of a computation that was measured, best first. */
+typedef struct ranking {
+    uint64_t key;
+    unsigned n;
+    size_t candidate[CUDA_MAX_OPTIONS];
+    uint64_t ns[CUDA_MAX_OPTIONS];
+} ranking;
+
 typedef struct build {
     cuda_device *device;
     cuda_program *program;
@@ -59,7 +68,9 @@ typedef struct build {
     CUdeviceptr scratch, workspace, constants;
     size_t workspace_bytes, room; /* room: of constants */
     uint64_t *storage;
+    ranking *rankings; /* one for each computation measured */
     unsigned measured;
+    cuda_options *options; /* per kernel of the plan */
 } build;
 
 /* --------------------------------------------------------------- pieces -- */
@@ -299,10 +310,10 @@ static reef_status measure(build *b, const reef_cuda_kernel *code, unsigned samp
 }
 
 /* Every candidate briefly, then the best few properly. */
-static reef_status choose_by_measuring(build *b, size_t *chosen, uint64_t *ns)
+static reef_status rank(build *b, ranking *best)
 {
-    enum { FINALISTS = 4, BRIEF = 2, PROPER = 9 };
-    uint64_t first[REEF_CUDA_MAX_CANDIDATES];
+    enum { BRIEF = 2, PROPER = 9 };
+    uint64_t first[REEF_CUDA_MAX_CANDIDATES] = {0};
     reef_status status = b->scratch ? REEF_OK : make_scratch(b);
     status = status ? status : stage_constants(b);
     for (size_t c = 0; !status && c < b->n_candidates; c++) {
@@ -311,21 +322,39 @@ static reef_status choose_by_measuring(build *b, size_t *chosen, uint64_t *ns)
             reef_error_prefix(b->error, "measuring '%s': ", b->candidates[c].variant);
         }
     }
-    *ns = UINT64_MAX;
-    for (unsigned round = 0; !status && round < FINALISTS && round < b->n_candidates; round++) {
-        size_t best = 0;
+    *best = (ranking){.key = b->key};
+    while (!status && best->n < CUDA_MAX_OPTIONS && best->n < b->n_candidates) {
+        size_t next = 0;
         for (size_t c = 1; c < b->n_candidates; c++) {
-            best = first[c] < first[best] ? c : best;
+            next = first[c] < first[next] ? c : next;
         }
-        first[best] = UINT64_MAX;
-        uint64_t took;
-        status = measure(b, &b->candidates[best], PROPER, &took);
-        if (!status && took < *ns) {
-            *ns = took;
-            *chosen = best;
+        first[next] = UINT64_MAX;
+        uint64_t ns = 0;
+        status = measure(b, &b->candidates[next], PROPER, &ns);
+        unsigned at = best->n++;
+        for (; at > 0 && best->ns[at - 1] > ns; at--) {
+            best->candidate[at] = best->candidate[at - 1];
+            best->ns[at] = best->ns[at - 1];
         }
+        best->candidate[at] = next;
+        best->ns[at] = ns;
     }
-    b->measured++;
+    return status;
+}
+
+static reef_status choose_by_measuring(build *b, size_t *chosen, uint64_t *ns)
+{
+    ranking *more = realloc(b->rankings, (b->measured + 1) * sizeof *more);
+    if (!more) {
+        return reef_fail(b->error, REEF_NO_MEMORY, "out of memory");
+    }
+    b->rankings = more;
+    reef_status status = rank(b, &more[b->measured]);
+    if (!status) {
+        *chosen = more[b->measured].candidate[0];
+        *ns = more[b->measured].ns[0];
+        b->measured++;
+    }
     return status;
 }
 
@@ -406,6 +435,22 @@ static reef_status keep_pieces(build *b, const reef_cuda_kernel *code, cuda_kern
     return REEF_OK;
 }
 
+/* The candidate, in the program's own memory. */
+static reef_status keep_code(build *b, const reef_cuda_kernel *code, cuda_kernel *kernel)
+{
+    reef_arena *arena = &b->program->arena;
+    kernel->code = *code;
+    kernel->code.function = keep_text(arena, code->function);
+    kernel->code.worker = keep_text(arena, code->worker);
+    kernel->code.variant = keep_text(arena, code->variant);
+    kernel->code.args = reef_arena_alloc(arena, code->args_bytes ? code->args_bytes : 1);
+    if (!kernel->code.function || !kernel->code.variant || !kernel->code.args) {
+        return reef_fail(b->error, REEF_NO_MEMORY, "out of memory");
+    }
+    memcpy(kernel->code.args, code->args, code->args_bytes);
+    return REEF_OK;
+}
+
 /* A kernel without a worker form is no failure: its program is then served in the plain form. */
 static reef_status find_worker(build *b, cuda_kernel *kernel)
 {
@@ -428,31 +473,94 @@ static reef_status find_worker(build *b, cuda_kernel *kernel)
     return status;
 }
 
-static reef_status adopt(build *b, size_t chosen, cuda_kernel *kernel)
+static reef_status find_function(build *b, const reef_cuda_kernel *code, cuda_kernel *kernel)
 {
-    const reef_cuda_kernel *code = &b->candidates[chosen];
-    if (!b->again) {
-        reef_arena *arena = &b->program->arena;
-        kernel->code = *code;
-        kernel->code.function = keep_text(arena, code->function);
-        kernel->code.worker = keep_text(arena, code->worker);
-        kernel->code.variant = keep_text(arena, code->variant);
-        kernel->code.args = reef_arena_alloc(arena, code->args_bytes ? code->args_bytes : 1);
-        if (!kernel->code.function || !kernel->code.variant || !kernel->code.args) {
-            return reef_fail(b->error, REEF_NO_MEMORY, "out of memory");
-        }
-        memcpy(kernel->code.args, code->args, code->args_bytes);
-        size_t wanted = code->workspace_bytes;
-        b->program->workspace_bytes = wanted > b->program->workspace_bytes ? wanted : b->program->workspace_bytes;
-    }
+    int blocks = 0;
     reef_status status = cuda_code_function(b->device, code->function, code->dynamic_smem, &kernel->function, b->error);
     if (!status) {
-        int blocks = 0;
         b->device->cu->occupancy(&blocks, kernel->function, (int)code->threads, code->dynamic_smem);
         kernel->blocks_per_sm = blocks > 0 ? (unsigned)blocks : 1;
         status = find_worker(b, kernel);
     }
+    return status;
+}
+
+static reef_status adopt(build *b, size_t chosen, cuda_kernel *kernel)
+{
+    const reef_cuda_kernel *code = &b->candidates[chosen];
+    reef_status status = b->again ? REEF_OK : keep_code(b, code, kernel);
+    status = status ? status : find_function(b, code, kernel);
     return status ? status : keep_pieces(b, code, kernel);
+}
+
+/* Do two candidates read the same packings from the same places of their arguments? */
+static bool same_constants(const build *b, const reef_cuda_kernel *x, const reef_cuda_kernel *y)
+{
+    uint32_t at[2][CUDA_MAX_ARGS / 8];
+    unsigned n = find_tokens(b, x, at[0]);
+    bool same =
+        x->args_bytes == y->args_bytes && n == find_tokens(b, y, at[1]) && !memcmp(at[0], at[1], n * sizeof at[0][0]);
+    for (unsigned i = 0; same && i < n; i++) {
+        same = !memcmp((const char *)x->args + at[0][i], (const char *)y->args + at[0][i], 8);
+    }
+    return same;
+}
+
+/* What refine may choose from for a kernel that was measured in this build; kernel is the chosen candidate, adopted. */
+static reef_status keep_options(build *b, size_t chosen, const cuda_kernel *kernel, cuda_options *out)
+{
+    reef_status status = REEF_OK;
+    const ranking *best = b->rankings;
+    while (best < b->rankings + b->measured && best->key != b->key) {
+        best++;
+    }
+    if (best == b->rankings + b->measured || best->candidate[0] != chosen) {
+        return REEF_OK;
+    }
+    out->key = b->key;
+    for (unsigned i = 0; !status && i < best->n; i++) {
+        const reef_cuda_kernel *code = &b->candidates[best->candidate[i]];
+        cuda_kernel *option = &out->kernel[out->n];
+        *option = *kernel;
+        if (i == 0) {
+            out->n++;
+        } else if (same_constants(b, &b->candidates[chosen], code)) {
+            option->solo_ns = best->ns[i];
+            status = keep_code(b, code, option);
+            status = status ? status : find_function(b, code, option);
+            out->n++;
+        }
+    }
+    return status;
+}
+
+/* The variants that make the whole run fastest; what they are is remembered. */
+static reef_status refine(build *b)
+{
+    cuda_program *program = b->program;
+    size_t wanted = program->workspace_bytes;
+    for (size_t k = 0; k < program->base.plan->n_kernels; k++) {
+        for (unsigned i = 0; i < b->options[k].n; i++) {
+            size_t bytes = b->options[k].kernel[i].code.workspace_bytes;
+            wanted = bytes > wanted ? bytes : wanted;
+        }
+    }
+    if (!b->measured) {
+        return REEF_OK;
+    }
+    reef_status status = grow(b, &b->workspace, &b->workspace_bytes, wanted);
+    if (!status && wanted) {
+        status = CUDA_TRY(b->device->cu, b->error, memset8(b->workspace, 0, wanted));
+    }
+    status = status ? status : cuda_settle(b->device, b->error);
+    status = status ? status : cuda_refine(&b->bench, program, b->options, b->storage, b->workspace, b->error);
+    for (size_t k = 0; !status && k < program->base.plan->n_kernels; k++) {
+        const cuda_kernel *kernel = &program->kernels[k];
+        if (b->options[k].picked) {
+            cuda_tuning_add(b->tuning, b->options[k].key, kernel->code.variant, kernel->solo_ns);
+        }
+    }
+    return status;
 }
 
 /* Constants that kernels read through views. */
@@ -524,7 +632,25 @@ static void build_end(build *b)
     pieces_free(&b->chosen);
     reef_arena_free(&b->arena);
     free(b->storage);
+    free(b->rankings);
+    free(b->options);
     free(b);
+}
+
+/* What the program needs for the kernels it has now. */
+static void add_up(cuda_program *program)
+{
+    program->workspace_bytes = 0;
+    program->tiles = 0;
+    program->has_workers = true;
+    for (size_t k = 0; k < program->base.plan->n_kernels; k++) {
+        cuda_kernel *kernel = &program->kernels[k];
+        size_t wanted = kernel->code.workspace_bytes;
+        program->workspace_bytes = wanted > program->workspace_bytes ? wanted : program->workspace_bytes;
+        kernel->first_tile = program->tiles;
+        program->tiles += kernel->code.tiles;
+        program->has_workers &= kernel->worker != NULL;
+    }
 }
 
 /* The context is current. */
@@ -534,8 +660,6 @@ static reef_status compile(build *b, const reef_program_options *options)
     const reef_plan *plan = program->base.plan;
     reef_status status = REEF_OK;
     memset(program->const_offset, 0xff, plan->n_storage * sizeof *program->const_offset);
-    program->tiles = 0;
-    program->has_workers = true;
     for (size_t k = 0; !status && k < plan->n_kernels; k++) {
         const reef_kernel *kernel = &plan->kernels[k];
         size_t chosen;
@@ -549,16 +673,23 @@ static reef_status compile(build *b, const reef_program_options *options)
             program->kernels[k].solo_ns = b->again ? program->kernels[k].solo_ns : ns;
             status = adopt(b, chosen, &program->kernels[k]);
         }
+        if (!status && !b->again) {
+            status = keep_options(b, chosen, &program->kernels[k], &b->options[k]);
+        }
         if (status) {
             reef_error_prefix(b->error, "node '%s' (%s): ", kernel->name, kernel->ops);
-            break;
         }
-        program->kernels[k].first_tile = program->tiles;
-        program->tiles += program->kernels[k].code.tiles;
-        program->has_workers &= program->kernels[k].worker != NULL;
     }
     status = status ? status : keep_storage(b);
-    return status ? status : upload(b);
+    status = status ? status : upload(b);
+    if (!status) {
+        add_up(program);
+        status = b->again ? REEF_OK : refine(b);
+    }
+    if (!status) {
+        add_up(program);
+    }
+    return status;
 }
 
 static reef_status compile_in_context(cuda_program *program, const reef_program_options *options, bool again,
@@ -572,6 +703,11 @@ static reef_status compile_in_context(cuda_program *program, const reef_program_
     b->program = program;
     b->error = error;
     b->again = again;
+    b->options = calloc(program->base.plan->n_kernels + 1, sizeof *b->options);
+    if (!b->options) {
+        free(b);
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
     b->tuning = again ? NULL : cuda_tuning_open(b->device, options ? options->cache_dir : NULL);
     reef_status status = compile(b, options);
     cuda_tuning_close(b->tuning);

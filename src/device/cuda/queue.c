@@ -159,7 +159,7 @@ void cuda_revoke(cuda_device *device)
 {
     reef_error error;
     device->generation++;
-    if (device->dead || cuda_enter(device, &error)) {
+    if (device->dead || !device->workers || cuda_enter(device, &error)) {
         return;
     }
     /* On a stream of its own it waits for nothing; 4096 generations a second last for days before they come round, and

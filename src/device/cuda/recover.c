@@ -32,6 +32,9 @@ static reef_status load_all(cuda_device *device, reef_error *error)
     }
     status = cuda_code_load(device, error);
     status = status ? status : cuda_revoke_load(device, error);
+    if (!status) {
+        cuda_shares_load(device);
+    }
     for (reef_list *link = device->queues.next; !status && link != &device->queues; link = link->next) {
         status = cuda_queue_load(REEF_CONTAINER(link, cuda_queue, link), error);
     }
@@ -59,6 +62,7 @@ void cuda_recover(cuda_device *device)
         cuda_hint_unload(device);
         cuda_leave(device);
     }
+    cuda_shares_unload(device);
     cuda_code_unload(device);
     device->cu->ctx_destroy(device->context);
     if (load_all(device, &error)) {

@@ -22,9 +22,16 @@ typedef struct order {
     bool clear;
 } order;
 
+/* Has leased work no units? Some that no share gives are none. */
 static bool lease_is_empty(const cuda_device *device)
 {
-    return (uint32_t)device->lease >= (uint32_t)(device->lease >> 32);
+    uint32_t first = (uint32_t)device->lease, end = (uint32_t)(device->lease >> 32);
+    return (first > 0 || end < device->base.units) && device->share < 0;
+}
+
+static uint32_t share_kind(const cuda_device *device)
+{
+    return (uint32_t)(CUDA_GRAPH_SHARE * (1 + device->share));
 }
 
 /* The kernels of a launch as workers: whole segments, so that few graphs serve all launches; what is done is skipped. */
@@ -42,7 +49,7 @@ static order worker_order(cuda_device *device, cuda_launch *launch)
         .first = first,
         .count = end - first,
         .kind = CUDA_GRAPH_WORKERS | (first == 0 ? CUDA_GRAPH_IN : 0) | (end == kernels ? CUDA_GRAPH_OUT : 0) |
-                (launch->mode == REEF_LAUNCH_LEASED ? 0 : CUDA_GRAPH_BEGUN_ONLY),
+                (launch->mode == REEF_LAUNCH_LEASED ? share_kind(device) : CUDA_GRAPH_BEGUN_ONLY),
         .clear = instance->dirty,
     };
     if ((int32_t)(instance->generation - device->generation) <= 0) {
@@ -55,10 +62,11 @@ static order worker_order(cuda_device *device, cuda_launch *launch)
     instance->dirty = false;
     instance->partial = true;
     launch->workers = true;
+    device->workers++;
     return o;
 }
 
-static order plain_order(cuda_launch *launch)
+static order plain_order(const cuda_device *device, const cuda_launch *launch, bool realtime)
 {
     cuda_instance *instance = launch->instance;
     uint32_t kernels = (uint32_t)instance->base.program->plan->n_kernels;
@@ -68,7 +76,8 @@ static order plain_order(cuda_launch *launch)
     instance->dirty = false;
     if (first < end) {
         /* Runs of one kernel that start elsewhere (profiling) have nothing to do with a request's inputs and outputs. */
-        o.kind = (first == 0 ? CUDA_GRAPH_IN : 0) | (end == kernels ? CUDA_GRAPH_OUT : 0);
+        o.kind = (first == 0 ? CUDA_GRAPH_IN : 0) | (end == kernels ? CUDA_GRAPH_OUT : 0) |
+                 (realtime ? share_kind(device) : 0);
         o.first = first;
         o.count = end - first;
         instance->cursor = end;
@@ -87,14 +96,16 @@ static reef_status carry_out(const cuda_queue *queue, const order *o, cuda_graph
         return status;
     }
     if (o->clear) { /* counters and flags that a run which was given up has left */
-        size_t counters = program->workspace_bytes < REEF_CUDA_ZERO_BYTES ? program->workspace_bytes : REEF_CUDA_ZERO_BYTES;
+        size_t counters =
+            program->workspace_bytes < REEF_CUDA_ZERO_BYTES ? program->workspace_bytes : REEF_CUDA_ZERO_BYTES;
         size_t flags = 4 * ((size_t)program->tiles + program->base.plan->n_kernels);
         if (counters) {
             status = CUDA_TRY(cu, error,
                               memset8_async(instance->memory + instance->workspace_offset, 0, counters, queue->stream));
         }
         if (!status && flags) {
-            status = CUDA_TRY(cu, error, memset8_async(instance->memory + instance->done_offset, 0, flags, queue->stream));
+            status =
+                CUDA_TRY(cu, error, memset8_async(instance->memory + instance->done_offset, 0, flags, queue->stream));
         }
     }
     if (!status && o->control) {
@@ -121,8 +132,8 @@ void cuda_submit(cuda_queue *queue, bool unlocked)
         queue->submitted++;
         return;
     }
-    order o = launch->mode != REEF_LAUNCH_PLAIN && program->has_workers
-                  ? worker_order(device, launch) : plain_order(launch);
+    order o = launch->mode != REEF_LAUNCH_PLAIN && program->has_workers ? worker_order(device, launch)
+                                                                        : plain_order(device, launch, queue->realtime);
     launch->start_ns = reef_now_ns();
     if (unlocked) {
         queue->submitting = true;

@@ -12,9 +12,10 @@
  *
  * Contract of an entry point:
  *   - plain form: grid.x = tiles, block.x = threads, launched with programmatic stream serialization (on sm_90 and up).
- *     It runs griddepcontrol.launch_dependents early and, in every block, griddepcontrol.wait before the first access to
- *     activations, inputs, outputs or workspace and in any case before it returns: so a kernel is never
- *     more than launched while its predecessor's predecessor runs. Constants and packed weights may be read before.
+ *     Every block runs griddepcontrol.wait before the first access to activations, inputs, outputs or workspace and in
+ *     any case before it returns, and griddepcontrol.launch_dependents right behind it: so a kernel is never more than
+ *     launched while its predecessor's predecessor runs, and its successor's blocks do not take the room that its own
+ *     need. Constants and packed weights may be read before.
  *   - worker form (`worker` is its name, NULL where there is none): second parameter reef_cuda_worker, see device.cuh.
  *   - Every store (y, workspace, counters) happens in the epilogue of a tile; a tile may be abandoned until then.
  *   - The same candidate gives the same bits in both forms, always.

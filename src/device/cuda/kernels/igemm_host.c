@@ -76,13 +76,30 @@ static int halo_smem(const igemm_config *c)
     return ((patch_w(c) + 2) * (c->bm / patch_w(c) + 2) * 128 + 1023) / 1024 * 1024;
 }
 
+static reef_divisor divisor(int32_t d)
+{
+    reef_divisor out = {0, 0};
+    while (((uint64_t)1 << out.shift) < (uint64_t)d) {
+        out.shift++;
+    }
+    out.magic = (uint32_t)((((uint64_t)1 << 32) * (((uint64_t)1 << out.shift) - (uint64_t)d)) / (uint64_t)d + 1);
+    return out;
+}
+
 /* Stages in use, or the staged result, whichever is more. */
 static int base_smem(const igemm_config *c, int steps)
 {
     int stages = c->form == HALO ? c->bn * 128 * c->stages + halo_smem(c) * (steps > HALO_TAPS ? 2 : 1)
                                  : (c->bm + c->bn) * 128 * (steps < c->stages ? steps : c->stages);
-    int result = (c->bm * (c->bn + 8) + c->bn) * 4;
+    int result = c->bm * c->bn * 4;
     return stages > result ? stages : result;
+}
+
+/* Memory for what the blocks of a cluster send each other: a slot for each of them, of its largest share of the pieces. */
+static int slots_smem(const igemm_config *c, int splits)
+{
+    int warps = c->wgmma ? c->bm / 16 : c->threads / 32, pieces = c->bm * c->bn / 64 / warps;
+    return splits * ((pieces + splits - 1) / splits) * warps * 256;
 }
 
 static const char *const precision_name[] = {"f32", "tf32", "f16"};
@@ -304,21 +321,41 @@ static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_p
     a->cluster = picked->cluster;
     a->col_tiles = (a->cols + c->bn - 1) / c->bn;
     a->row_tiles = picked->tiles / a->col_tiles / a->groups;
+    a->by_splits = divisor(splits);
+    a->by_col_tiles = divisor(a->col_tiles);
+    a->tap_rows = 0;
+    for (int ky = 0; ky < a->taps_h && ky * a->taps_w < 32; ky++) {
+        a->tap_rows |= 1u << ky * a->taps_w;
+    }
+    a->tap_repeat = 0;
+    for (int taps = a->taps_h * a->taps_w, at = 0; at < 64; at += taps) {
+        a->tap_repeat |= (uint64_t)1 << at;
+    }
+    a->by_taps = divisor(a->taps_h * a->taps_w);
+    a->by_taps_w = divisor(a->taps_w);
+    a->by_out_hw = divisor(a->out_hw);
+    a->by_out_w = divisor(a->out_w);
     out->tiles = (unsigned)(picked->tiles * splits);
     out->cluster = picked->cluster ? (unsigned)splits : 0;
 
     /* shared memory: as many stages as there are steps, or the staged result; then the residual, or the window */
     a->extra = base_smem(c, part_steps(a, c, splits));
+    const int slots = picked->cluster ? slots_smem(c, splits) : 0;
     int extra = 0, elem = ctx->precision == REEF_CUDA_FP16 ? 2 : 4;
     if (c->form == WINDOW) {
         a->window_row = ((c->bm - 1) * a->stride_w + (a->taps_w - 1) * a->dil_w + 1) * a->channels;
         extra = a->window_row * a->taps_h * elem;
     } else if (p->residual && a->rs.vec && a->cols % 8 == 0) {
         extra = c->bm * c->bn * (a->rs.type == REEF_CUDA_F16 ? 2 : 4);
-        a->residual_early = a->extra + extra + STATIC_SMEM <= smem_limit(ctx->sm_arch);
+        a->residual_early = a->extra + extra + slots + STATIC_SMEM <= smem_limit(ctx->sm_arch);
         extra = a->residual_early ? extra : 0;
     }
-    out->dynamic_smem = (unsigned)(a->extra + extra);
+    a->slots = (a->extra + extra + 15) / 16 * 16;
+    out->dynamic_smem = (unsigned)(slots ? a->slots + slots : a->extra + extra);
+    const int own = ctx->precision == REEF_CUDA_FP16 ? REEF_CUDA_F16 : REEF_CUDA_F32;
+    a->plain = a->ys.vec && a->ys.linear && a->ys.type == own && a->cols % 8 == 0 &&
+               (a->act == REEF_ACT_NONE || a->act == REEF_ACT_RELU || a->act == REEF_ACT_GELU) &&
+               (!p->residual || (a->residual_early && a->rs.linear && a->rs.type == own));
 
     reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, x), p->x);
     reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, y), p->y);
@@ -359,7 +396,8 @@ static size_t choose(const igemm_problem *p, igemm_form form, const reef_cuda_pr
                                (splits > 8 && ctx->sm_arch >= 90))) {
                 break;
             }
-            if (base_smem(c, part_steps(a, c, splits)) + STATIC_SMEM > smem_limit(ctx->sm_arch)) {
+            if (base_smem(c, part_steps(a, c, splits)) + (cluster ? slots_smem(c, splits) : 0) + STATIC_SMEM >
+                smem_limit(ctx->sm_arch)) {
                 continue;
             }
             choice next = {c, splits, tiles, cluster, guess_us(a, c, tiles, splits, cluster, sms)};
@@ -390,6 +428,9 @@ reef_status igemm_offer(igemm_problem *p, const reef_kernel *k, reef_cuda_prepar
     a->steps = (int32_t)(form == FAST ? (a->channels + step_elems - 1) / step_elems * taps
                                       : (depth + step_elems - 1) / step_elems);
     finish_operand(&a->ys, p->y, a);
+    if (taps == 1 && a->stride_h == 1 && a->stride_w == 1 && a->in_w == a->out_w && a->in_h * a->in_w == a->out_hw) {
+        finish_operand(&a->xs, p->x, a); /* an input pixel is the output pixel */
+    }
     if (p->residual) {
         finish_operand(&a->rs, p->residual, a);
     }

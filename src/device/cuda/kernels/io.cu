@@ -37,6 +37,9 @@ extern "C" __global__ void __launch_bounds__(REEF_IO_THREADS) reef_io_in(const _
 {
     reef_pdl_launch();
     reef_pdl_wait();
+    if (a.control && blockIdx.x == 0 && threadIdx.x == 0) {
+        ((reef_io_words *)a.words)->begun_at_ns = reef_now_ns();
+    }
     copy_pieces(a);
 }
 
@@ -99,6 +102,7 @@ extern "C" __global__ void __launch_bounds__(REEF_IO_THREADS) reef_io_end(const 
             uint64_t ended = control->ended + 1;
             control->ended = ended;
             ((reef_io_words *)a.words)->progress[ended % REEF_IO_REPORTS] = progress;
+            ((reef_io_words *)a.words)->ended_at_ns = reef_now_ns();
             /* Release, system scope: pairs with the acquire in completion.c. */
             asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(&((reef_io_words *)a.words)->ended), "l"(ended)
                          : "memory");

@@ -11,9 +11,9 @@ typedef struct reef_cuda_control {
     uint32_t generation, run;
 } reef_cuda_control;
 
-/* Of the device: tiles that were abandoned, and the time that units spent on them. */
+/* Of the device: tiles that were abandoned, and the clock cycles that units spent on them. */
 typedef struct reef_cuda_lost {
-    uint64_t tiles, unit_ns;
+    uint64_t tiles, unit_cycles;
 } reef_cuda_lost;
 
 typedef struct reef_cuda_worker {
