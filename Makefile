@@ -86,7 +86,7 @@ $(O)/libreef.so: $(LIB_OBJ)
 
 $(O)/libreef-nice.so: $(NICE_OBJ) src/nice/preload/exports.map
 	$(call say,LD,$@)
-	$(Q)$(CC) -shared -Wl,-soname,libreef-nice.so -Wl,--version-script=src/nice/preload/exports.map -Wl,-z,defs $(SAN) \
+	$(Q)$(CC) -shared -Wl,-soname,libreef-nice.so -Wl,--version-script=src/nice/preload/exports.map $(if $(SAN),,-Wl,-z,defs) $(SAN) \
 	    -o $@ $(NICE_OBJ) -lpthread -ldl
 
 $(O)/reef: $(CLI_OBJ) $(O)/libbench.a $(O)/libreef.a

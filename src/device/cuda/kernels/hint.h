@@ -14,9 +14,9 @@ typedef struct reef_hint_words { /* pinned host memory, each word in a line of i
 } reef_hint_words;
 
 typedef struct reef_hint_args {
-    uint64_t words; /* device address of reef_hint_words */
+    uint64_t words;   /* device address of reef_hint_words */
     uint64_t hold_ns; /* 0: this is the launch behind, which tells that the hint has ended */
-    uint32_t number; /* of this hint */
+    uint32_t number;  /* of this hint */
 } reef_hint_args;
 
 #endif
