@@ -58,6 +58,7 @@ typedef struct cuda_kernel {
     uint64_t *constant;    /* and the offset in the constants that belongs there */
     unsigned n_constant;
     size_t constants_offset, constants_bytes; /* where those that only this kernel reads are */
+    const struct cuda_kernel *done_by; /* the kernel that does this one's work too, or NULL: never launched then */
     unsigned blocks_per_sm, workers_per_sm;
     uint32_t first_tile; /* tiles of the kernels before it: where its own are among an instance's flags */
     uint64_t solo_ns;    /* measured when the variant was chosen; 0: not measured */
@@ -227,6 +228,8 @@ reef_status cuda_program_create(reef_dev *dev, const reef_plan *plan, const reef
 void cuda_program_destroy(reef_program *program);
 void cuda_kernel_info(const reef_program *program, uint32_t kernel, reef_dev_kernel *out);
 reef_status cuda_program_load(cuda_program *program, reef_error *error);
+/* Sets done_by of all kernels, from the variants that they have. */
+void cuda_program_join(cuda_program *program);
 
 /* tune.c: variants that were measured before, by what they compute. */
 typedef struct cuda_tuning cuda_tuning;
@@ -257,10 +260,16 @@ void cuda_graphs_destroy(cuda_instance *instance);
 void cuda_relocate(const reef_cuda_kernel *code, const uint64_t *storage, uint64_t workspace, char *out);
 /* The same of a program's kernel, with its constants. */
 void cuda_kernel_args(const cuda_kernel *kernel, const cuda_instance *instance, char *out);
-/* worker: the second argument, or NULL: the plain form. */
+/* The same for any memory. */
+void cuda_program_args(const cuda_program *program, const cuda_kernel *kernel, const uint64_t *storage,
+                       uint64_t workspace, char *out);
+/* A whole run of the program's kernels in some memory, without inputs, outputs and a report. */
+reef_status cuda_graph_of_program(const cuda_program *program, const uint64_t *storage, uint64_t workspace,
+                                  CUgraphExec *out, reef_error *error);
+/* worker: the second argument, or NULL: the plain form. after: n_after nodes that it follows; may hold *out. */
 reef_status cuda_graph_add(const cuda_device *device, CUgraph graph, const reef_cuda_kernel *code, CUfunction function,
-                           void *args, void *worker, CUcontext where, CUgraphNode after, CUgraphNode *out,
-                           reef_error *error);
+                           void *args, void *worker, CUcontext where, const CUgraphNode *after, size_t n_after,
+                           CUgraphNode *out, reef_error *error);
 
 /* queue.c */
 reef_status cuda_queue_create(reef_dev *dev, bool realtime, unsigned capacity, unsigned weight, reef_dqueue **out);

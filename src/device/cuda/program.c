@@ -194,7 +194,7 @@ static uint64_t key_of(const build *b)
         for (unsigned i = 0; i < code->n_relocs; i++) {
             memset(args + code->relocs[i].at, 0, 8);
         }
-        uint32_t shape[] = {code->tiles, code->threads, code->dynamic_smem, code->cluster};
+        uint32_t shape[] = {code->tiles, code->threads, code->dynamic_smem, code->cluster, code->left_ns};
         key = cuda_hash(key, args, code->args_bytes);
         key = cuda_hash(key, shape, sizeof shape);
         key = cuda_hash(key, code->function, strlen(code->function));
@@ -318,6 +318,7 @@ static reef_status rank(build *b, ranking *best)
     status = status ? status : stage_constants(b);
     for (size_t c = 0; !status && c < b->n_candidates; c++) {
         status = measure(b, &b->candidates[c], BRIEF, &first[c]);
+        first[c] += b->candidates[c].left_ns;
         if (status) {
             reef_error_prefix(b->error, "measuring '%s': ", b->candidates[c].variant);
         }
@@ -329,10 +330,10 @@ static reef_status rank(build *b, ranking *best)
             next = first[c] < first[next] ? c : next;
         }
         first[next] = UINT64_MAX;
-        uint64_t ns = 0;
+        uint64_t ns = 0, left = b->candidates[next].left_ns;
         status = measure(b, &b->candidates[next], PROPER, &ns);
         unsigned at = best->n++;
-        for (; at > 0 && best->ns[at - 1] > ns; at--) {
+        for (; at > 0 && best->ns[at - 1] + b->candidates[best->candidate[at - 1]].left_ns > ns + left; at--) {
             best->candidate[at] = best->candidate[at - 1];
             best->ns[at] = best->ns[at - 1];
         }
@@ -637,19 +638,42 @@ static void build_end(build *b)
     free(b);
 }
 
-/* What the program needs for the kernels it has now. */
-static void add_up(cuda_program *program)
+static void workspace_needed(cuda_program *program)
 {
     program->workspace_bytes = 0;
+    for (size_t k = 0; k < program->base.plan->n_kernels; k++) {
+        size_t wanted = program->kernels[k].code.workspace_bytes;
+        program->workspace_bytes = wanted > program->workspace_bytes ? wanted : program->workspace_bytes;
+    }
+}
+
+void cuda_program_join(cuda_program *program)
+{
+    const reef_plan *plan = program->base.plan;
+    for (size_t k = 0; k < plan->n_kernels; k++) {
+        program->kernels[k].done_by = NULL;
+    }
+    for (size_t k = 0; k < plan->n_kernels; k++) {
+        if (program->kernels[k].code.does_then) {
+            program->kernels[plan->kernels[k].then].done_by = &program->kernels[k];
+        }
+        if (program->kernels[k].code.does_through) {
+            program->kernels[plan->kernels[k].through - 1].done_by = &program->kernels[k];
+        }
+    }
+}
+
+static void count_tiles(cuda_program *program)
+{
     program->tiles = 0;
     program->has_workers = true;
     for (size_t k = 0; k < program->base.plan->n_kernels; k++) {
         cuda_kernel *kernel = &program->kernels[k];
-        size_t wanted = kernel->code.workspace_bytes;
-        program->workspace_bytes = wanted > program->workspace_bytes ? wanted : program->workspace_bytes;
         kernel->first_tile = program->tiles;
-        program->tiles += kernel->code.tiles;
-        program->has_workers &= kernel->worker != NULL;
+        if (!kernel->done_by) {
+            program->tiles += kernel->code.tiles;
+            program->has_workers &= kernel->worker != NULL;
+        }
     }
 }
 
@@ -682,13 +706,14 @@ static reef_status compile(build *b, const reef_program_options *options)
     }
     status = status ? status : keep_storage(b);
     status = status ? status : upload(b);
-    if (!status) {
-        add_up(program);
-        status = b->again ? REEF_OK : refine(b);
+    if (!status && !b->again) {
+        workspace_needed(program);
+        cuda_program_join(program);
+        status = refine(b);
+        workspace_needed(program);
     }
-    if (!status) {
-        add_up(program);
-    }
+    cuda_program_join(program);
+    count_tiles(program);
     return status;
 }
 
@@ -808,6 +833,15 @@ void cuda_kernel_info(const reef_program *base, uint32_t index, reef_dev_kernel 
     const cuda_program *program = (const cuda_program *)base;
     const cuda_kernel *kernel = &program->kernels[index];
     const reef_kernel *described = &base->plan->kernels[index];
+    if (kernel->done_by) {
+        *out = (reef_dev_kernel){.tiles = 1,
+                                 .preemptible = described->transaction && program->has_workers,
+                                 .why_not = described->why_not,
+                                 .variant = "with its neighbour",
+                                 .tile_ns = 1,
+                                 .blocks_per_unit = kernel->blocks_per_sm};
+        return;
+    }
     uint64_t at_once = (uint64_t)base->dev->units * kernel->blocks_per_sm;
     uint64_t waves = (kernel->code.tiles + at_once - 1) / at_once;
     /* Until it is measured: the larger of what arithmetic and memory allow on a large GPU, and never below a launch. */

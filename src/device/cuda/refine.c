@@ -28,39 +28,13 @@ static int compare_ns(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* The program's kernels as they are now, in one graph as a request runs them. */
-static reef_status build(const refinement *r, CUgraphExec *out)
-{
-    const cuda_driver *cu = r->bench->device->cu;
-    CUgraph graph = NULL;
-    CUgraphNode last = NULL;
-    reef_status status = CUDA_TRY(cu, r->error, graph_create(&graph, 0));
-    for (size_t k = 0; !status && k < r->program->base.plan->n_kernels; k++) {
-        const cuda_kernel *kernel = &r->program->kernels[k];
-        char args[CUDA_MAX_ARGS];
-        cuda_relocate(&kernel->code, r->storage, r->workspace, args);
-        for (unsigned i = 0; i < kernel->n_constant; i++) {
-            uint64_t address = r->program->constants + kernel->constant[i];
-            memcpy(args + kernel->constant_at[i], &address, sizeof address);
-        }
-        status = cuda_graph_add(r->bench->device, graph, &kernel->code, kernel->function, args, NULL, NULL, last, &last,
-                                r->error);
-    }
-    if (!status) {
-        status = CUDA_TRY(cu, r->error, graph_instantiate(out, graph, 0));
-    }
-    if (graph) {
-        cu->graph_destroy(graph);
-    }
-    return status;
-}
-
 /* The lower quartile of some runs: what disturbs a run makes it longer. */
 static reef_status time_run(const refinement *r, unsigned samples, uint64_t *ns)
 {
     uint64_t times[MAX_SAMPLES + 1] = {0};
     CUgraphExec graph = NULL;
-    reef_status status = build(r, &graph);
+    cuda_program_join(r->program);
+    reef_status status = cuda_graph_of_program(r->program, r->storage, r->workspace, &graph, r->error);
     for (unsigned i = 0; !status && i < samples + 1; i++) { /* the first warms up */
         status = cuda_bench_graph(r->bench, graph, &times[i], r->error);
     }

@@ -16,9 +16,9 @@ static reef_status green(cuda_device *device, CUdevResource *units, CUgreenCtx *
     const cuda_driver *cu = device->cu;
     CUdevResourceDesc description;
     reef_status status = CUDA_TRY(cu, error, describe_resource(&description, units, 1));
-    status = status ? status
-                    : CUDA_TRY(cu, error,
-                               green_create(out, description, device->gpu->device, CUDA_GREEN_DEFAULT_STREAM));
+    status = status
+                 ? status
+                 : CUDA_TRY(cu, error, green_create(out, description, device->gpu->device, CUDA_GREEN_DEFAULT_STREAM));
     return status ? status : CUDA_TRY(cu, error, green_context(context, *out));
 }
 

@@ -14,9 +14,10 @@
  * tile returns false when it was abandoned, having stored nothing. In the plain form `Abandon` is reef_never, whose
  * tests are compile-time false. Every tile calls
  *
- *      abandon.wait()      before it reads what other kernels write: waits for the predecessor, and only then lets the
- *                          successor start: earlier, and blocks of two or three kernels that can do nothing yet would
- *                          hold the units' memory against the one that runs (that cost ResNet-152 a tenth on an H200)
+ *      abandon.wait()      before it reads what other kernels write: waits for the predecessors, and in the plain form
+ *                          only then lets the successors start: earlier, and the blocks of two or three kernels that can
+ *                          do nothing yet would hold the units' memory against the one that runs (on an H200 that cost
+ *                          ResNet-152 a tenth)
  *      abandon.commit()    all threads, once, between its last read that may see nonsense and its first store; a barrier
  *                          in a worker, nothing in the plain form. False: return false.
  *
@@ -112,6 +113,7 @@ struct reef_lease_test {
     __device__ __forceinline__ void wait()
     {
         reef_pdl_wait();
+        reef_pdl_launch();
         if (threadIdx.x == 0) {
             seen = coming = *revoked;
         }
@@ -177,7 +179,6 @@ static __device__ __forceinline__ void reef_persist(const typename Kernel::args 
 {
     extern __shared__ __align__(1024) char reef_smem[];
     __shared__ unsigned note[3], go;
-    reef_pdl_launch();
     /* Three words, one wait. */
     const uint2 word = *(const uint2 *)w.control;
     const reef_cuda_control control = {word.x, word.y};

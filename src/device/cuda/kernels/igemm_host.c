@@ -14,7 +14,7 @@
 
 typedef enum igemm_form { FAST, WINDOW, ANY, TRANSPOSED, HALO /* a second form for some that are FAST */ } igemm_form;
 
-/* One instance of igemm.cuh: must agree with igemm_f16.cu, igemm_tf32.cu, igemm_f32.cu. */
+/* One instance of igemm.cuh: must agree with igemm_f16.cu, igemm_tf32.cu, igemm_f32.cu and, for HALO, conv3.cu. */
 typedef struct igemm_config {
     const char *name;   /* behind reef_igemm_<precision>_ */
     uint8_t precisions; /* bit per reef_cuda_precision */
@@ -34,9 +34,9 @@ static const igemm_config configs[] = {
     {"wg64x128", PT | P16, FAST, true, false, 64, 128, 128, 4, 0.25f, 0.22f, 0.6f},
     {"wg128x64", PT | P16, FAST, true, false, 128, 64, 256, 4, 0.205f, 0.22f, 0.3f},
     {"wg128x128", PT | P16, FAST, true, false, 128, 128, 256, 6, 0.2f, 0.22f, 1.77f},
-    {"halo64x64", P16, HALO, true, false, 64, 64, 192, 6, 0.1f, 0.1f, 0.4f},
-    {"halo128x64", P16, HALO, true, false, 128, 64, 320, 6, 0.2f, 0.17f, 0.5f},
-    {"halo128x128", P16, HALO, true, false, 128, 128, 320, 6, 0.2f, 0.2f, 1.7f},
+    {"patch64x64", P16, HALO, true, false, 64, 64, 192, 4, 0.1f, 0.1f, 0.4f},
+    {"patch128x64", P16, HALO, true, false, 128, 64, 320, 4, 0.2f, 0.17f, 0.5f},
+    {"patch128x128", P16, HALO, true, false, 128, 128, 320, 6, 0.2f, 0.2f, 1.7f},
     {"64x64", P32 | PT | P16, FAST, false, true, 64, 64, 128, 4, 0.3f, 0.22f, 0.4f},
     {"64x32", PT | P16, FAST, false, true, 64, 32, 128, 4, 0.2f, 0.14f, 0.2f},
     {"32x32", PT | P16, FAST, false, false, 32, 32, 128, 6, 0.106f, 0.087f, 0.12f},
@@ -98,6 +98,9 @@ static int base_smem(const igemm_config *c, int steps)
 /* Memory for what the blocks of a cluster send each other: a slot for each of them, of its largest share of the pieces. */
 static int slots_smem(const igemm_config *c, int splits)
 {
+    if (c->form == HALO) { /* units of 16 pixels and 32 columns */
+        return splits * ((c->bm / 16 * (c->bn / 32) + splits - 1) / splits) * 2048;
+    }
     int warps = c->wgmma ? c->bm / 16 : c->threads / 32, pieces = c->bm * c->bn / 64 / warps;
     return splits * ((pieces + splits - 1) / splits) * warps * 256;
 }
@@ -297,7 +300,8 @@ static float guess_us(const reef_igemm_args *a, const igemm_config *c, int tiles
     return (alone > shared ? alone : shared) + busy * c->block_us + sum;
 }
 
-static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_prepare *ctx, reef_cuda_kernel *out)
+static reef_status add(const igemm_problem *p, const reef_kernel *k, const choice *picked, reef_cuda_prepare *ctx,
+                       reef_cuda_kernel *out)
 {
     const igemm_config *c = picked->config;
     const char *precision = precision_name[ctx->precision];
@@ -310,8 +314,9 @@ static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_p
     out->function = reef_arena_string(ctx->arena, text, (size_t)length);
     length = snprintf(text, sizeof text, "reef_igemm_%s_%s_be", precision, c->name);
     out->worker = reef_arena_string(ctx->arena, text, (size_t)length);
-    length = snprintf(text, sizeof text, "igemm %s %s split %d%s", c->name, precision, splits,
-                      picked->cluster ? " cluster" : "");
+    const bool pool = p->pooled && c->form == HALO;
+    length = snprintf(text, sizeof text, "igemm %s %s split %d%s%s", c->name, precision, splits,
+                      picked->cluster ? " cluster" : "", pool ? " +pool" : "");
     out->variant = reef_arena_string(ctx->arena, text, (size_t)length);
     if (!a || !out->function || !out->worker || !out->variant) {
         return reef_fail(ctx->error, REEF_NO_MEMORY, "out of memory");
@@ -320,7 +325,7 @@ static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_p
     a->splits = splits;
     a->cluster = picked->cluster;
     a->col_tiles = (a->cols + c->bn - 1) / c->bn;
-    a->row_tiles = picked->tiles / a->col_tiles / a->groups;
+    a->row_tiles = row_tiles(a, c);
     a->by_splits = divisor(splits);
     a->by_col_tiles = divisor(a->col_tiles);
     a->tap_rows = 0;
@@ -358,7 +363,16 @@ static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_p
                (!p->residual || (a->residual_early && a->rs.linear && a->rs.type == own));
 
     reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, x), p->x);
-    reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, y), p->y);
+    reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, y), pool ? p->pooled : p->y);
+    if (pool) {
+        a->ys = p->pooled_ys;
+        a->pool_h = (int32_t)p->pooled->dims[2];
+        a->pool_w = (int32_t)p->pooled->dims[3];
+        out->does_then = true;
+    } else if (p->pooled) { /* as pools were measured on an H200: a start, and 3.3 bytes per nanosecond */
+        out->left_ns = 1500 + (unsigned)((double)a->rows * a->cols * elem * 1.25 / 3300);
+    }
+    out->left_ns += k->through ? 2000 : 0; /* likewise */
     if (p->residual) {
         reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, residual), p->residual);
     }
@@ -387,13 +401,13 @@ static size_t choose(const igemm_problem *p, igemm_form form, const reef_cuda_pr
             (c->wgmma && !ctx->arch_kernels) || (c->spare && ctx->arch_kernels && ctx->precision != REEF_CUDA_FP32)) {
             continue;
         }
-        int tiles = row_tiles(a, c) * ((a->cols + c->bn - 1) / c->bn) * a->groups;
+        const int tiles = row_tiles(a, c) * ((a->cols + c->bn - 1) / c->bn) * a->groups;
         for (size_t s = 0; s < sizeof parts / sizeof *parts; s++) {
             const int splits = parts[s];
             const bool cluster = splits > 1 && splits <= 8 && ctx->sm_arch >= 90;
-            if (splits > 1 && (form == WINDOW || splits > a->steps / (c->form == HALO ? HALO_TAPS : 1) ||
-                               tiles * splits > sms * 5 / 2 || tiles * 4 > REEF_CUDA_ZERO_BYTES ||
-                               (splits > 8 && ctx->sm_arch >= 90))) {
+            if (splits > 1 &&
+                (form == WINDOW || splits > a->steps / (c->form == HALO ? HALO_TAPS : 1) || tiles * splits > sms * 3 ||
+                 tiles * 4 > REEF_CUDA_ZERO_BYTES || (splits > 8 && ctx->sm_arch >= 90))) {
                 break;
             }
             if (base_smem(c, part_steps(a, c, splits)) + (cluster ? slots_smem(c, splits) : 0) + STATIC_SMEM >
@@ -428,6 +442,13 @@ reef_status igemm_offer(igemm_problem *p, const reef_kernel *k, reef_cuda_prepar
     a->steps = (int32_t)(form == FAST ? (a->channels + step_elems - 1) / step_elems * taps
                                       : (depth + step_elems - 1) / step_elems);
     finish_operand(&a->ys, p->y, a);
+    if (p->pooled) {
+        reef_status status = igemm_operand(k, ctx, p->pooled, 0, 2, 3, &p->pooled_ys);
+        if (status) {
+            return status;
+        }
+        finish_operand(&p->pooled_ys, p->pooled, a);
+    }
     if (taps == 1 && a->stride_h == 1 && a->stride_w == 1 && a->in_w == a->out_w && a->in_h * a->in_w == a->out_hw) {
         finish_operand(&a->xs, p->x, a); /* an input pixel is the output pixel */
     }
@@ -443,9 +464,10 @@ reef_status igemm_offer(igemm_problem *p, const reef_kernel *k, reef_cuda_prepar
         status = pack(p, ctx, form == FAST, &a->w);
     }
     choice choices[REEF_CUDA_MAX_CANDIDATES];
-    size_t n_choices = choose(p, form, ctx, choices, max < REEF_CUDA_MAX_CANDIDATES ? max : REEF_CUDA_MAX_CANDIDATES);
+    const size_t room = max - *n;
+    size_t n_choices = choose(p, form, ctx, choices, room < REEF_CUDA_MAX_CANDIDATES ? room : REEF_CUDA_MAX_CANDIDATES);
     for (size_t i = 0; i < n_choices && !status; i++) {
-        status = add(p, &choices[i], ctx, &out[*n]);
+        status = add(p, k, &choices[i], ctx, &out[*n]);
         *n += !status;
     }
     return status;
