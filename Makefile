@@ -59,18 +59,21 @@ else ifeq ($(filter clean help,$(MAKECMDGOALS)),)
 $(info reef: no nvcc found (set NVCC=...): building the CPU-only library)
 endif
 
-LIB_DIRS   := base model device device/cpu device/cuda device/cuda/kernels queue task sched api
+LIB_DIRS   := base nice model device device/cpu device/cuda device/cuda/kernels queue task sched api
 LIB_SRC    := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
 KERNEL_SRC := $(wildcard src/device/cpu/kernels/*.c)
 BENCH_SRC  := $(wildcard src/bench/*.c)
 CLI_SRC    := $(wildcard src/cli/*.c)
+# The library that reef nice puts under other programs: a few files, the C library, and one exported name.
+NICE_SRC   := src/nice/preload/preload.c src/nice/groups.c src/nice/level.c src/nice/control.c src/base/error.c
 WORKLOADS  := $(wildcard workloads/*.json)
 LIB_OBJ    := $(LIB_SRC:%.c=$(O)/%.o) $(foreach i,$(ISAS),$(KERNEL_SRC:%.c=$(O)/%.$(i).o)) $(O)/cuda_images.o
 BENCH_OBJ  := $(BENCH_SRC:%.c=$(O)/%.o) $(O)/gen/builtin.o
 CLI_OBJ    := $(CLI_SRC:%.c=$(O)/%.o)
+NICE_OBJ   := $(NICE_SRC:%.c=$(O)/%.o)
 
 .PHONY: all lib clean help
-all: $(O)/libreef.a $(O)/libreef.so $(O)/reef
+all: $(O)/libreef.a $(O)/libreef.so $(O)/reef $(O)/libreef-nice.so
 
 $(O)/libreef.a: $(LIB_OBJ)
 	@rm -f $@
@@ -80,6 +83,11 @@ $(O)/libreef.a: $(LIB_OBJ)
 $(O)/libreef.so: $(LIB_OBJ)
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared -Wl,-soname,libreef.so.0 $(SAN) -o $@ $^ $(LDLIBS)
+
+$(O)/libreef-nice.so: $(NICE_OBJ) src/nice/preload/exports.map
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared -Wl,-soname,libreef-nice.so -Wl,--version-script=src/nice/preload/exports.map $(if $(SAN),,-Wl,-z,defs) $(SAN) \
+	    -o $@ $(NICE_OBJ) -lpthread -ldl
 
 $(O)/reef: $(CLI_OBJ) $(O)/libbench.a $(O)/libreef.a
 	$(call say,LD,$@)
@@ -152,6 +160,7 @@ install: all $(O)/reef.pc
 	install -m 755 $(O)/libreef.so $(DESTDIR)$(PREFIX)/lib/libreef.so.$(VERSION)
 	ln -sf libreef.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libreef.so.0
 	ln -sf libreef.so.0 $(DESTDIR)$(PREFIX)/lib/libreef.so
+	install -m 755 $(O)/libreef-nice.so $(DESTDIR)$(PREFIX)/lib/libreef-nice.so
 	install -m 644 $(O)/reef.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/reef.pc
 
 # --- tests -------------------------------------------------------------------------------------------------------
@@ -169,7 +178,8 @@ $(O)/libsupport.a: $(SUPPORT_OBJ)
 	$(Q)ar rcs $@ $^
 
 # The command line and the benchmarks are tested with a fake engine, which can be told to answer wrongly.
-FAKE_OBJ := $(O)/tests/fake/fake_reef.o $(addprefix $(O)/src/base/,error.o arena.o memory.o trace.o)
+FAKE_OBJ := $(O)/tests/fake/fake_reef.o $(addprefix $(O)/src/base/,error.o arena.o memory.o trace.o) \
+            $(addprefix $(O)/src/nice/,control.o groups.o level.o)
 $(O)/libfake.a: $(FAKE_OBJ)
 	@rm -f $@
 	$(call say,AR,$@)
@@ -239,6 +249,41 @@ test-cli: $(O)/reef-fake $(O)/reef
 	python3 tests/cli/test_cli.py --reef $(O)/reef-fake --fake
 	python3 tests/cli/test_cli.py --reef $(O)/reef
 
+# reef nice against a driver that records every call: the driver as a library to preload, and a program that calls it.
+$(O)/tests/libfake_driver.so: tests/nice/fake_driver.c src/nice/rm.h
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) -Wno-missing-prototypes $(CPPFLAGS) -shared -o $@ $< -ldl -lpthread
+$(O)/tests/nice_client: tests/nice/client.c src/nice/rm.h
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -o $@ $< -lpthread
+# The same as a library, with slots that are filled late and can be written, and with slots that cannot.
+$(O)/tests/libfake_cuda.%.so: tests/nice/client.c src/nice/rm.h
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) -DCLIENT_LIBRARY $(CPPFLAGS) -shared -Wl,-z,$*,-z,relro -o $@ $< -lpthread
+$(O)/tests/nice_own: tests/nice/own.c $(O)/libreef.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -o $@ $< $(O)/libreef.a $(LDLIBS)
+.PHONY: test-nice
+# make test-nice: reef nice against a recording driver, without a GPU.
+test-nice: $(O)/reef $(O)/libreef-nice.so $(O)/tests/libfake_driver.so $(O)/tests/nice_client $(O)/tests/nice_own \
+           $(O)/tests/libfake_cuda.lazy.so $(O)/tests/libfake_cuda.now.so
+	python3 tests/nice/test_nice.py --build $(O)
+
+# What tools/h200/nice.py measures with: reef as the real-time side, and CUDA programs that know nothing of reef.
+$(O)/tests/nice_rt: tests/gpu/nice_rt.c $(O)/libreef.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -o $@ $< $(O)/libreef.a $(LDLIBS)
+$(O)/tests/nice_load $(O)/tests/nice_load_shared: tests/gpu/nice_load.cu
+	@mkdir -p $(@D)
+	$(call say,NVCC,$@)
+	$(Q)$(NVCC) -std=c++17 -O2 -Wno-deprecated-gpu-targets $(foreach a,$(CUDA_ARCHS),-gencode=arch=compute_$(a),code=sm_$(a)) \
+	    -gencode=arch=compute_$(CUDA_PTX),code=compute_$(CUDA_PTX) $(if $(findstring shared,$@),-cudart shared) -o $@ $<
+.PHONY: nice-programs
+nice-programs: $(O)/reef $(O)/libreef-nice.so $(O)/tests/nice_rt $(if $(NVCC),$(O)/tests/nice_load $(O)/tests/nice_load_shared)
+
 # Programs that the tests' scripts call: tests/model/NAME.c becomes $(O)/tests/NAME.
 $(O)/tests/%: tests/model/%.c $(O)/libreef.a
 	@mkdir -p $(@D)
@@ -293,7 +338,7 @@ format:
 format-check:
 	@clang-format --dry-run -Werror $(C_FILES)
 # Tile sources are checked as AVX2 code.
-TIDY_SRC = $(LIB_SRC) $(KERNEL_SRC) $(BENCH_SRC) $(CLI_SRC)
+TIDY_SRC = $(LIB_SRC) $(KERNEL_SRC) $(BENCH_SRC) $(CLI_SRC) src/nice/preload/preload.c
 tidy:
 	@printf '%s\n' $(TIDY_SRC) | xargs -P 2 -n 1 sh -c \
 	    'clang-tidy --quiet "$$0" -- -std=c17 $(CPPFLAGS) -DREEF_ISA=avx2 -mavx2 -mfma 2>/dev/null || exit 1'
@@ -304,4 +349,4 @@ help:
 clean:
 	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan $(BUILD)/fuzz $(BUILD)/cuda
 
--include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
+-include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(NICE_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)

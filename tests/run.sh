@@ -8,7 +8,7 @@
 set -u
 cd "$(dirname "$0")/.."
 
-all_stages="house build unit cli asan tsan fuzz venv ops models preempt install tidy"
+all_stages="house build unit cli nice asan tsan fuzz venv ops models preempt install tidy"
 stages=${*:-$all_stages}
 logs=build/test
 mkdir -p "$logs"
@@ -32,6 +32,10 @@ stage_unit() {
 stage_cli() {
     make_quiet test-cli
 }
+# reef nice against a driver that records every call.
+stage_nice() {
+    make_quiet test-nice
+}
 # Address and undefined-behaviour sanitizers over the same unit tests, the command line, and the operators.
 stage_asan() {
     make_quiet MODE=asan all test-programs && make_quiet MODE=asan unit && make_quiet MODE=asan test-cli
@@ -39,7 +43,7 @@ stage_asan() {
 # Thread sanitizer over everything with threads: device, scheduler, public interface, load generator, real preemption.
 stage_tsan() {
     make_quiet MODE=tsan all test-programs &&
-        for t in test_sched test_device test_api test_bench; do
+        for t in test_sched test_device test_api test_bench test_nice; do
             if [ -f "tests/unit/$t.c" ]; then build/tsan/tests/$t || return 1; fi
         done
 }

@@ -74,12 +74,15 @@ typedef struct reef_device_options {
     const char *policy;      /* NULL: "reset". See reef_policy_list. */
     unsigned queue_capacity; /* kernels a BE queue may have on the device (REEF's device queue capacity); 0: 4 */
     unsigned rt_queue_limit; /* RT requests that may wait; 0: 1024. More are refused with QUEUE_FULL. */
+    /* GPU: microseconds that this process may keep the GPU while another process wants it, up to 1000000; 0: the driver's
+     * own (2048). Holds for the whole process from then on, whoever opens contexts in it. See reef_device_slice. */
+    unsigned slice_us;
 } reef_device_options;
 
 /*
  * Opens "cpu", or a GPU as "cuda:0" ("cuda" is the first one), and starts its threads. options may be NULL.
  * Errors: NOT_FOUND (no such device or policy, no driver), UNSUPPORTED (the driver is too old, the device cannot do what
- * the policy needs), INVALID_ARGUMENT, NO_MEMORY, DEVICE.
+ * the policy needs, or has no time slices), INVALID_ARGUMENT, NO_MEMORY, DEVICE.
  */
 reef_status reef_device_open(const char *name, const reef_device_options *options, reef_device **out,
                              reef_error *error);
@@ -98,6 +101,10 @@ reef_status reef_device_check(const char *name, reef_error *error);
 /* OK, or the device's last failure at run time with the call that failed. Requests that were under way then ended with
  * DEVICE; the device has been set up anew and serves every loaded model again, unless that failed too. */
 reef_status reef_device_health(const reef_device *device, reef_error *error);
+
+/* The time slice that options.slice_us has led to, in microseconds. UNSUPPORTED, with the reason: the driver refused or is
+ * not known, in which case everything runs with the driver's own slices; or none was asked for. Thread safe. */
+reef_status reef_device_slice(const reef_device *device, uint32_t *us, reef_error *error);
 
 typedef struct reef_device_stats {
     unsigned units;
@@ -274,6 +281,20 @@ reef_status reef_request_wait(reef_request *request, uint64_t timeout_ns, reef_r
 void reef_request_cancel(reef_request *request);
 /* Gives the handle back; a request still under way goes on. NULL is allowed. */
 void reef_request_release(reef_request *request);
+
+#define REEF_HINT_MAX_NS 2000000u
+/*
+ * Says that an RT request will be submitted to the session within within_ns (1 to REEF_HINT_MAX_NS). A GPU that another
+ * process uses takes time to switch (about 200 us on an H200 when the other was started with reef nice): the switch
+ * starts now, so a hint that early hides it. The device then waits, idle, for the request; it stops waiting when one has
+ * ended, or 200 us after within_ns at the latest, so a hint for nothing costs the others that much. After
+ * REEF_HINT_UNUSED_MAX hints in a row without a request they are REFUSED until one comes.
+ *
+ * Takes some microseconds and does not wait. Thread safe. Errors: INVALID_ARGUMENT (a BE session, within_ns out of range),
+ * UNSUPPORTED (a device that needs no preparation: the CPU), REFUSED, DEVICE. The request itself does not need the hint.
+ */
+#define REEF_HINT_UNUSED_MAX 8
+reef_status reef_session_hint(reef_session *session, uint64_t within_ns, reef_error *error);
 
 /* Submit and wait. Returns the request's own status. info may be NULL. */
 reef_status reef_session_run(reef_session *session, const void *const *inputs, void *const *outputs,

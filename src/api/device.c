@@ -97,6 +97,13 @@ reef_status reef_device_open(const char *name, const reef_device_options *option
     if (status) {
         return status;
     }
+    if (options->slice_us && !ops->slice) {
+        return reef_fail(error, REEF_UNSUPPORTED, "device '%s' has no time slices", ops->name);
+    }
+    if (options->slice_us > 1000000) {
+        return reef_fail(error, REEF_INVALID_ARGUMENT, "a time slice of %u us is longer than 1000000 us",
+                         options->slice_us);
+    }
     reef_device *device = calloc(1, sizeof *device);
     if (!device) {
         return reef_fail(error, REEF_NO_MEMORY, "out of memory");
@@ -104,7 +111,12 @@ reef_status reef_device_open(const char *name, const reef_device_options *option
     device->queue_capacity = options->queue_capacity ? options->queue_capacity : 4;
     pthread_mutex_init(&device->profile_lock, NULL);
     reef_dev_config config = {
-        .ordinal = entry.ordinal, .units = options->units, .on_event = on_event, .context = device};
+        .ordinal = entry.ordinal,
+        .units = options->units,
+        .slice_us = options->slice_us,
+        .on_event = on_event,
+        .context = device,
+    };
     status = ops->open(&config, &device->dev, error);
     if (!status) {
         status = reef_sched_init(&device->sched, device->dev, policy,
@@ -188,6 +200,13 @@ reef_status reef_device_health(const reef_device *device, reef_error *error)
 {
     const reef_device_ops *ops = device->dev->ops;
     return ops->health ? ops->health(device->dev, error) : REEF_OK;
+}
+
+reef_status reef_device_slice(const reef_device *device, uint32_t *us, reef_error *error)
+{
+    const reef_device_ops *ops = device->dev->ops;
+    return ops->slice ? ops->slice(device->dev, us, error)
+                      : reef_fail(error, REEF_UNSUPPORTED, "device '%s' has no time slices", ops->name);
 }
 
 void reef_device_stats_get(const reef_device *device, reef_device_stats *out)

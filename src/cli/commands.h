@@ -9,5 +9,6 @@ int cli_inspect(int argc, char **argv);
 int cli_profile(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 int cli_devices(int argc, char **argv);
+int cli_nice(int argc, char **argv);
 
 #endif

@@ -19,6 +19,7 @@ static const struct {
     {"profile", cli_profile, "measure a model's kernels alone on the device"},
     {"bench", cli_bench, "play a workload of real-time and best-effort clients under one or more policies"},
     {"devices", cli_devices, "list devices and policies"},
+    {"nice", cli_nice, "run any CUDA program so that it yields the GPU to others"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -34,7 +35,10 @@ static void print_help(void)
 
 int main(int argc, char **argv)
 {
-    signal(SIGPIPE, SIG_IGN);
+    /* nice becomes another program, which inherits what is ignored here. */
+    if (argc < 2 || strcmp(argv[1], "nice") != 0) {
+        signal(SIGPIPE, SIG_IGN);
+    }
     if (argc < 2) {
         return cli_usage("", "a command is missing; see reef --help");
     }
@@ -55,5 +59,5 @@ int main(int argc, char **argv)
             return code;
         }
     }
-    return cli_usage("", "unknown command '%s'; there are run, inspect, profile, bench and devices", argv[1]);
+    return cli_usage("", "unknown command '%s'; there are run, inspect, profile, bench, devices and nice", argv[1]);
 }

@@ -8,7 +8,7 @@
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
-typedef enum cli_kind { CLI_FLAG, CLI_TEXT, CLI_COUNT, CLI_SECONDS, CLI_LIST, CLI_NAMES } cli_kind;
+typedef enum cli_kind { CLI_FLAG, CLI_TEXT, CLI_COUNT, CLI_INTEGER, CLI_SECONDS, CLI_LIST, CLI_NAMES } cli_kind;
 
 typedef struct cli_list { /* values borrowed from argv, or from a copy for CLI_NAMES */
     const char **items;
@@ -20,8 +20,10 @@ typedef struct cli_option {
     const char *value; /* "FILE"; NULL for flags */
     const char *help;
     cli_kind kind;
-    void *to; /* bool, const char *, uint64_t, double, cli_list (repeatable), cli_list (comma separated, repeatable) */
-    double low, high; /* COUNT, SECONDS: inclusive */
+    void *
+        to; /* bool, const char *, uint64_t, int64_t, double, cli_list (repeatable), cli_list (comma separated, repeatable) */
+    double low, high; /* COUNT, INTEGER, SECONDS: inclusive */
+    char letter;      /* "-n" as well; 0: none */
 } cli_option;
 
 typedef struct cli_command {
@@ -32,7 +34,9 @@ typedef struct cli_command {
     cli_option *options;
     size_t n_options;
     size_t min_words, max_words;
-    const char *word; /* what a missing word is called: "MODEL.onnx" */
+    const char *word;  /* what a missing word is called: "MODEL.onnx" */
+    const char *exits; /* what the exit status means; NULL: the usual */
+    bool program;      /* the first word is a program: what follows is its own, options too */
 } cli_command;
 
 /*

@@ -106,8 +106,9 @@ typedef struct reef_evicted {
 } reef_evicted;
 
 typedef struct reef_dev_config {
-    unsigned ordinal; /* which of the backend's devices */
-    unsigned units;   /* 0: the device's own choice */
+    unsigned ordinal;  /* which of the backend's devices */
+    unsigned units;    /* 0: the device's own choice */
+    uint32_t slice_us; /* time slice against other processes; 0: the driver's own. Only where there is an op `slice`. */
     void (*on_event)(void *context, const reef_event *event);
     void *context;
 } reef_dev_config;
@@ -193,6 +194,11 @@ struct reef_device_ops {
     unsigned (*units_needed)(reef_instance *instance, unsigned per_mille);
     /* OK, or the last failure at run time. NULL: it cannot fail. */
     reef_status (*health)(const reef_dev *dev, reef_error *error);
+    /* A real-time request is about to come: makes the device ready for it (a GPU switches to this process) and keeps it so
+     * until the request has ended, for hold_ns at the most. hold_ns 0: it has ended; no system call, no lock. NULL: there is nothing to prepare. */
+    reef_status (*hint)(reef_dev *dev, uint64_t hold_ns, reef_error *error);
+    /* The time slice that config.slice_us has led to. UNSUPPORTED: none, and why. NULL: the device has no time slices. */
+    reef_status (*slice)(const reef_dev *dev, uint32_t *us, reef_error *error);
 };
 
 /* The i-th backend of this build; NULL past the end. */

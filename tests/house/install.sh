@@ -39,4 +39,5 @@ cc -Wall -Werror "$prefix/user.c" $(pkg-config --cflags reef) "$prefix/lib/libre
 "$prefix/static"
 g++ -Wall -Werror -x c++ -fsyntax-only "$prefix/user.c" $(pkg-config --cflags reef)
 "$prefix/bin/reef" --version
+"$prefix/bin/reef" nice -n 5 -- sh -c 'case "$LD_PRELOAD" in '"$prefix"'/lib/libreef-nice.so*) exit 0 ;; *) exit 1 ;; esac'
 echo "1 passed, 0 failed"

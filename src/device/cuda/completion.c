@@ -3,7 +3,7 @@
  *
  * Every launch ends by raising a word in pinned memory, so looking costs a load and no call of the driver. How it looks:
  *
- *   nothing in the streams              sleeps on the futex `changes`
+ *   nothing in the streams              sleeps on the futex `changes`; spins for a while when a request was announced
  *   far from the end one can expect     sleeps until a little before it
  *   near it                             spins
  *   long past it                        naps, and asks the driver now and then whether the context has failed
@@ -211,6 +211,13 @@ static void nap(cuda_device *device, uint32_t seen, uint64_t until_ns)
 static bool wait_for_news(cuda_device *device, const watch *w, uint32_t seen)
 {
     if (!w->n) {
+        /* Waking up takes longer than a short request: one that was announced is waited for on the spot. */
+        while (reef_now_ns() < atomic_load_explicit(&device->request_due_ns, memory_order_relaxed)) {
+            if (atomic_load_explicit(&device->changes, memory_order_relaxed) != seen) {
+                return false;
+            }
+            reef_cpu_relax();
+        }
         nap(device, seen, UINT64_MAX);
         return false;
     }

@@ -191,6 +191,9 @@ struct cuda_device {
     int64_t clock_apart[2]; /* host's clock minus the GPU's: in the last second and the one before; in this one */
     uint64_t clock_since_ns;
     bool closing;
+    struct cuda_hint *hint; /* hint.c */
+    _Atomic uint64_t
+        request_due_ns; /* until then the completer expects a request and stays awake; 0: none is expected */
     pthread_t completer, submitter;
     bool has_completer, has_submitter;
     _Atomic uint32_t work; /* counts what the submitter should look at. A futex. */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "device/cuda/cuda.h"
+#include "device/cuda/hint.h"
 
 extern const reef_device_ops reef_cuda_device_ops;
 
@@ -69,11 +70,17 @@ static void cuda_close(reef_dev *dev)
     if (device->has_submitter) {
         pthread_join(device->submitter, NULL);
     }
+    reef_error ignored;
+    if (device->context && !cuda_enter(device, &ignored)) {
+        cuda_hint_unload(device);
+        cuda_leave(device);
+    }
     cuda_shares_unload(device);
     cuda_code_unload(device);
     if (device->context) {
         device->cu->ctx_destroy(device->context);
     }
+    cuda_hint_destroy(device->hint);
     pthread_mutex_destroy(&device->lock);
     pthread_mutex_destroy(&device->code_lock);
     pthread_rwlock_destroy(&device->context_lock);
@@ -145,7 +152,11 @@ static reef_status cuda_open(const reef_dev_config *config, reef_dev **out, reef
     pthread_mutex_init(&device->lock, NULL);
     pthread_mutex_init(&device->code_lock, NULL);
     pthread_rwlock_init(&device->context_lock, NULL);
-    status = set_up(device, error);
+    device->hint = cuda_hint_create();
+    if (config->slice_us) {
+        cuda_slice_want(config->slice_us);
+    }
+    status = device->hint ? set_up(device, error) : reef_fail(error, REEF_NO_MEMORY, "out of memory");
     if (status) {
         reef_error_prefix(error, "%s (%s): ", gpu->name, gpu->product);
         cuda_close(&device->base);
@@ -243,5 +254,7 @@ const reef_device_ops reef_cuda_device_ops = {
     .measure = cuda_measure,
     .replay = cuda_replay,
     .health = cuda_health,
+    .hint = cuda_hint_send,
+    .slice = cuda_slice_get,
     .units_needed = cuda_units_needed,
 };

@@ -7,6 +7,7 @@
  * device is lost: every launch fails at once with that reason, and the process and its other devices go on.
  */
 #include "device/cuda/cuda.h"
+#include "device/cuda/hint.h"
 
 /* What is in the streams will never end, and what waits behind goes on from results that are gone. */
 static void fail_launches(cuda_device *device)
@@ -58,6 +59,7 @@ void cuda_recover(cuda_device *device)
         for (reef_list *link = device->instances.next; link != &device->instances; link = link->next) {
             cuda_instance_unload(REEF_CONTAINER(link, cuda_instance, link));
         }
+        cuda_hint_unload(device);
         cuda_leave(device);
     }
     cuda_shares_unload(device);
