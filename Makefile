@@ -169,7 +169,7 @@ $(O)/libsupport.a: $(SUPPORT_OBJ)
 	$(Q)ar rcs $@ $^
 
 # The command line and the benchmarks are tested with a fake engine, which can be told to answer wrongly.
-FAKE_OBJ := $(O)/tests/fake/fake_reef.o $(addprefix $(O)/src/base/,error.o arena.o memory.o)
+FAKE_OBJ := $(O)/tests/fake/fake_reef.o $(addprefix $(O)/src/base/,error.o arena.o memory.o half.o)
 $(O)/libfake.a: $(FAKE_OBJ)
 	@rm -f $@
 	$(call say,AR,$@)

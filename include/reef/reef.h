@@ -99,6 +99,11 @@ reef_status reef_device_check(const char *name, reef_error *error);
  * DEVICE; the device has been set up anew and serves every loaded model again, unless that failed too. */
 reef_status reef_device_health(const reef_device *device, reef_error *error);
 
+/* Answers every queued request whose deadline has passed, now instead of when its turn comes. Returns the earliest
+ * deadline of those that still wait, UINT64_MAX if there is none: when to call again, unless a request with an earlier
+ * one is submitted meanwhile. Their callbacks run on the calling thread. */
+uint64_t reef_device_expire(reef_device *device);
+
 typedef struct reef_device_stats {
     unsigned units;
     const char *policy;

@@ -155,6 +155,11 @@ reef_status reef_device_health(const reef_device *device, reef_error *error)
     return ops->health ? ops->health(device->dev, error) : REEF_OK;
 }
 
+uint64_t reef_device_expire(reef_device *device)
+{
+    return reef_sched_expire(&device->sched);
+}
+
 void reef_device_stats_get(const reef_device *device, reef_device_stats *out)
 {
     reef_sched *sched = (reef_sched *)(uintptr_t)&device->sched; /* for its lock */
