@@ -8,7 +8,7 @@ set -eu
 
 die() { printf 'setup.sh: %s\n' "$*" >&2; exit 1; }
 
-build="gcc g++ make pkg-config libc6-dev libjansson-dev libxxhash-dev"
+build="gcc g++ make pkg-config libc6-dev libjansson-dev libmicrohttpd-dev libxxhash-dev"
 python="python3 python3-venv"
 check="libcmocka-dev clang clang-format clang-tidy"
 

@@ -18,6 +18,7 @@ static const struct {
     {"inspect", cli_inspect, "show a model's inputs, kernels and memory"},
     {"profile", cli_profile, "measure a model's kernels alone on the device"},
     {"bench", cli_bench, "play a workload of real-time and best-effort clients under one or more policies"},
+    {"serve", cli_serve, "serve a folder of models over HTTP and shared memory"},
     {"devices", cli_devices, "list devices and policies"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
@@ -55,5 +56,5 @@ int main(int argc, char **argv)
             return code;
         }
     }
-    return cli_usage("", "unknown command '%s'; there are run, inspect, profile, bench and devices", argv[1]);
+    return cli_usage("", "unknown command '%s'; there are run, inspect, profile, bench, serve and devices", argv[1]);
 }
