@@ -63,18 +63,20 @@ LIB_DIRS   := base model device device/cpu device/cuda device/cuda/kernels queue
 LIB_SRC    := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
 KERNEL_SRC := $(wildcard src/device/cpu/kernels/*.c)
 BENCH_SRC  := $(wildcard src/bench/*.c)
+CLIENT_SRC := $(wildcard src/client/*.c)
 SERVE_SRC  := $(wildcard src/serve/*.c)
 CLI_SRC    := $(wildcard src/cli/*.c)
 WORKLOADS  := $(wildcard workloads/*.json)
 LIB_OBJ    := $(LIB_SRC:%.c=$(O)/%.o) $(foreach i,$(ISAS),$(KERNEL_SRC:%.c=$(O)/%.$(i).o)) $(O)/cuda_images.o
 BENCH_OBJ  := $(BENCH_SRC:%.c=$(O)/%.o) $(O)/gen/builtin.o
+CLIENT_OBJ := $(CLIENT_SRC:%.c=$(O)/%.o) $(O)/src/base/error.o
 SERVE_OBJ  := $(SERVE_SRC:%.c=$(O)/%.o)
 CLI_OBJ    := $(CLI_SRC:%.c=$(O)/%.o)
 # The command serves HTTP; the library does not.
 CLI_LIBS   := -lmicrohttpd
 
 .PHONY: all lib clean help
-all: $(O)/libreef.a $(O)/libreef.so $(O)/reef
+all: $(O)/libreef.a $(O)/libreef.so $(O)/libreef_client.a $(O)/libreef_client.so $(O)/reef
 
 $(O)/libreef.a: $(LIB_OBJ)
 	@rm -f $@
@@ -85,7 +87,16 @@ $(O)/libreef.so: $(LIB_OBJ)
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared -Wl,-soname,libreef.so.0 $(SAN) -o $@ $^ $(LDLIBS)
 
-$(O)/reef: $(CLI_OBJ) $(O)/libserve.a $(O)/libbench.a $(O)/libreef.a
+# The client of the server's ring: nothing but the C library.
+$(O)/libreef_client.a: $(CLIENT_OBJ)
+	@rm -f $@
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $^
+$(O)/libreef_client.so: $(CLIENT_OBJ)
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared -Wl,-soname,libreef_client.so.0 $(SAN) -o $@ $^ -lpthread
+
+$(O)/reef: $(CLI_OBJ) $(O)/libserve.a $(O)/libbench.a $(O)/libreef_client.a $(O)/libreef.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) -o $@ $^ $(CLI_LIBS) $(LDLIBS)
 
@@ -184,7 +195,7 @@ $(O)/libfake.a: $(FAKE_OBJ)
 	@rm -f $@
 	$(call say,AR,$@)
 	$(Q)ar rcs $@ $^
-$(O)/reef-fake: $(CLI_OBJ) $(O)/libserve.a $(O)/libbench.a $(O)/libfake.a
+$(O)/reef-fake: $(CLI_OBJ) $(O)/libserve.a $(O)/libbench.a $(O)/libreef_client.a $(O)/libfake.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) -o $@ $^ $(CLI_LIBS) $(LDLIBS)
 
@@ -285,7 +296,7 @@ format:
 format-check:
 	@clang-format --dry-run -Werror $(C_FILES)
 # Tile sources are checked as AVX2 code.
-TIDY_SRC = $(LIB_SRC) $(KERNEL_SRC) $(BENCH_SRC) $(SERVE_SRC) $(CLI_SRC)
+TIDY_SRC = $(LIB_SRC) $(KERNEL_SRC) $(BENCH_SRC) $(CLIENT_SRC) $(SERVE_SRC) $(CLI_SRC)
 tidy:
 	@printf '%s\n' $(TIDY_SRC) | xargs -P 2 -n 1 sh -c \
 	    'clang-tidy --quiet "$$0" -- -std=c17 $(CPPFLAGS) -DREEF_ISA=avx2 -mavx2 -mfma 2>/dev/null || exit 1'
@@ -296,4 +307,4 @@ help:
 clean:
 	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan $(BUILD)/fuzz $(BUILD)/cuda
 
--include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(SERVE_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
+-include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLIENT_OBJ:.o=.d) $(SERVE_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)

@@ -181,31 +181,34 @@ serve_outcome serve_outcome_of(reef_status status)
     }
 }
 
-void serve_call_count(const serve_call *call, serve_outcome outcome, uint64_t encode_begin_ns, uint64_t answered_ns)
+void serve_count(const serve_model *model, reef_class service_class, serve_outcome outcome,
+                 const reef_request_info *info, const serve_timing *timing, unsigned batch)
 {
-    serve_model_stats *stats = call->model->stats;
-    serve_class_stats *of_class = &stats->classes[call->service_class];
+    serve_model_stats *stats = model->stats;
+    serve_class_stats *of_class = &stats->classes[service_class];
     struct timespec now;
     clock_gettime(CLOCK_REALTIME_COARSE, &now);
-    atomic_store_explicit(&stats->last_ms, (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u,
-                          memory_order_relaxed);
+    uint64_t now_ms = (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
+    atomic_store_explicit(&stats->last_ms, now_ms, memory_order_relaxed);
     atomic_fetch_add_explicit(&of_class->outcomes[outcome], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&of_class->preemptions, call->info.preemptions, memory_order_relaxed);
-    uint64_t total = answered_ns - call->begin_ns;
+    atomic_fetch_add_explicit(&of_class->preemptions, info->preemptions, memory_order_relaxed);
+    uint64_t total = timing->answered_ns - timing->begin_ns;
     if (outcome != SERVE_OUTCOME_ok) {
         serve_duration_add(&stats->fail, total);
         return;
     }
-    uint64_t start = call->info.start_ns ? call->info.start_ns : call->info.end_ns;
+    uint64_t start = info->start_ns ? info->start_ns : info->end_ns;
+    uint64_t run = info->end_ns > start ? info->end_ns - start : 0;
+    uint64_t encode = timing->encode_begin_ns ? timing->encode_begin_ns : timing->answered_ns;
     serve_duration_add(&stats->success, total);
-    serve_duration_add(&stats->input, call->decoded_ns - call->begin_ns);
-    serve_duration_add(&stats->queue, start > call->decoded_ns ? start - call->decoded_ns : 0);
-    serve_duration_add(&stats->infer, call->info.end_ns > start ? call->info.end_ns - start : 0);
-    serve_duration_add(&stats->output, answered_ns > encode_begin_ns ? answered_ns - encode_begin_ns : 0);
+    serve_duration_add(&stats->input, timing->decoded_ns - timing->begin_ns);
+    serve_duration_add(&stats->queue, start > timing->decoded_ns ? start - timing->decoded_ns : 0);
+    serve_duration_add(&stats->infer, run);
+    serve_duration_add(&stats->output, timing->answered_ns > encode ? timing->answered_ns - encode : 0);
     serve_histogram_add(&of_class->latency, total);
-    atomic_fetch_add_explicit(&stats->items, call->request.batch, memory_order_relaxed);
-    if (!call->model->batcher || call->service_class == REEF_RT) { /* the batcher counts its own */
+    atomic_fetch_add_explicit(&stats->items, batch, memory_order_relaxed);
+    if (!model->batcher || service_class == REEF_RT) { /* the batcher counts its own */
         atomic_fetch_add_explicit(&stats->executions, 1, memory_order_relaxed);
-        serve_duration_add(&stats->batches[31 - __builtin_clz(call->request.batch)], call->info.end_ns - start);
+        serve_duration_add(&stats->batches[31 - __builtin_clz(batch)], run);
     }
 }

@@ -45,8 +45,12 @@ void serve_call_cancel(serve_call *call);
 /* After done, or when it was never submitted. NULL is allowed. */
 void serve_call_release(serve_call *call);
 
-/* What the statistics learn of a call that has its answer or failed: answered_ns is when the answer was there. */
-void serve_call_count(const serve_call *call, serve_outcome outcome, uint64_t encode_begin_ns, uint64_t answered_ns);
+/* What the statistics learn of a request that has its answer or failed. */
+typedef struct serve_timing {
+    uint64_t begin_ns, decoded_ns, encode_begin_ns, answered_ns;
+} serve_timing;
+void serve_count(const serve_model *model, reef_class service_class, serve_outcome outcome,
+                 const reef_request_info *info, const serve_timing *timing, unsigned batch);
 serve_outcome serve_outcome_of(reef_status status);
 
 #endif

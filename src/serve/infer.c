@@ -267,7 +267,9 @@ void serve_infer_end(serve_exchange *exchange, bool sent)
     if (outcome == SERVE_OUTCOME_ok && exchange->status != MHD_HTTP_OK) {
         outcome = SERVE_OUTCOME_bad_request;
     }
-    serve_call_count(call, outcome, exchange->encode_begin_ns, now);
+    serve_timing timing = {call->begin_ns, call->decoded_ns ? call->decoded_ns : now, exchange->encode_begin_ns, now};
+    serve_count(call->model, call->service_class, outcome, &call->info, &timing,
+                call->request.batch ? call->request.batch : 1);
     if (serve_log_wants(exchange->server->log, exchange->status < 400 ? SERVE_LOG_REQUESTS : SERVE_LOG_INFO)) {
         log_request(exchange, now);
     }
