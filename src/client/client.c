@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -19,6 +20,7 @@
 #include "client/ring.h"
 
 /* How early the adaptive wait stops sleeping: timers are late by the kernel's slack and a switch. */
+enum { POLLS_ALONE = 200 };
 static const uint64_t EARLY_NS = 120000u, LOOK_NS = 100000000u;
 
 struct reef_call {
@@ -438,7 +440,11 @@ static bool poll_until(ring_slot *slot, uint64_t until_ns)
         if (i % 64 == 63 && reef_now_ns() >= until_ns) {
             return false;
         }
-        reef_cpu_relax();
+        if (i < POLLS_ALONE) {
+            reef_cpu_relax();
+        } else { /* the server may need this processor to get the answer ready */
+            sched_yield();
+        }
     }
 }
 

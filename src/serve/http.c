@@ -423,10 +423,7 @@ reef_status serve_http_start(serve_server *server, int listener, serve_http **ou
 void serve_http_quiesce(serve_http *http)
 {
     if (http->listener < 0) {
-        http->listener = MHD_quiesce_daemon(http->daemon);
-        if (http->listener >= 0) {
-            close(http->listener);
-        }
+        http->listener = MHD_quiesce_daemon(http->daemon); /* its threads let go of it one by one */
     }
 }
 
@@ -434,6 +431,9 @@ void serve_http_stop(serve_http *http)
 {
     if (http) {
         MHD_stop_daemon(http->daemon);
+        if (http->listener >= 0) {
+            close(http->listener);
+        }
         free(http);
     }
 }

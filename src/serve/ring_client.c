@@ -3,13 +3,14 @@
  *
  *     the client's tail --> thread: copy the slot's call, check it, submit --> engine --> on_end: fill the slot, DONE
  *
- * The thread polls while nothing is in flight, for a while after the last answer: a client that asks again at once needs no
- * system call. While something is in flight, or nothing has come for long, it sleeps and the client wakes it.
+ * The thread polls for a while after the last answer, and while a short request runs: a client that asks again at once
+ * needs no system call. While a long one runs, or when nothing has come for long, it sleeps and the client wakes it.
  */
 #include "serve/ring_client.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,8 +47,9 @@ struct serve_ring_client {
     _Atomic bool stop, broken;
     _Atomic unsigned running;   /* without an answer: the thread does not poll meanwhile */
     _Atomic unsigned in_flight; /* that may still touch this memory */
-    _Atomic uint64_t active_ns; /* last answer or submission */
-    pthread_mutex_t lock;       /* guards models and handles; recursive: cancelling may end a request at once */
+    _Atomic uint64_t poll_until_ns;
+    _Atomic uint64_t usual_ns; /* what requests lately took */
+    pthread_mutex_t lock; /* guards models and handles; recursive: cancelling may end a request at once */
     serve_model *models[RING_MODELS];
     flight flights[RING_SLOTS];
 };
@@ -114,6 +116,11 @@ static void complete(serve_ring_client *client, unsigned index, const reef_reque
     }
 }
 
+static uint64_t spin_ns(const serve_ring_client *client)
+{
+    return client->server->options.ring_spin_us * (uint64_t)1000;
+}
+
 /* The thread polls for a while after an answer, so it must know of it. */
 static void wake(serve_ring_client *client)
 {
@@ -143,8 +150,11 @@ static void on_end(void *context, reef_request *request, const reef_request_info
     }
     serve_model_drop(model);
     reef_request_release(request);
-    atomic_store_explicit(&client->active_ns, timing.answered_ns, memory_order_relaxed);
+    uint64_t usual = atomic_load_explicit(&client->usual_ns, memory_order_relaxed);
+    usual = usual - usual / 8 + (info->end_ns - info->submit_ns) / 8; /* a lost update of two at once does no harm */
+    atomic_store_explicit(&client->usual_ns, usual, memory_order_relaxed);
     if (atomic_fetch_sub(&client->running, 1) == 1 && poll) {
+        atomic_store_explicit(&client->poll_until_ns, timing.answered_ns + spin_ns(client), memory_order_relaxed);
         wake(client);
     }
     /* The client's memory may be gone once nothing is in flight. */
@@ -228,6 +238,10 @@ static void submit(serve_ring_client *client, unsigned index)
     _Atomic uint32_t *waiting = &model->stats->classes[f->service_class].waiting;
     bool ending = atomic_load(&client->server->draining) || atomic_load(&client->server->failed);
     f->decoded_ns = reef_now_ns();
+    /* A long one needs the processor more than this thread does. */
+    bool brief = atomic_load_explicit(&client->usual_ns, memory_order_relaxed) < 2 * spin_ns(client);
+    uint64_t poll_ns = brief ? 3 * spin_ns(client) : 0;
+    atomic_store_explicit(&client->poll_until_ns, f->decoded_ns + poll_ns, memory_order_relaxed);
     atomic_fetch_add_explicit(waiting, 1, memory_order_relaxed);
     atomic_fetch_add(&client->in_flight, 1);
     atomic_fetch_add(&client->running, 1);
@@ -251,7 +265,6 @@ static void *client_main(void *context)
 {
     serve_ring_client *client = context;
     ring_shared *shared = client->shared;
-    const uint64_t spin_ns = client->server->options.ring_spin_us * (uint64_t)1000;
     uint32_t head = 0;
     while (!atomic_load(&client->stop) && !atomic_load(&client->broken)) {
         uint32_t tail = atomic_load_explicit(&shared->tail, memory_order_acquire);
@@ -268,9 +281,8 @@ static void *client_main(void *context)
             submit(client, index);
             continue;
         }
-        uint64_t active = atomic_load_explicit(&client->active_ns, memory_order_relaxed);
-        if (atomic_load(&client->running) == 0 && reef_now_ns() - active < spin_ns) {
-            reef_cpu_relax();
+        if (reef_now_ns() < atomic_load_explicit(&client->poll_until_ns, memory_order_relaxed)) {
+            sched_yield(); /* to a compute unit or the client, where processors are few */
             continue;
         }
         atomic_store(&shared->sleeping, 1); /* before the last look at tail: see reef_call_submit */
