@@ -352,16 +352,23 @@ int cli_bench(int argc, char **argv)
                  "from when a request was due. Every answer is compared bit for bit with the undisturbed one; exit "
                  "status 1\n"
                  "if one differs. The SLO of a client without slo_us is twice its time alone on the device.",
-        .examples = "  reef bench A --models models --policy rt-only,seq,wait,reset --json a.json --chart a.svg\n"
-                    "  reef bench my.json --policy reset --seconds 30\n"
-                    "  reef bench preempt --policy wait,reset --synthetic 100x2x1000\n"
-                    "  reef bench preempt --policy reset --be resnet152.onnx --count 1000\n",
+        .examples =
+            "  reef bench A --models models --policy rt-only,seq,wait,reset --json a.json --chart a.svg\n"
+            "  reef bench my.json --policy reset --seconds 30\n"
+            "  reef bench preempt --policy wait,reset --synthetic 100x2x1000\n"
+            "  reef bench preempt --policy reset --be resnet152.onnx --count 1000\n"
+            "  reef bench --url http://localhost:8000 --model NAME    (a server; see reef bench --url --help)\n",
         .options = options,
         .n_options = sizeof options / sizeof options[0],
         .min_words = 1,
         .max_words = 1,
         .word = "WORKLOAD",
     };
+    for (int i = 0; i < argc; i++) {
+        if (!strncmp(argv[i], "--url", 5) || !strncmp(argv[i], "--ring", 6)) {
+            return cli_bench_remote(argc, argv);
+        }
+    }
     cli_list words = {0};
     int code = cli_parse(&command, argc, argv, &words);
     code = code < 0 ? default_policies(&args, strcmp(words.items[0], "preempt") == 0) : code;

@@ -19,6 +19,7 @@ static const struct {
     {"profile", cli_profile, "measure a model's kernels alone on the device"},
     {"bench", cli_bench, "play a workload of real-time and best-effort clients under one or more policies"},
     {"serve", cli_serve, "serve a folder of models over HTTP and shared memory"},
+    {"top", cli_top, "show what a server does, live"},
     {"devices", cli_devices, "list devices and policies"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
@@ -56,5 +57,6 @@ int main(int argc, char **argv)
             return code;
         }
     }
-    return cli_usage("", "unknown command '%s'; there are run, inspect, profile, bench, serve and devices", argv[1]);
+    return cli_usage("", "unknown command '%s'; there are run, inspect, profile, bench, serve, top and devices",
+                     argv[1]);
 }

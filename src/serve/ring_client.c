@@ -49,7 +49,7 @@ struct serve_ring_client {
     _Atomic unsigned in_flight; /* that may still touch this memory */
     _Atomic uint64_t poll_until_ns;
     _Atomic uint64_t usual_ns; /* what requests lately took */
-    pthread_mutex_t lock; /* guards models and handles; recursive: cancelling may end a request at once */
+    pthread_mutex_t lock;      /* guards models and handles; recursive: cancelling may end a request at once */
     serve_model *models[RING_MODELS];
     flight flights[RING_SLOTS];
 };
