@@ -55,7 +55,8 @@ static reef_status split_address(const char *text, char *host, size_t size, cons
     const char *colon = strrchr(text, ':');
     bool brackets = text[0] == '[' && colon && colon > text + 1 && colon[-1] == ']';
     size_t length = colon ? (size_t)(colon - text) - 2 * brackets : 0;
-    if (!colon || !colon[1] || strspn(colon + 1, "0123456789") != strlen(colon + 1) || length == 0 || length >= size) {
+    if (!colon || !colon[1] || strspn(colon + 1, "0123456789") != strlen(colon + 1) || strlen(colon + 1) > 5 ||
+        atoi(colon + 1) > 65535 || length == 0 || length >= size) {
         return reef_fail(error, REEF_INVALID_ARGUMENT, "--listen: '%s' is not HOST:PORT, such as 127.0.0.1:8000", text);
     }
     memcpy(host, text + brackets, length);

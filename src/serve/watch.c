@@ -40,6 +40,7 @@ struct serve_watch {
     pthread_mutex_t lock; /* guards the table but for fd and phase, which are also read without */
     serve_peer *peers;
     size_t n_slots, n_peers;
+    size_t first;             /* where enforce looks first for idle connections: not always at the same */
     _Atomic uint64_t next_ns; /* when the thread looks next */
     _Atomic bool stop, try_device;
 };
@@ -201,14 +202,15 @@ static void cut_off(serve_peer *peer, serve_phase phase)
                                             : "idle");
 }
 
-/* Closes who is over a limit, and, when connections run out, who has been idle for longest. */
+/* Closes who is over a limit. When connections run out, room is made where nothing has been asked for some time. */
 static void enforce(serve_watch *watch, uint64_t now)
 {
     const serve_options *options = &watch->server->options;
-    serve_peer *oldest = NULL;
     pthread_mutex_lock(&watch->lock);
+    bool full = watch->n_peers >= options->max_connections - options->max_connections / 16;
+    size_t spare = full ? options->max_connections / 4 + 1 : 0;
     for (size_t i = 0; watch->n_peers && i < watch->n_slots; i++) {
-        serve_peer *peer = &watch->peers[i];
+        serve_peer *peer = &watch->peers[(i + watch->first) % watch->n_slots];
         serve_phase phase = atomic_load(&peer->phase);
         if (atomic_load(&peer->fd) < 0 || phase == SERVE_WORKING) {
             continue;
@@ -216,17 +218,13 @@ static void enforce(serve_watch *watch, uint64_t now)
         uint64_t limit_s = phase == SERVE_IDLE        ? options->idle_s
                            : phase == SERVE_RECEIVING ? options->receive_s
                                                       : options->send_s;
-        if (now - peer->since_ns > (limit_s + peer->bytes / SLOWEST_BYTES_PER_S) * 1000000000u) {
+        bool over = now - peer->since_ns > (limit_s + peer->bytes / SLOWEST_BYTES_PER_S) * 1000000000u;
+        if (over || (spare && phase == SERVE_IDLE && now - peer->since_ns > LOOK_NS)) {
             cut_off(peer, phase);
             peer->since_ns = now; /* its owner closes it; once is enough */
-        } else if (phase == SERVE_IDLE && now - peer->since_ns > LOOK_NS &&
-                   (!oldest || peer->since_ns < oldest->since_ns)) {
-            oldest = peer;
+            spare -= !over;
+            watch->first = over ? watch->first : (i + watch->first + 1) % watch->n_slots;
         }
-    }
-    if (oldest && watch->n_peers >= options->max_connections - options->max_connections / 16) {
-        cut_off(oldest, SERVE_IDLE);
-        oldest->since_ns = now;
     }
     pthread_mutex_unlock(&watch->lock);
 }
