@@ -68,8 +68,9 @@ SERVE_SRC  := $(wildcard src/serve/*.c)
 CLI_SRC    := $(wildcard src/cli/*.c)
 WORKLOADS  := $(wildcard workloads/*.json)
 LIB_OBJ    := $(LIB_SRC:%.c=$(O)/%.o) $(foreach i,$(ISAS),$(KERNEL_SRC:%.c=$(O)/%.$(i).o)) $(O)/cuda_images.o
-BENCH_OBJ  := $(BENCH_SRC:%.c=$(O)/%.o) $(O)/gen/builtin.o
-CLIENT_OBJ := $(CLIENT_SRC:%.c=$(O)/%.o) $(O)/src/base/error.o
+BENCH_OBJ  := $(BENCH_SRC:%.c=$(O)/%.o) $(O)/src/client/http.o $(O)/gen/builtin.o
+# The ring's client is a library; its neighbour, a small HTTP client, is for the command alone.
+CLIENT_OBJ := $(O)/src/client/client.o $(O)/src/base/error.o
 SERVE_OBJ  := $(SERVE_SRC:%.c=$(O)/%.o)
 CLI_OBJ    := $(CLI_SRC:%.c=$(O)/%.o)
 # The command serves HTTP; the library does not.
@@ -230,8 +231,14 @@ $(O)/tests/preempt: $(O)/tests/stress/preempt.o $(O)/libreef.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) -o $@ $< $(O)/libreef.a $(LDLIBS)
 
+# Clients of a server under load: tests/serve/load.c.
+$(O)/tests/load: $(O)/tests/serve/load.o $(O)/libbench.a $(O)/libreef.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS)
+
 .PHONY: test-programs unit
-test-programs: $(TEST_BIN) $(ISA_TEST_BIN) $(O)/tests/preempt
+test-programs: $(TEST_BIN) $(ISA_TEST_BIN) $(O)/tests/preempt $(O)/tests/load
 # make unit [MODE=asan|tsan]: the unit tests alone.
 unit: test-programs
 	@for t in $(TEST_BIN) $(ISA_TEST_BIN); do echo "== $$t"; $$t || exit 1; done
@@ -241,6 +248,11 @@ unit: test-programs
 test-cli: $(O)/reef-fake $(O)/reef
 	python3 tests/cli/test_cli.py --reef $(O)/reef-fake --fake
 	python3 tests/cli/test_cli.py --reef $(O)/reef
+
+.PHONY: test-serve
+# make test-serve [MODE=asan]: the server, from outside; needs the venv.
+test-serve: $(O)/reef-fake $(O)/reef
+	.venv/bin/python tests/serve/test_serve.py --reef $(O)/reef --fake $(O)/reef-fake
 
 # Programs that the tests' scripts call: tests/model/NAME.c becomes $(O)/tests/NAME.
 $(O)/tests/%: tests/model/%.c $(O)/libreef.a
@@ -252,9 +264,9 @@ FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_OBJ := $(FUZZ_SRC:%.c=$(O)/%.o)
 FUZZ_BIN := $(FUZZ_SRC:tests/fuzz/%.c=$(O)/%)
 $(FUZZ_OBJ): CPPFLAGS += -Itests
-$(FUZZ_BIN): $(O)/%: $(O)/tests/fuzz/%.o $(O)/libbench.a $(O)/libreef.a
+$(FUZZ_BIN): $(O)/%: $(O)/tests/fuzz/%.o $(O)/libserve.a $(O)/libbench.a $(O)/libreef.a
 	$(call say,LD,$@)
-	$(Q)$(CC) $(SAN) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(SAN) -fsanitize=fuzzer -o $@ $^ $(CLI_LIBS) $(LDLIBS)
 
 .PHONY: fuzz-programs fuzz fuzz-smoke
 fuzz-programs: $(FUZZ_BIN)
@@ -302,7 +314,7 @@ tidy:
 	    'clang-tidy --quiet "$$0" -- -std=c17 $(CPPFLAGS) -DREEF_ISA=avx2 -mavx2 -mfma 2>/dev/null || exit 1'
 
 help:
-	@grep -B1 -E '^[a-z-]+:' Makefile | grep -E '^# ' ; echo "targets: all lib demo test unit test-cli bench-cpu models install format tidy fuzz clean"
+	@grep -B1 -E '^[a-z-]+:' Makefile | grep -E '^# ' ; echo "targets: all lib demo test unit test-cli test-serve bench-cpu models install format tidy fuzz clean"
 
 clean:
 	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan $(BUILD)/fuzz $(BUILD)/cuda

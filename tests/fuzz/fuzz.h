@@ -6,6 +6,7 @@
 #ifndef REEF_TESTS_FUZZ_H
 #define REEF_TESTS_FUZZ_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
