@@ -165,9 +165,25 @@ $(O)/reef.pc: always
 	    'Description: real-time and best-effort neural-network inference on one device' 'Version: $(VERSION)' \
 	    'Libs: -L$${libdir} -lreef' 'Libs.private: $(LDLIBS)' 'Cflags: -I$${includedir}' > $@
 
+$(O)/reef_client.pc: always
+	@mkdir -p $(@D)
+	@printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' 'libdir=$${prefix}/lib' '' 'Name: reef_client' \
+	    'Description: client of a reef server on the same machine, through shared memory' 'Version: $(VERSION)' \
+	    'Libs: -L$${libdir} -lreef_client' 'Libs.private: -lpthread' 'Cflags: -I$${includedir}' > $@
+$(O)/reef.service: packaging/reef.service always
+	@mkdir -p $(@D)
+	@sed 's|@PREFIX@|$(PREFIX)|' $< > $@
+
 # make install PREFIX=/usr/local [DESTDIR=]
-install: all $(O)/reef.pc
+install: all $(O)/reef.pc $(O)/reef_client.pc $(O)/reef.service
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include/reef $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -m 644 $(O)/reef.service $(DESTDIR)$(PREFIX)/lib/systemd/system/reef.service
+	install -m 644 $(O)/libreef_client.a $(DESTDIR)$(PREFIX)/lib/
+	install -m 755 $(O)/libreef_client.so $(DESTDIR)$(PREFIX)/lib/libreef_client.so.$(VERSION)
+	ln -sf libreef_client.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libreef_client.so.0
+	ln -sf libreef_client.so.0 $(DESTDIR)$(PREFIX)/lib/libreef_client.so
+	install -m 644 $(O)/reef_client.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/reef_client.pc
 	install -m 755 $(O)/reef $(DESTDIR)$(PREFIX)/bin/reef
 	install -m 644 include/reef/*.h $(DESTDIR)$(PREFIX)/include/reef/
 	install -m 644 $(O)/libreef.a $(DESTDIR)$(PREFIX)/lib/

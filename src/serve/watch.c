@@ -177,6 +177,9 @@ static void on_left(serve_watch *watch, uint64_t which)
     pthread_mutex_lock(&watch->lock);
     if (peer->generation == which >> 32 && atomic_load(&peer->fd) >= 0) {
         peer->left = true;
+        if (atomic_load(&peer->phase) <= SERVE_RECEIVING) {
+            peer->since_ns = reef_now_ns();
+        }
         if (peer->call) {
             serve_call_cancel(peer->call);
         }
@@ -218,7 +221,10 @@ static void enforce(serve_watch *watch, uint64_t now)
         uint64_t limit_s = phase == SERVE_IDLE        ? options->idle_s
                            : phase == SERVE_RECEIVING ? options->receive_s
                                                       : options->send_s;
-        bool over = now - peer->since_ns > (limit_s + peer->bytes / SLOWEST_BYTES_PER_S) * 1000000000u;
+        limit_s = peer->left && phase != SERVE_SENDING
+                      ? 1
+                      : limit_s + peer->bytes / SLOWEST_BYTES_PER_S; /* no more will come */
+        bool over = now - peer->since_ns > limit_s * 1000000000u;
         if (over || (spare && phase == SERVE_IDLE && now - peer->since_ns > LOOK_NS)) {
             cut_off(peer, phase);
             peer->since_ns = now; /* its owner closes it; once is enough */

@@ -35,14 +35,14 @@ static void open_region(void)
 static void check_request(const serve_request *request)
 {
     const serve_signature *signature = request->signature;
-    volatile unsigned char sum = 0;
+    static volatile unsigned char sum;
     for (size_t i = 0; i < signature->n_inputs; i++) {
         const serve_io *io = &signature->inputs[i];
         size_t bytes = io->item_elems * request->batch * serve_dtype_bytes(io->dtype);
         check(request->in[i].data && request->in[i].bytes == bytes, "inputs have the size of their shape");
         check((uintptr_t)request->in[i].data % serve_dtype_bytes(io->dtype) == 0, "inputs are aligned");
         for (size_t k = 0; k < bytes; k++) {
-            sum ^= ((const unsigned char *)request->in[i].data)[k];
+            sum = sum ^ ((const unsigned char *)request->in[i].data)[k];
         }
     }
     check(request->batch >= 1 && (signature->max_batch ? request->batch <= signature->max_batch : request->batch == 1),
@@ -56,7 +56,8 @@ static void check_request(const serve_request *request)
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    static char *labels[] = {"zero", "one"};
+    static char zero[] = "zero", one[] = "one";
+    static char *labels[] = {zero, one};
     static const serve_io inputs[] = {
         {.name = "x", .dtype = REEF_F32, .rank = 2, .dims = {2, 3}, .item_elems = 6},
         {.name = "i", .dtype = REEF_I64, .rank = 1, .dims = {2}, .item_elems = 2},
