@@ -14,8 +14,8 @@ check="libcmocka-dev clang clang-format clang-tidy"
 
 case "${1:-}" in
 build) wanted=$build ;;
-demo) wanted="$build $python" ;;
-test) wanted="$build $python $check" ;;
+demo) wanted="$build $python curl" ;;
+test) wanted="$build $python $check curl openssl" ;;
 *) die "usage: tools/setup.sh build|demo|test" ;;
 esac
 
