@@ -158,7 +158,7 @@ static reef_status parse_head(char *head, size_t end, http_answer *out, reef_err
     if (strncmp(head, "HTTP/1.", 7) != 0 || strlen(head) < 12) {
         return reef_fail(error, REEF_FORMAT, "the answer is not HTTP");
     }
-    out->status = atoi(head + 9);
+    out->status = (int)strtol(head + 9, NULL, 10);
     out->head = head;
     return REEF_OK;
 }

@@ -141,29 +141,20 @@ static reef_status take_bytes(decoder *d, const serve_io *io, serve_in *in, reef
                          elems * size);
     }
     in->bytes = elems * own_size;
-    bool integer = io->dtype == REEF_I32 || io->dtype == REEF_I64 || io->dtype == REEF_BOOL;
-    if (dtype != io->dtype) {
-        if (!own(in, in->bytes)) {
+    bool truth = io->dtype == REEF_BOOL, integer = io->dtype == REEF_I32 || io->dtype == REEF_I64;
+    /* Not aligned; or indices that a client could change between their check and their use; or to be tidied. */
+    if (dtype != io->dtype || truth || (uintptr_t)data % own_size || (in->region && integer)) {
+        unsigned char *copy = own(in, in->bytes);
+        if (!copy) {
             return reef_fail(d->error, REEF_NO_MEMORY, "out of memory");
         }
-        serve_tensor_from_half(data, elems, in->owned);
-    } else if ((uintptr_t)data % own_size || (in->region && integer)) {
-        /* Not aligned; or indices that a client could change between their check and their use. */
-        if (!own(in, in->bytes)) {
-            return reef_fail(d->error, REEF_NO_MEMORY, "out of memory");
+        if (dtype != io->dtype) {
+            serve_tensor_from_half(data, elems, in->owned);
+        } else {
+            memcpy(copy, data, bytes);
         }
-        memcpy(in->owned, data, bytes);
-    }
-    if (io->dtype == REEF_BOOL && in->owned == NULL && bytes) {
-        if (!own(in, in->bytes)) {
-            return reef_fail(d->error, REEF_NO_MEMORY, "out of memory");
-        }
-        memcpy(in->owned, data, bytes);
-    }
-    if (io->dtype == REEF_BOOL) {
-        for (size_t i = 0; i < elems;
-             i++) { /* a truth value that is neither 0 nor 1 is undefined behaviour somewhere */
-            ((unsigned char *)in->owned)[i] = ((unsigned char *)in->owned)[i] != 0;
+        for (size_t i = 0; truth && i < elems; i++) { /* one that is neither 0 nor 1 is undefined behaviour somewhere */
+            copy[i] = copy[i] != 0;
         }
     }
     in->data = in->owned ? in->owned : data;
@@ -175,7 +166,7 @@ static reef_status take_data(decoder *d, const json_t *input, const json_t *para
 {
     const json_t *data = json_object_get(input, "data");
     size_t elems = io->item_elems * d->out->batch;
-    bool given;
+    bool given = false;
     uint64_t binary = 0, shm_bytes = 0;
     void *shm_data = NULL;
     reef_status status = get_count(parameters, "binary_data_size", what, &given, &binary, d->error);
@@ -189,7 +180,7 @@ static reef_status take_data(decoder *d, const json_t *input, const json_t *para
         return reef_fail(d->error, REEF_FORMAT,
                          "%s: needs exactly one of 'data', 'binary_data_size' and 'shared_memory_region'", what);
     }
-    if (in->region) {
+    if (shm_data) {
         return take_bytes(d, io, in, dtype, shm_data, shm_bytes, elems, what);
     }
     if (given) {
@@ -222,7 +213,8 @@ static size_t find_io(const serve_io *list, size_t n, const char *name)
 
 static reef_status decode_input(decoder *d, const json_t *input, bool first, bool *seen)
 {
-    const json_t *name = json_object_get(input, "name"), *datatype = json_object_get(input, "datatype"), *parameters;
+    const json_t *name = json_object_get(input, "name"), *datatype = json_object_get(input, "datatype"),
+                 *parameters = NULL;
     if (!json_is_string(name)) {
         return reef_fail(d->error, REEF_FORMAT, "every element of 'inputs' needs a 'name' that is a string");
     }

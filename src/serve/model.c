@@ -125,20 +125,25 @@ static reef_status load_labels(serve_model *model, const char *folder, const ser
     FILE *file = asprintf(&path, "%s/%s", folder, labels->file) < 0 ? NULL : fopen(path, "re");
     reef_status status =
         file ? REEF_OK : reef_fail(error, REEF_NOT_FOUND, "labels: %s cannot be read", path ? path : labels->file);
-    size_t capacity = 0, room = 0;
-    for (ssize_t n; !status && io->n_labels < 1000000 && (n = getline(&line, &capacity, file)) >= 0;) {
+    char **list = NULL;
+    size_t capacity = 0, room = 0, n = 0;
+    while (!status && n < 1000000 && getline(&line, &capacity, file) >= 0) {
         line[strcspn(line, "\r\n")] = 0;
-        if (io->n_labels == room) {
+        char *label = strdup(line);
+        if (n == room || !list) {
             room = room ? 2 * room : 64;
-            char **bigger = realloc(io->labels, room * sizeof *bigger);
-            io->labels = bigger ? bigger : io->labels;
-            status = bigger ? REEF_OK : reef_fail(error, REEF_NO_MEMORY, "out of memory");
+            char **bigger = label ? realloc(list, room * sizeof *bigger) : NULL;
+            if (!bigger) {
+                free(label);
+                status = reef_fail(error, REEF_NO_MEMORY, "out of memory");
+                break;
+            }
+            list = bigger;
         }
-        if (!status && !(io->labels[io->n_labels] = strdup(line))) {
-            status = reef_fail(error, REEF_NO_MEMORY, "out of memory");
-        }
-        io->n_labels += !status;
+        list[n++] = label; /* one that is NULL, out of memory, is a class without a name */
     }
+    io->labels = list;
+    io->n_labels = n;
     if (file) {
         fclose(file);
     }

@@ -92,7 +92,7 @@ static void swap_model(serve_repository *r, entry *e, serve_model *model)
 static int order(const entry *e, const char *name, const char *version)
 {
     int names = strcmp(e->name, name);
-    return names ? names : atoi(e->version) - atoi(version);
+    return names ? names : serve_version_order(e->version, version);
 }
 
 static entry *find_or_add(serve_repository *r, const char *name, const char *version)
@@ -203,7 +203,7 @@ static bool version_wanted(const serve_scan *scan, const serve_found *found)
     const serve_found *latest = found;
     for (size_t i = 0; i < scan->n; i++) {
         const serve_found *other = &scan->items[i];
-        if (!strcmp(other->name, found->name) && atoi(other->version) > atoi(latest->version)) {
+        if (!strcmp(other->name, found->name) && serve_version_order(other->version, latest->version) > 0) {
             latest = other;
         }
     }
@@ -212,7 +212,7 @@ static bool version_wanted(const serve_scan *scan, const serve_found *found)
         wanted |= config.all_versions;
         for (size_t i = 0; i < config.n_versions; i++) {
             wanted = i == 0 ? false : wanted;
-            wanted |= config.versions[i] == atoi(found->version);
+            wanted |= config.versions[i] == strtoll(found->version, NULL, 10);
         }
     }
     serve_config_free(&config);

@@ -242,7 +242,7 @@ static void load_or_unload(serve_exchange *exchange)
 static bool get_size(const json_t *root, const char *name, bool needed, uint64_t *out)
 {
     const json_t *value = json_object_get(root, name);
-    *out = value && json_is_integer(value) ? (uint64_t)json_integer_value(value) : 0;
+    *out = json_is_integer(value) ? (uint64_t)json_integer_value(value) : 0;
     return value ? json_is_integer(value) && json_integer_value(value) >= 0 : !needed;
 }
 

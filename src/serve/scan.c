@@ -26,6 +26,12 @@ bool serve_name_ok(const char *name)
     return n > 0 && n < SERVE_NAME_BYTES && strspn(name, allowed) == n && name[0] != '.';
 }
 
+int serve_version_order(const char *a, const char *b)
+{
+    size_t m = strlen(a), n = strlen(b);
+    return m != n ? (m < n ? -1 : 1) : strcmp(a, b);
+}
+
 static void skip(const scanner *s, const char *name, const char *why)
 {
     if (s->skipped) {
@@ -133,7 +139,7 @@ static int compare(const void *a, const void *b)
 {
     const serve_found *x = a, *y = b;
     int names = strcmp(x->name, y->name);
-    return names ? names : atoi(x->version) - atoi(y->version);
+    return names ? names : serve_version_order(x->version, y->version);
 }
 
 reef_status serve_scan_folder(const char *folder, void (*skipped)(void *context, const char *name, const char *why),

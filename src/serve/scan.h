@@ -27,5 +27,7 @@ reef_status serve_scan_folder(const char *folder, void (*skipped)(void *context,
                               void *context, serve_scan *out, reef_error *error);
 void serve_scan_free(serve_scan *scan);
 bool serve_name_ok(const char *name);
+/* Negative, 0 or positive; versions are whole numbers without leading zeros. */
+int serve_version_order(const char *a, const char *b);
 
 #endif

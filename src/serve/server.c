@@ -56,7 +56,7 @@ static reef_status split_address(const char *text, char *host, size_t size, cons
     bool brackets = text[0] == '[' && colon && colon > text + 1 && colon[-1] == ']';
     size_t length = colon ? (size_t)(colon - text) - 2 * brackets : 0;
     if (!colon || !colon[1] || strspn(colon + 1, "0123456789") != strlen(colon + 1) || strlen(colon + 1) > 5 ||
-        atoi(colon + 1) > 65535 || length == 0 || length >= size) {
+        strtoul(colon + 1, NULL, 10) > 65535 || length == 0 || length >= size) {
         return reef_fail(error, REEF_INVALID_ARGUMENT, "--listen: '%s' is not HOST:PORT, such as 127.0.0.1:8000", text);
     }
     memcpy(host, text + brackets, length);
@@ -94,28 +94,33 @@ static reef_status listen_http(const char *text, int *out, reef_error *error)
     return REEF_OK;
 }
 
+typedef union any_address {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+} any_address;
+
+static any_address address_of(int fd)
+{
+    any_address address = {.v6 = {.sin6_family = AF_UNSPEC}};
+    socklen_t length = sizeof address;
+    if (getsockname(fd, &address.any, &length)) {
+        address.any.sa_family = AF_UNSPEC;
+    }
+    return address;
+}
+
 static unsigned port_of(int fd)
 {
-    struct sockaddr_storage address;
-    socklen_t length = sizeof address;
-    if (getsockname(fd, (struct sockaddr *)&address, &length)) {
-        return 0;
-    }
-    return address.ss_family == AF_INET6 ? ntohs(((struct sockaddr_in6 *)&address)->sin6_port)
-                                         : ntohs(((struct sockaddr_in *)&address)->sin_port);
+    any_address address = address_of(fd);
+    return ntohs(address.any.sa_family == AF_INET6 ? address.v6.sin6_port : address.v4.sin_port);
 }
 
 static bool is_loopback(int fd)
 {
-    struct sockaddr_storage address;
-    socklen_t length = sizeof address;
-    if (getsockname(fd, (struct sockaddr *)&address, &length)) {
-        return false;
-    }
-    if (address.ss_family == AF_INET6) {
-        return IN6_IS_ADDR_LOOPBACK(&((struct sockaddr_in6 *)&address)->sin6_addr);
-    }
-    return ntohl(((struct sockaddr_in *)&address)->sin_addr.s_addr) >> 24 == 127;
+    any_address address = address_of(fd);
+    return address.any.sa_family == AF_INET6 ? IN6_IS_ADDR_LOOPBACK(&address.v6.sin6_addr)
+                                             : ntohl(address.v4.sin_addr.s_addr) >> 24 == 127;
 }
 
 /* ----------------------------------------------------------------------------------------------------- worker -- */
