@@ -219,6 +219,8 @@ $(O)/reef-fake: $(CLI_OBJ) $(O)/libserve.a $(O)/libbench.a $(O)/libreef_client.a
 $(TEST_BIN): ENGINE := $(O)/libreef.a
 $(O)/tests/test_bench: ENGINE := $(O)/libbench.a $(O)/libfake.a
 $(O)/tests/test_bench: $(O)/libbench.a $(O)/libfake.a
+$(O)/tests/test_serve: ENGINE := $(O)/libserve.a $(O)/libreef.a -lmicrohttpd
+$(O)/tests/test_serve: $(O)/libserve.a
 $(TEST_BIN): $(O)/tests/%: $(O)/tests/unit/%.o $(O)/libsupport.a $(O)/libreef.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)

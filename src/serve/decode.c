@@ -403,7 +403,8 @@ reef_status serve_decode(const serve_signature *signature, serve_shm *shm, const
         for (char *c = why.text; *c; c++) { /* it may quote the body */
             *c = (unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c;
         }
-        return json_error_code(&why) == json_error_out_of_memory
+        /* Some of jansson's failures to allocate leave no words. */
+        return json_error_code(&why) == json_error_out_of_memory || !why.text[0]
                    ? reef_fail(error, REEF_NO_MEMORY, "the JSON takes too much memory; send tensors as binary data")
                    : reef_fail(error, REEF_FORMAT, "the JSON is malformed at byte %d: %s", why.position, why.text);
     }

@@ -168,6 +168,7 @@ static reef_status open_parts(serve_server *server, const serve_sockets *sockets
         if (fd < 0) {
             return reef_fail(error, REEF_IO, "--timeline: %s: %s", options->timeline, strerror(errno));
         }
+        server->timeline_fd = fd;
         server->timeline = serve_log_create(fd, SERVE_LOG_REQUESTS);
         status = server->timeline ? REEF_OK : reef_fail(error, REEF_NO_MEMORY, "out of memory");
         if (lseek(fd, 0, SEEK_END) == 0) {
@@ -200,6 +201,7 @@ static reef_status open_parts(serve_server *server, const serve_sockets *sockets
 
 static void close_parts(serve_server *server)
 {
+    int timeline = server->timeline_fd;
     serve_http_stop(server->http);
     serve_ring_stop(server->ring);
     serve_repository_destroy(server->repository);
@@ -208,6 +210,9 @@ static void close_parts(serve_server *server)
     serve_shm_destroy(server->shm);
     reef_device_close(server->device);
     serve_log_destroy(server->timeline);
+    if (timeline > 0) {
+        close(timeline);
+    }
     serve_log_destroy(server->log);
     serve_access_free(&server->access);
 }

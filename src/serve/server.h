@@ -56,6 +56,7 @@ typedef struct serve_server {
     serve_repository *repository;
     serve_shm *shm;
     serve_log *log, *timeline;
+    int timeline_fd; /* 0: none */
     struct serve_watch *watch;
     struct serve_http *http;
     struct serve_ring *ring;

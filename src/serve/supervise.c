@@ -155,9 +155,10 @@ static int on_end(supervisor *s, int how)
     if (s->told) {
         return (int)s->error->status;
     }
-    bool device = WIFEXITED(how) && WEXITSTATUS(how) == SERVE_EXIT_DEVICE;
-    if (!s->ever_ready && !device && WIFEXITED(how)) {
-        return (int)reef_fail(s->error, REEF_INTERNAL, "the worker ended with exit status %d", WEXITSTATUS(how));
+    if (!s->ever_ready) {
+        return (int)reef_fail(s->error, REEF_DEVICE, "the worker ended with %s %d before it could serve",
+                              WIFSIGNALED(how) ? "signal" : "exit status",
+                              WIFSIGNALED(how) ? WTERMSIG(how) : WEXITSTATUS(how));
     }
     bool stable = reef_now_ns() - s->started_ns > STABLE_NS;
     s->pause_ns = stable || !s->pause_ns               ? FIRST_PAUSE_NS

@@ -596,6 +596,19 @@ def process_sighup_looks_again(folder: Path) -> None:
 
 
 @test
+def process_log_and_timeline_follow_a_request(folder: Path) -> None:
+    models, timeline = folder / "timeline-models", folder / "timeline.json"
+    permutation_model(models / "one.onnx", 1, WIDTH, 1)
+    with serving(REEF, models, "--log", "requests", "--timeline", str(timeline)) as server:
+        with triton.InferenceServerClient(server.address) as client:
+            client.infer("one", [tensor("x", question(1))], request_id="trace me", priority=1)
+        server.wait_log(r'event=request id="trace me" model=one version=1 class=rt status=200 .*run_us=[0-9.]+')
+    events = json.loads(timeline.read_text().rstrip().rstrip(",") + "]")
+    assert [e["name"] for e in events] == ["decode", "queue", "run", "answer"], events
+    assert all(e["args"] == {"id": "trace me", "model": "one"} and e["dur"] >= 0 for e in events)
+
+
+@test
 def process_wrong_options(folder: Path) -> None:
     models = folder / "wrong"
     permutation_model(models / "one.onnx", 1, WIDTH, 1)
