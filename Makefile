@@ -63,17 +63,24 @@ LIB_DIRS   := base nice model device device/cpu device/cuda device/cuda/kernels 
 LIB_SRC    := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
 KERNEL_SRC := $(wildcard src/device/cpu/kernels/*.c)
 BENCH_SRC  := $(wildcard src/bench/*.c)
+CLIENT_SRC := $(wildcard src/client/*.c)
+SERVE_SRC  := $(wildcard src/serve/*.c)
 CLI_SRC    := $(wildcard src/cli/*.c)
 # The library that reef nice puts under other programs: a few files, the C library, and one exported name.
 NICE_SRC   := src/nice/preload/preload.c src/nice/groups.c src/nice/level.c src/nice/control.c src/base/error.c
 WORKLOADS  := $(wildcard workloads/*.json)
 LIB_OBJ    := $(LIB_SRC:%.c=$(O)/%.o) $(foreach i,$(ISAS),$(KERNEL_SRC:%.c=$(O)/%.$(i).o)) $(O)/cuda_images.o
-BENCH_OBJ  := $(BENCH_SRC:%.c=$(O)/%.o) $(O)/gen/builtin.o
+BENCH_OBJ  := $(BENCH_SRC:%.c=$(O)/%.o) $(O)/src/client/http.o $(O)/gen/builtin.o
+# The ring's client is a library; its neighbour, a small HTTP client, is for the command alone.
+CLIENT_OBJ := $(O)/src/client/client.o $(O)/src/base/error.o
+SERVE_OBJ  := $(SERVE_SRC:%.c=$(O)/%.o)
 CLI_OBJ    := $(CLI_SRC:%.c=$(O)/%.o)
 NICE_OBJ   := $(NICE_SRC:%.c=$(O)/%.o)
+# The command serves HTTP; the library does not.
+CLI_LIBS   := -lmicrohttpd
 
 .PHONY: all lib clean help
-all: $(O)/libreef.a $(O)/libreef.so $(O)/reef $(O)/libreef-nice.so
+all: $(O)/libreef.a $(O)/libreef.so $(O)/libreef_client.a $(O)/libreef_client.so $(O)/reef $(O)/libreef-nice.so
 
 $(O)/libreef.a: $(LIB_OBJ)
 	@rm -f $@
@@ -89,9 +96,24 @@ $(O)/libreef-nice.so: $(NICE_OBJ) src/nice/preload/exports.map
 	$(Q)$(CC) -shared -Wl,-soname,libreef-nice.so -Wl,--version-script=src/nice/preload/exports.map $(if $(SAN),,-Wl,-z,defs) $(SAN) \
 	    -o $@ $(NICE_OBJ) -lpthread -ldl
 
-$(O)/reef: $(CLI_OBJ) $(O)/libbench.a $(O)/libreef.a
+# The client of the server's ring: nothing but the C library.
+$(O)/libreef_client.a: $(CLIENT_OBJ)
+	@rm -f $@
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $^
+$(O)/libreef_client.so: $(CLIENT_OBJ)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) -shared -Wl,-soname,libreef_client.so.0 $(SAN) -o $@ $^ -lpthread
+
+$(O)/reef: $(CLI_OBJ) $(O)/libserve.a $(O)/libbench.a $(O)/libreef_client.a $(O)/libreef.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $^ $(CLI_LIBS) $(LDLIBS)
+
+# The server, below the command.
+$(O)/libserve.a: $(SERVE_OBJ)
+	@rm -f $@
+	$(call say,AR,$@)
+	$(Q)ar rcs $@ $^
 
 # What the command is made of besides the library: benchmarks, and the built-in workloads as C arrays.
 $(O)/libbench.a: $(BENCH_OBJ)
@@ -151,9 +173,25 @@ $(O)/reef.pc: always
 	    'Description: real-time and best-effort neural-network inference on one device' 'Version: $(VERSION)' \
 	    'Libs: -L$${libdir} -lreef' 'Libs.private: $(LDLIBS)' 'Cflags: -I$${includedir}' > $@
 
+$(O)/reef_client.pc: always
+	@mkdir -p $(@D)
+	@printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' 'libdir=$${prefix}/lib' '' 'Name: reef_client' \
+	    'Description: client of a reef server on the same machine, through shared memory' 'Version: $(VERSION)' \
+	    'Libs: -L$${libdir} -lreef_client' 'Libs.private: -lpthread' 'Cflags: -I$${includedir}' > $@
+$(O)/reef.service: packaging/reef.service always
+	@mkdir -p $(@D)
+	@sed 's|@PREFIX@|$(PREFIX)|' $< > $@
+
 # make install PREFIX=/usr/local [DESTDIR=]
-install: all $(O)/reef.pc
+install: all $(O)/reef.pc $(O)/reef_client.pc $(O)/reef.service
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include/reef $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -m 644 $(O)/reef.service $(DESTDIR)$(PREFIX)/lib/systemd/system/reef.service
+	install -m 644 $(O)/libreef_client.a $(DESTDIR)$(PREFIX)/lib/
+	install -m 755 $(O)/libreef_client.so $(DESTDIR)$(PREFIX)/lib/libreef_client.so.$(VERSION)
+	ln -sf libreef_client.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libreef_client.so.0
+	ln -sf libreef_client.so.0 $(DESTDIR)$(PREFIX)/lib/libreef_client.so
+	install -m 644 $(O)/reef_client.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/reef_client.pc
 	install -m 755 $(O)/reef $(DESTDIR)$(PREFIX)/bin/reef
 	install -m 644 include/reef/*.h $(DESTDIR)$(PREFIX)/include/reef/
 	install -m 644 $(O)/libreef.a $(DESTDIR)$(PREFIX)/lib/
@@ -178,19 +216,21 @@ $(O)/libsupport.a: $(SUPPORT_OBJ)
 	$(Q)ar rcs $@ $^
 
 # The command line and the benchmarks are tested with a fake engine, which can be told to answer wrongly.
-FAKE_OBJ := $(O)/tests/fake/fake_reef.o $(addprefix $(O)/src/base/,error.o arena.o memory.o trace.o) \
+FAKE_OBJ := $(O)/tests/fake/fake_reef.o $(addprefix $(O)/src/base/,error.o arena.o memory.o trace.o half.o) \
             $(addprefix $(O)/src/nice/,control.o groups.o level.o)
 $(O)/libfake.a: $(FAKE_OBJ)
 	@rm -f $@
 	$(call say,AR,$@)
 	$(Q)ar rcs $@ $^
-$(O)/reef-fake: $(CLI_OBJ) $(O)/libbench.a $(O)/libfake.a
+$(O)/reef-fake: $(CLI_OBJ) $(O)/libserve.a $(O)/libbench.a $(O)/libreef_client.a $(O)/libfake.a
 	$(call say,LD,$@)
-	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(SAN) -o $@ $^ $(CLI_LIBS) $(LDLIBS)
 
 $(TEST_BIN): ENGINE := $(O)/libreef.a
 $(O)/tests/test_bench: ENGINE := $(O)/libbench.a $(O)/libfake.a
 $(O)/tests/test_bench: $(O)/libbench.a $(O)/libfake.a
+$(O)/tests/test_serve: ENGINE := $(O)/libserve.a $(O)/libreef.a -lmicrohttpd
+$(O)/tests/test_serve: $(O)/libserve.a
 $(TEST_BIN): $(O)/tests/%: $(O)/tests/unit/%.o $(O)/libsupport.a $(O)/libreef.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
@@ -236,9 +276,14 @@ $(O)/tests/gpu/naive.cubin: tests/gpu/naive.cu
 	$(Q)$(NVCC) $(NVCC_FLAGS) -gencode=arch=compute_90a,code=sm_90a -cubin -o $@ $<
 .PHONY: gpu-programs
 gpu-programs: $(if $(NVCC),$(GPU_BIN))
+# Clients of a server under load: tests/serve/load.c.
+$(O)/tests/load: $(O)/tests/serve/load.o $(O)/libbench.a $(O)/libreef.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS)
 
 .PHONY: test-programs unit
-test-programs: $(TEST_BIN) $(ISA_TEST_BIN) $(O)/tests/preempt
+test-programs: $(TEST_BIN) $(ISA_TEST_BIN) $(O)/tests/preempt $(O)/tests/load
 # make unit [MODE=asan|tsan]: the unit tests alone.
 unit: test-programs
 	@for t in $(TEST_BIN) $(ISA_TEST_BIN); do echo "== $$t"; $$t || exit 1; done
@@ -283,6 +328,10 @@ $(O)/tests/nice_load $(O)/tests/nice_load_shared: tests/gpu/nice_load.cu
 	    -gencode=arch=compute_$(CUDA_PTX),code=compute_$(CUDA_PTX) $(if $(findstring shared,$@),-cudart shared) -o $@ $<
 .PHONY: nice-programs
 nice-programs: $(O)/reef $(O)/libreef-nice.so $(O)/tests/nice_rt $(if $(NVCC),$(O)/tests/nice_load $(O)/tests/nice_load_shared)
+.PHONY: test-serve
+# make test-serve [MODE=asan]: the server, from outside; needs the venv.
+test-serve: $(O)/reef-fake $(O)/reef
+	.venv/bin/python tests/serve/test_serve.py --reef $(O)/reef --fake $(O)/reef-fake
 
 # Programs that the tests' scripts call: tests/model/NAME.c becomes $(O)/tests/NAME.
 $(O)/tests/%: tests/model/%.c $(O)/libreef.a
@@ -294,9 +343,9 @@ FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_OBJ := $(FUZZ_SRC:%.c=$(O)/%.o)
 FUZZ_BIN := $(FUZZ_SRC:tests/fuzz/%.c=$(O)/%)
 $(FUZZ_OBJ): CPPFLAGS += -Itests
-$(FUZZ_BIN): $(O)/%: $(O)/tests/fuzz/%.o $(O)/libbench.a $(O)/libreef.a
+$(FUZZ_BIN): $(O)/%: $(O)/tests/fuzz/%.o $(O)/libserve.a $(O)/libbench.a $(O)/libreef.a
 	$(call say,LD,$@)
-	$(Q)$(CC) $(SAN) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(SAN) -fsanitize=fuzzer -o $@ $^ $(CLI_LIBS) $(LDLIBS)
 
 .PHONY: fuzz-programs fuzz fuzz-smoke
 fuzz-programs: $(FUZZ_BIN)
@@ -338,15 +387,15 @@ format:
 format-check:
 	@clang-format --dry-run -Werror $(C_FILES)
 # Tile sources are checked as AVX2 code.
-TIDY_SRC = $(LIB_SRC) $(KERNEL_SRC) $(BENCH_SRC) $(CLI_SRC) src/nice/preload/preload.c
+TIDY_SRC = $(LIB_SRC) $(KERNEL_SRC) $(BENCH_SRC) $(CLIENT_SRC) $(SERVE_SRC) $(CLI_SRC) src/nice/preload/preload.c
 tidy:
 	@printf '%s\n' $(TIDY_SRC) | xargs -P 2 -n 1 sh -c \
 	    'clang-tidy --quiet "$$0" -- -std=c17 $(CPPFLAGS) -DREEF_ISA=avx2 -mavx2 -mfma 2>/dev/null || exit 1'
 
 help:
-	@grep -B1 -E '^[a-z-]+:' Makefile | grep -E '^# ' ; echo "targets: all lib demo test unit test-cli bench-cpu models install format tidy fuzz clean"
+	@grep -B1 -E '^[a-z-]+:' Makefile | grep -E '^# ' ; echo "targets: all lib demo test unit test-cli test-serve bench-cpu models install format tidy fuzz clean"
 
 clean:
 	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan $(BUILD)/fuzz $(BUILD)/cuda
 
--include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(NICE_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
+-include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(NICE_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLIENT_OBJ:.o=.d) $(SERVE_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)

@@ -8,7 +8,7 @@
 set -u
 cd "$(dirname "$0")/.."
 
-all_stages="house build unit cli nice asan tsan fuzz venv ops models preempt install tidy"
+all_stages="house build unit cli nice asan tsan fuzz venv serve ops models preempt install tidy"
 stages=${*:-$all_stages}
 logs=build/test
 mkdir -p "$logs"
@@ -52,6 +52,12 @@ stage_fuzz() {
 }
 stage_venv() {
     tools/venv.sh
+}
+# The server, with an unmodified client of its protocol; again with address and undefined-behaviour sanitizers; under load.
+stage_serve() {
+    tools/venv.sh && make_quiet all build/release/reef-fake && make_quiet test-serve &&
+        make_quiet MODE=asan all build/asan/reef-fake && make_quiet MODE=asan test-serve &&
+        $python tests/serve/load.py --seconds 20 --check
 }
 # Every operator against ONNX Runtime.
 stage_ops() {

@@ -52,6 +52,22 @@ def preempt() -> str:
     return table(head, body, "cpu/preempt.json")
 
 
+def serve() -> str:
+    body = []
+    for row in rows_of("serve.json"):
+        served = "added_p50_us" in row
+        body.append(
+            [
+                row["way"],
+                f"{time_text(row['p50_us'])} / {time_text(row['p99_us'])}",
+                f"{time_text(row['engine_p50_us'])} / {time_text(row['engine_p99_us'])}" if served else "",
+                f"**{time_text(row['added_p50_us'])}** / {time_text(row['added_p99_us'])}" if served else "",
+            ]
+        )
+    head = ["a small model, 2 processors", "latency p50 / p99", "of it in the engine", "added by serving"]
+    return table(head, body, "cpu/serve.json")
+
+
 def disb() -> str:
     body = []
     for row in rows_of("disb_a.json"):
@@ -161,7 +177,7 @@ def nice_hint() -> str:
     return table(["hint", "RT p50 / p99", "alone, same hints", "added", "BE of alone"], body, "h200/nice_hint.json")
 
 
-TABLES = {"nice": nice, "nice_alone": nice_alone, "nice_hint": nice_hint, "preempt": preempt, "disb": disb, "solo": solo, "h200": h200}
+TABLES = {"nice": nice, "nice_alone": nice_alone, "nice_hint": nice_hint, "preempt": preempt, "disb": disb, "serve": serve, "solo": solo, "h200": h200}
 
 
 def main() -> int:

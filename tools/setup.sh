@@ -8,14 +8,14 @@ set -eu
 
 die() { printf 'setup.sh: %s\n' "$*" >&2; exit 1; }
 
-build="gcc g++ make pkg-config libc6-dev libjansson-dev libxxhash-dev"
+build="gcc g++ make pkg-config libc6-dev libjansson-dev libmicrohttpd-dev libxxhash-dev"
 python="python3 python3-venv"
 check="libcmocka-dev clang clang-format clang-tidy"
 
 case "${1:-}" in
 build) wanted=$build ;;
-demo) wanted="$build $python" ;;
-test) wanted="$build $python $check" ;;
+demo) wanted="$build $python curl" ;;
+test) wanted="$build $python $check curl openssl" ;;
 *) die "usage: tools/setup.sh build|demo|test" ;;
 esac
 

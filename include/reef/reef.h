@@ -106,6 +106,11 @@ reef_status reef_device_health(const reef_device *device, reef_error *error);
  * not known, in which case everything runs with the driver's own slices; or none was asked for. Thread safe. */
 reef_status reef_device_slice(const reef_device *device, uint32_t *us, reef_error *error);
 
+/* Answers every queued request whose deadline has passed, now instead of when its turn comes. Returns the earliest
+ * deadline of those that still wait, UINT64_MAX if there is none: when to call again, unless a request with an earlier
+ * one is submitted meanwhile. Their callbacks run on the calling thread. */
+uint64_t reef_device_expire(reef_device *device);
+
 typedef struct reef_device_stats {
     unsigned units;
     const char *policy;

@@ -209,6 +209,11 @@ reef_status reef_device_slice(const reef_device *device, uint32_t *us, reef_erro
                       : reef_fail(error, REEF_UNSUPPORTED, "device '%s' has no time slices", ops->name);
 }
 
+uint64_t reef_device_expire(reef_device *device)
+{
+    return reef_sched_expire(&device->sched);
+}
+
 void reef_device_stats_get(const reef_device *device, reef_device_stats *out)
 {
     reef_sched *sched = (reef_sched *)(uintptr_t)&device->sched; /* for its lock */

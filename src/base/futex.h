@@ -23,6 +23,17 @@ static inline void reef_futex_wake(_Atomic uint32_t *word, int count)
 {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
 }
+/* The same for a word in memory that processes share. */
+static inline void reef_futex_wait_shared(_Atomic uint32_t *word, uint32_t expected, uint64_t until_ns)
+{
+    struct timespec until = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
+    syscall(SYS_futex, word, FUTEX_WAIT_BITSET, expected, until_ns == UINT64_MAX ? NULL : &until, NULL,
+            FUTEX_BITSET_MATCH_ANY);
+}
+static inline void reef_futex_wake_shared(_Atomic uint32_t *word, int count)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
+}
 static inline void reef_cpu_relax(void)
 {
 #if defined(__x86_64__)

@@ -423,13 +423,19 @@ int cli_bench(int argc, char **argv)
                     "disb.json\n"
                     "  reef bench my.json --policy reset --seconds 30\n"
                     "  reef bench preempt --policy wait,reset --synthetic 100x10ms --synthetic 100x2x1000\n"
-                    "  reef bench preempt --policy reset --be resnet152.onnx --count 1000\n",
+                    "  reef bench preempt --policy reset --be resnet152.onnx --count 1000\n"
+                    "  reef bench --url http://localhost:8000 --model NAME    (a server; see reef bench --url --help)\n",
         .options = options,
         .n_options = sizeof options / sizeof options[0],
         .min_words = 1,
         .max_words = MAX_WORKLOADS,
         .word = "WORKLOAD",
     };
+    for (int i = 0; i < argc; i++) {
+        if (!strncmp(argv[i], "--url", 5) || !strncmp(argv[i], "--ring", 6)) {
+            return cli_bench_remote(argc, argv);
+        }
+    }
     cli_list words = {0};
     int code = cli_parse(&command, argc, argv, &words);
     bool preempt = false;

@@ -18,6 +18,8 @@ static const struct {
     {"inspect", cli_inspect, "show a model's inputs, kernels and memory"},
     {"profile", cli_profile, "measure a model's kernels alone on the device"},
     {"bench", cli_bench, "play a workload of real-time and best-effort clients under one or more policies"},
+    {"serve", cli_serve, "serve a folder of models over HTTP and shared memory"},
+    {"top", cli_top, "show what a server does, live"},
     {"devices", cli_devices, "list devices and policies"},
     {"nice", cli_nice, "run any CUDA program so that it yields the GPU to others"},
 };
@@ -59,5 +61,6 @@ int main(int argc, char **argv)
             return code;
         }
     }
-    return cli_usage("", "unknown command '%s'; there are run, inspect, profile, bench, devices and nice", argv[1]);
+    return cli_usage("", "unknown command '%s'; there are run, inspect, profile, bench, serve, top, devices and nice",
+                     argv[1]);
 }

@@ -12,6 +12,7 @@
 #define REEF_MODEL_SHAPE_H
 
 #include "base/error.h"
+#include "base/half.h"
 #include "model/graph.h"
 
 /* Fills *error with "node 'name' (Op): " and the message. */
@@ -86,8 +87,6 @@ reef_status reef_reshape_resolve(const reef_node *node, int *rank, int64_t dims[
 /* Removes nodes that nothing needs, compacts graph->nodes, recounts uses. Linear. For use after any rewrite. */
 void reef_graph_sweep(reef_graph *graph);
 
-float reef_half_to_float(uint16_t half);
-uint16_t reef_half_from_float(float value);
 /* Truncates and saturates; NaN is 0. */
 int64_t reef_double_to_int(double x);
 

@@ -400,6 +400,37 @@ void reef_sched_cancel(reef_sched *sched, reef_task *task)
     unlock_and_deliver(sched);
 }
 
+/* Ends the tasks at the front of a queue that are too late (a queue is in the order of deadlines); the next deadline. */
+static uint64_t expire(reef_sched *sched, reef_list *queue, unsigned *count, uint64_t now)
+{
+    for (reef_task *task; (task = reef_task_first(queue)) && task->deadline_ns;) {
+        if (now <= task->deadline_ns) {
+            return task->deadline_ns;
+        }
+        reef_list_remove(&task->link);
+        *count -= 1;
+        end_task(sched, task, REEF_DEADLINE);
+    }
+    return UINT64_MAX;
+}
+
+uint64_t reef_sched_expire(reef_sched *sched)
+{
+    pthread_mutex_lock(&sched->lock);
+    uint64_t now = sched->clock.now_ns(sched->clock.context);
+    uint64_t next = expire(sched, &sched->rt_waiting, &sched->rt_waiting_count, now);
+    for (reef_list *link = sched->queues.next; link != &sched->queues; link = link->next) {
+        reef_vhq *vhq = REEF_CONTAINER(link, reef_vhq, link);
+        uint64_t first = expire(sched, &vhq->waiting, &vhq->waiting_count, now);
+        next = first < next ? first : next;
+    }
+    if (!reef_list_empty(&sched->ended)) {
+        settle(sched); /* the last RT task may have gone */
+    }
+    unlock_and_deliver(sched);
+    return next;
+}
+
 static uint64_t real_now(void *context)
 {
     (void)context;

@@ -64,6 +64,8 @@ void reef_sched_remove_queue(reef_sched *sched, reef_vhq *vhq);
 
 /* Takes the task (its vhq says which queue; NULL: real-time). QUEUE_FULL or REFUSED: the task is the caller's again. */
 reef_status reef_sched_submit(reef_sched *sched, reef_task *task);
+/* Ends every waiting task whose deadline has passed; the earliest deadline of those that still wait, UINT64_MAX: none. */
+uint64_t reef_sched_expire(reef_sched *sched);
 /* No effect on an ended task. */
 void reef_sched_cancel(reef_sched *sched, reef_task *task);
 void reef_sched_event(void *sched, const reef_event *event);

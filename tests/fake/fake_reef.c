@@ -1,7 +1,8 @@
 /*
  * fake_reef.c - the public API with nothing behind it but a thread that sleeps: for testing the command line and the
  * benchmarks without an engine, and with an engine that misbehaves on purpose (FAKE_REEF_WRONG=N: every Nth answer is
- * wrong by one bit).
+ * wrong by one bit; FAKE_REEF_FAULT=FILE: once FILE exists it is removed and the device of this process is lost, as a GPU
+ * is after a faulting kernel: every request ends with DEVICE; FAKE_REEF_CRASH=FILE: the same with a crash).
  *
  * Every file that starts like an ONNX file is a model of one input x and one output y = max(x, 0), both float32 (1, 4);
  * a request takes as long as the file's size in microseconds, or what a synthetic model asks for. RT requests go first
@@ -14,6 +15,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -33,7 +35,7 @@ struct reef_device {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     pthread_t thread;
-    bool stop;
+    bool stop, lost;
     unsigned units;
     const char *policy;
     reef_request *queue[2]; /* RT, BE */
@@ -100,6 +102,13 @@ const char *reef_dtype_name(reef_dtype dtype)
 
 /* ---- the device thread ---- */
 
+/* Whether the file that variable names has appeared; it is removed, so that it is seen once. */
+static bool triggered(const char *variable)
+{
+    const char *path = getenv(variable);
+    return path && unlink(path) == 0;
+}
+
 static void end_request(reef_device *device, reef_request *request, reef_status status)
 {
     static _Atomic unsigned answers;
@@ -107,6 +116,11 @@ static void end_request(reef_device *device, reef_request *request, reef_status 
     unsigned every = wrong ? (unsigned)atoi(wrong) : 0;
     reef_session *session = request->session;
     bool rt = session->options.service_class == REEF_RT;
+    if (triggered("FAKE_REEF_CRASH")) {
+        abort();
+    }
+    device->lost |= triggered("FAKE_REEF_FAULT");
+    status = device->lost ? REEF_DEVICE : status;
     if (status == REEF_OK && !session->model->synthetic && request->options.outputs) {
         const float *x = request->options.inputs[0];
         float *y = request->options.outputs[0];
@@ -276,6 +290,21 @@ void reef_device_trace_span(reef_device *device, const char *name, uint64_t begi
                        name);
     }
     pthread_mutex_unlock(&device->lock);
+}
+
+reef_status reef_device_health(const reef_device *device, reef_error *error)
+{
+    reef_device *d = (reef_device *)device;
+    pthread_mutex_lock(&d->lock);
+    bool lost = d->lost;
+    pthread_mutex_unlock(&d->lock);
+    return lost ? reef_fail(error, REEF_DEVICE, "the fake device was told to fail") : REEF_OK;
+}
+
+uint64_t reef_device_expire(reef_device *device)
+{
+    (void)device; /* requests find out when their turn comes */
+    return UINT64_MAX;
 }
 
 void reef_device_stats_get(const reef_device *device, reef_device_stats *out)

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 folder=$1
 seconds=$2
 shift 2
-[ $# -gt 0 ] || set -- onnx npy workload profile nice
+[ $# -gt 0 ] || set -- onnx npy workload profile nice request ring config
 
 failed=0
 for name in "$@"; do

@@ -19,9 +19,10 @@ ALLOWED = {
     "queue": {"queue", "task", "device", "base", "reef"},
     "sched": {"sched", "queue", "task", "base", "reef"},
     "api": {"api", "sched", "queue", "task", "device", "model", "base", "reef"},
-    "bench": {"bench", "base", "reef"},
-    "cli": {"cli", "bench", "nice", "base", "reef"},
-    "serve": {"serve", "base", "reef"},
+    "bench": {"bench", "client", "base", "reef"},
+    "cli": {"cli", "serve", "client", "bench", "nice", "base", "reef"},
+    "serve": {"serve", "client", "base", "reef"},
+    "client": {"client", "base", "reef"},
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 

@@ -492,6 +492,36 @@ static void real_time_requests_of_all_sessions_run_earliest_deadline_first(void 
     world_free(w);
 }
 
+static void requests_in_a_queue_expire_when_asked_to(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 1);
+    reef_session *first = session_of(w->endless, REEF_RT), *rt = session_of(w->tiny, REEF_RT),
+                 *be = session_of(w->tiny, REEF_BE);
+    reef_request *blocker = submit(first, NULL, NULL, 0);
+    record r = {0};
+    const uint64_t later = now_ns() + 1000000000000u;
+    reef_request *late[2] = {submit(rt, count, &r, 1), submit(be, count, &r, 1)},
+                 *waiting = submit(be, count, &r, later);
+    assert_true(reef_device_expire(w->device) == later);
+    assert_int_equal(atomic_load(&r.late), 2); /* although the blocker still runs */
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(wait_for(late[i]), REEF_DEADLINE);
+        reef_request_release(late[i]);
+    }
+    reef_request_cancel(waiting);
+    assert_int_equal(wait_for(waiting), REEF_CANCELLED);
+    assert_true(reef_device_expire(w->device) == UINT64_MAX);
+    reef_request_cancel(blocker);
+    assert_int_equal(wait_for(blocker), REEF_CANCELLED);
+    reef_request_release(waiting);
+    reef_request_release(blocker);
+    reef_session_destroy(first);
+    reef_session_destroy(rt);
+    reef_session_destroy(be);
+    world_free(w);
+}
+
 static void a_request_past_its_deadline_is_answered_so(void **state)
 {
     (void)state;
@@ -922,6 +952,7 @@ int main(void)
         cmocka_unit_test(full_queues_refuse),
         cmocka_unit_test(rt_only_refuses_best_effort_work),
         cmocka_unit_test(real_time_requests_of_all_sessions_run_earliest_deadline_first),
+        cmocka_unit_test(requests_in_a_queue_expire_when_asked_to),
         cmocka_unit_test(a_request_past_its_deadline_is_answered_so),
         cmocka_unit_test(waiting_gives_up_after_its_time),
         cmocka_unit_test(cancelling_ends_a_request_in_every_state),

@@ -478,6 +478,32 @@ static void a_request_past_its_deadline_is_answered_and_not_run(void **state)
     world_free(w);
 }
 
+static void queued_requests_expire_without_waiting_for_their_turn(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 1, 8, 4, 8);
+    submit_rt(w, 0, 0); /* runs until the end of the test */
+    submit_rt(w, 1, 500);
+    submit_rt(w, 2, 0);
+    submit_be(w, 3, 0, 600);
+    submit_be(w, 4, 1, 2000);
+    assert_true(reef_sched_expire(&w->sched) == 500);
+    w->now = 1000;
+    assert_true(reef_sched_expire(&w->sched) == 2000);
+    assert_int_equal(w->ended[1], 1);
+    assert_int_equal(w->ended[3], 1);
+    assert_int_equal(w->tasks[1].status, REEF_DEADLINE);
+    assert_int_equal(w->tasks[3].status, REEF_DEADLINE);
+    assert_int_equal(w->ended[0] + w->ended[2] + w->ended[4], 0);
+    w->now = 3000;
+    assert_true(reef_sched_expire(&w->sched) == UINT64_MAX);
+    drain(w);
+    assert_int_equal(w->tasks[0].status, REEF_OK);
+    assert_int_equal(w->tasks[2].status, REEF_OK);
+    assert_int_equal(w->tasks[4].status, REEF_DEADLINE);
+    world_free(w);
+}
+
 static void full_queues_refuse_and_lose_nothing(void **state)
 {
     (void)state;
@@ -716,6 +742,7 @@ int main(void)
         cmocka_unit_test(rt_only_refuses_best_effort_requests),
         cmocka_unit_test(requests_with_deadlines_run_earliest_first),
         cmocka_unit_test(a_request_past_its_deadline_is_answered_and_not_run),
+        cmocka_unit_test(queued_requests_expire_without_waiting_for_their_turn),
         cmocka_unit_test(full_queues_refuse_and_lose_nothing),
         cmocka_unit_test(cancelling_a_queued_request_ends_it_at_once),
         cmocka_unit_test(cancelling_a_running_request_frees_its_instance_when_it_has_left),

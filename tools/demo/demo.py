@@ -5,7 +5,8 @@
 2. Reads the page: every network runs in `reef run`.
 3. `reef bench` serves both under each policy: the recogniser at a fixed rate (RT), the detector without pause (BE).
    It compares each answer with the undisturbed one, bit for bit.
-4. Prints the text, a table and what was gained; writes report.json and chart.svg. Fails if one answer differed.
+4. `reef serve` serves the recogniser; curl and tritonclient ask it and must get the engine's own answer.
+5. Prints the text, a table and what was gained; writes report.json and chart.svg. Fails if one answer differed.
 
 Examples:
   python3 tools/demo/demo.py --reef build/release/reef
@@ -31,6 +32,7 @@ except ImportError as missing:
     sys.exit(f"demo.py: {missing.name} is missing: run tools/venv.sh, then use .venv/bin/python")
 import fetch_ocr
 import ocr
+import serve_step
 
 POLICIES = "rt-only,seq,streams,priority,wait,reset,lease,pad"
 PREEMPTIVE = ("reset", "lease", "pad")
@@ -188,6 +190,13 @@ def main() -> int:
         rows = bench(
             reef, write_workload(out, reading, arguments.rate), arguments.policy, arguments.seconds, out, extra
         )
+        print("\nThe recogniser as a server:", flush=True)
+        feed = reading.recogniser_feeds[0]
+        expected = engine("rec", {"x": feed})[0]
+        serve_step.ask(
+            reef.binary.resolve(), out / "models" / "rec.onnx", feed, expected, engine.outputs["rec"][0], out, extra
+        )
+        print()
     except ToolError as error:
         fail(str(error))
     except OSError as error:

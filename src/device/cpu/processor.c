@@ -11,6 +11,8 @@
  */
 #include "device/cpu/cpu.h"
 
+#include <sched.h>
+
 #include "base/clock.h"
 #include "base/futex.h"
 #include "device/cpu/progress.h"
@@ -52,6 +54,7 @@ static void wait_for_change(cpu_device *device, uint32_t seen)
             }
             reef_cpu_relax();
         }
+        sched_yield(); /* a client or a server's thread may have nowhere else to run */
     } while (reef_now_ns() < until);
     atomic_fetch_add(&device->sleepers, 1);
     if (atomic_load(&device->changes) == seen) {

@@ -1,0 +1,533 @@
+/*
+ * client.c - see client.h; ring.h has the protocol.
+ */
+#include "reef/client.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/futex.h"
+#include "client/ring.h"
+
+/* How early the adaptive wait stops sleeping: timers are late by the kernel's slack and a switch. */
+enum { POLLS_ALONE = 200 };
+static const uint64_t EARLY_NS = 120000u, LOOK_NS = 100000000u;
+
+struct reef_call {
+    reef_client_model *model;
+    unsigned slot;
+    bool in_flight;
+    uint64_t sent_ns;
+    size_t at, bytes; /* its piece of the data */
+    uint64_t inputs[RING_TENSORS], outputs[RING_TENSORS];
+};
+
+struct reef_client_model {
+    reef_client *client;
+    ring_answer described;
+    unsigned calls;
+    _Atomic uint64_t usual_ns; /* what calls lately took, on the low side */
+    reef_client_model *next;
+};
+
+struct reef_client {
+    int fd;
+    reef_wake wake;
+    char *memory, *data;
+    size_t memory_bytes, data_bytes;
+    ring_shared *shared;
+    pthread_mutex_t lock; /* guards submission and the lists below */
+    reef_call *calls[RING_SLOTS];
+    reef_client_model *models;
+    _Atomic bool gone;
+};
+
+/* ----------------------------------------------------------------------------------------------------- control -- */
+
+/* Sends a message and reads its answer; *fd gets a descriptor that came along, if wanted. */
+static reef_status ask(reef_client *client, const ring_message *message, ring_answer *answer, int *fd,
+                       reef_error *error)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec io = {answer, sizeof *answer};
+    struct msghdr in = {
+        .msg_iov = &io, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes};
+    if (send(client->fd, message, sizeof *message, MSG_NOSIGNAL) != (ssize_t)sizeof *message) {
+        return reef_fail(error, REEF_IO, "the server does not take messages: %s", strerror(errno));
+    }
+    ssize_t n;
+    while ((n = recvmsg(client->fd, &in, MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR) {
+    }
+    int got = -1;
+    for (struct cmsghdr *c = n >= 0 ? CMSG_FIRSTHDR(&in) : NULL; c; c = CMSG_NXTHDR(&in, c)) {
+        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof got)) {
+            memcpy(&got, CMSG_DATA(c), sizeof got);
+        }
+    }
+    if (got >= 0 && !fd) {
+        close(got);
+    } else if (fd) {
+        *fd = got;
+    }
+    if (n != (ssize_t)sizeof *answer || answer->magic != RING_MAGIC) {
+        return reef_fail(error, REEF_IO, n == 0 ? "the server closed the connection" : "this is not a reef server");
+    }
+    answer->message[sizeof answer->message - 1] = 0;
+    if (answer->status) {
+        bool known = answer->status < REEF_STATUS_COUNT;
+        return reef_fail(error, known ? (reef_status)answer->status : REEF_INTERNAL, "%s", answer->message);
+    }
+    return REEF_OK;
+}
+
+static reef_status map_memory(reef_client *client, const ring_answer *welcome, int fd, reef_error *error)
+{
+    if (fd < 0 || welcome->data_offset < sizeof(ring_shared) || welcome->data_offset > welcome->memory_bytes ||
+        welcome->data_bytes > welcome->memory_bytes - welcome->data_offset || welcome->data_offset % RING_ALIGN) {
+        return reef_fail(error, REEF_IO, "the server's answer makes no sense");
+    }
+    client->memory_bytes = welcome->memory_bytes;
+    void *memory = mmap(NULL, client->memory_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED) {
+        return reef_fail(error, REEF_NO_MEMORY, "the shared memory cannot be mapped: %s", strerror(errno));
+    }
+    client->memory = memory;
+    client->shared = memory;
+    client->data = client->memory + welcome->data_offset;
+    client->data_bytes = welcome->data_bytes;
+    return REEF_OK;
+}
+
+reef_status reef_client_connect(const char *path, const reef_client_options *options, reef_client **out,
+                                reef_error *error)
+{
+    static const reef_client_options defaults;
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    options = options ? options : &defaults;
+    if (!*path || strlen(path) >= sizeof address.sun_path || options->wake > REEF_WAKE_BLOCK) {
+        return reef_fail(error, REEF_INVALID_ARGUMENT,
+                         "%s: not the path of a socket (at most %zu bytes), or no way to wait", path,
+                         sizeof address.sun_path - 1);
+    }
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    reef_client *client = calloc(1, sizeof *client);
+    if (!client) {
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
+    client->wake = options->wake;
+    pthread_mutex_init(&client->lock, NULL);
+    reef_status status = REEF_OK;
+    client->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (client->fd < 0 || connect(client->fd, (struct sockaddr *)&address, sizeof address)) {
+        status = reef_fail(error, errno == ENOENT ? REEF_NOT_FOUND : REEF_IO, "%s: %s; is reef serve --ring running?",
+                           path, strerror(errno));
+    }
+    ring_answer *welcome = calloc(1, sizeof *welcome);
+    int fd = -1;
+    if (!status && !welcome) {
+        status = reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
+    if (!status) {
+        ring_message hello = {
+            .magic = RING_MAGIC,
+            .kind = RING_HELLO,
+            .version = RING_VERSION,
+            .data_bytes = options->memory_bytes ? options->memory_bytes : (size_t)16 << 20,
+        };
+        status = ask(client, &hello, welcome, &fd, error);
+    }
+    status = status ? status : map_memory(client, welcome, fd, error);
+    if (fd >= 0) {
+        close(fd);
+    }
+    free(welcome);
+    if (status) {
+        reef_client_close(client);
+        return status;
+    }
+    *out = client;
+    return REEF_OK;
+}
+
+void reef_client_close(reef_client *client)
+{
+    if (!client) {
+        return;
+    }
+    if (client->fd >= 0) {
+        close(client->fd); /* the server cancels what is in flight */
+    }
+    for (size_t i = 0; i < RING_SLOTS; i++) {
+        free(client->calls[i]);
+    }
+    while (client->models) {
+        reef_client_model *model = client->models;
+        client->models = model->next;
+        free(model);
+    }
+    if (client->memory) {
+        munmap(client->memory, client->memory_bytes);
+    }
+    pthread_mutex_destroy(&client->lock);
+    free(client);
+}
+
+/* ------------------------------------------------------------------------------------------------------ models -- */
+
+static bool sane(const ring_answer *answer)
+{
+    bool ok = answer->n_inputs <= RING_TENSORS && answer->n_outputs <= RING_TENSORS && answer->model < RING_MODELS &&
+              answer->service_class <= REEF_BE;
+    for (size_t i = 0; ok && i < 2 * RING_TENSORS; i++) {
+        const ring_tensor *tensor = &answer->tensors[i];
+        ok = memchr(tensor->name, 0, sizeof tensor->name) && tensor->rank >= 0 && tensor->rank <= REEF_MAX_RANK &&
+             tensor->bytes <= SIZE_MAX / 64;
+    }
+    return ok;
+}
+
+reef_status reef_client_open(reef_client *client, const char *name, const char *version, reef_client_model **out,
+                             reef_error *error)
+{
+    ring_message message = {.magic = RING_MAGIC, .kind = RING_OPEN};
+    version = version ? version : "";
+    if (strlen(name) >= sizeof message.name || strlen(version) >= sizeof message.model_version) {
+        return reef_fail(error, REEF_NOT_FOUND, "no model '%.100s'", name);
+    }
+    memcpy(message.name, name, strlen(name));
+    memcpy(message.model_version, version, strlen(version));
+    reef_client_model *model = calloc(1, sizeof *model);
+    if (!model) {
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
+    reef_status status = ask(client, &message, &model->described, NULL, error);
+    if (!status && !sane(&model->described)) {
+        status = reef_fail(error, REEF_IO, "the server's answer makes no sense");
+    }
+    if (status) {
+        free(model);
+        return status;
+    }
+    model->client = client;
+    pthread_mutex_lock(&client->lock);
+    model->next = client->models;
+    client->models = model;
+    pthread_mutex_unlock(&client->lock);
+    *out = model;
+    return REEF_OK;
+}
+
+void reef_client_model_close(reef_client_model *model)
+{
+    if (!model) {
+        return;
+    }
+    reef_client *client = model->client;
+    ring_message message = {.magic = RING_MAGIC, .kind = RING_CLOSE, .model = model->described.model};
+    ring_answer *answer = malloc(sizeof *answer);
+    reef_error error;
+    if (answer) {
+        ask(client, &message, answer, NULL, &error); /* a server that is gone has closed it */
+    }
+    free(answer);
+    pthread_mutex_lock(&client->lock);
+    for (reef_client_model **link = &client->models; *link; link = &(*link)->next) {
+        if (*link == model) {
+            *link = model->next;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&client->lock);
+    free(model);
+}
+
+size_t reef_client_inputs(const reef_client_model *model)
+{
+    return model->described.n_inputs;
+}
+
+size_t reef_client_outputs(const reef_client_model *model)
+{
+    return model->described.n_outputs;
+}
+
+static bool tensor_info(const ring_tensor *tensor, reef_tensor_info *out)
+{
+    *out = (reef_tensor_info){
+        .name = tensor->name, .dtype = (reef_dtype)tensor->dtype, .rank = tensor->rank, .bytes = tensor->bytes};
+    memcpy(out->dims, tensor->dims, sizeof out->dims);
+    return true;
+}
+
+bool reef_client_input(const reef_client_model *model, size_t i, reef_tensor_info *out)
+{
+    return i < model->described.n_inputs && tensor_info(&model->described.tensors[i], out);
+}
+
+bool reef_client_output(const reef_client_model *model, size_t i, reef_tensor_info *out)
+{
+    return i < model->described.n_outputs && tensor_info(&model->described.tensors[model->described.n_inputs + i], out);
+}
+
+reef_class reef_client_class(const reef_client_model *model)
+{
+    return (reef_class)model->described.service_class;
+}
+
+uint64_t reef_client_solo_ns(const reef_client_model *model)
+{
+    return model->described.solo_ns;
+}
+
+/* ------------------------------------------------------------------------------------------------------- calls -- */
+
+static size_t rounded(uint64_t bytes)
+{
+    return (bytes + RING_ALIGN - 1) / RING_ALIGN * RING_ALIGN;
+}
+
+/* The first gap between calls that is large enough; SIZE_MAX: none. There are at most 64. */
+static size_t find_room(const reef_client *client, size_t bytes)
+{
+    size_t at = 0;
+    for (bool moved = true; moved;) {
+        moved = false;
+        for (size_t i = 0; i < RING_SLOTS; i++) {
+            const reef_call *call = client->calls[i];
+            if (call && at < call->at + call->bytes && call->at < at + bytes) {
+                at = call->at + call->bytes;
+                moved = true;
+            }
+        }
+    }
+    return at <= client->data_bytes && bytes <= client->data_bytes - at ? at : SIZE_MAX;
+}
+
+reef_status reef_call_create(reef_client_model *model, reef_call **out, reef_error *error)
+{
+    reef_client *client = model->client;
+    const ring_answer *described = &model->described;
+    size_t bytes = RING_ALIGN;
+    for (size_t i = 0; i < described->n_inputs + described->n_outputs; i++) {
+        bytes += rounded(described->tensors[i].bytes);
+    }
+    reef_call *call = calloc(1, sizeof *call);
+    if (!call) {
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
+    pthread_mutex_lock(&client->lock);
+    unsigned slot = 0;
+    while (slot < RING_SLOTS && client->calls[slot]) {
+        slot++;
+    }
+    size_t at = find_room(client, bytes);
+    bool fits = slot < RING_SLOTS && at != SIZE_MAX;
+    if (fits) {
+        *call = (reef_call){.model = model, .slot = slot, .at = at, .bytes = bytes};
+        client->calls[slot] = call;
+        model->calls++;
+    }
+    pthread_mutex_unlock(&client->lock);
+    if (!fits) {
+        free(call);
+        return slot == RING_SLOTS
+                   ? reef_fail(error, REEF_QUEUE_FULL, "a client has at most %d calls", RING_SLOTS)
+                   : reef_fail(error, REEF_NO_MEMORY,
+                               "no room for %zu bytes of tensors; connect with more memory_bytes", bytes);
+    }
+    for (size_t i = 0; i < described->n_inputs; i++) {
+        call->inputs[i] = at;
+        at += rounded(described->tensors[i].bytes);
+    }
+    for (size_t i = 0; i < described->n_outputs; i++) {
+        call->outputs[i] = at;
+        at += rounded(described->tensors[described->n_inputs + i].bytes);
+    }
+    *out = call;
+    return REEF_OK;
+}
+
+void reef_call_destroy(reef_call *call)
+{
+    if (!call) {
+        return;
+    }
+    reef_client *client = call->model->client;
+    if (call->in_flight) {
+        reef_call_wait(call, UINT64_MAX, NULL);
+    }
+    pthread_mutex_lock(&client->lock);
+    client->calls[call->slot] = NULL;
+    call->model->calls--;
+    pthread_mutex_unlock(&client->lock);
+    free(call);
+}
+
+void *reef_call_input(reef_call *call, size_t i)
+{
+    return i < call->model->described.n_inputs ? call->model->client->data + call->inputs[i] : NULL;
+}
+
+const void *reef_call_output(const reef_call *call, size_t i)
+{
+    return i < call->model->described.n_outputs ? call->model->client->data + call->outputs[i] : NULL;
+}
+
+reef_status reef_call_submit(reef_call *call, const reef_call_options *options)
+{
+    reef_client *client = call->model->client;
+    ring_shared *shared = client->shared;
+    ring_slot *slot = &shared->slots[call->slot];
+    if (call->in_flight) {
+        return REEF_BUSY;
+    }
+    if (atomic_load_explicit(&client->gone, memory_order_relaxed)) {
+        return REEF_IO;
+    }
+    uint64_t now = reef_now_ns();
+    slot->call.model = call->model->described.model;
+    slot->call.service_class = options && options->has_class ? (uint32_t)options->service_class : RING_CLASS_DEFAULT;
+    slot->call.deadline_ns = options && options->timeout_ns ? now + options->timeout_ns : 0;
+    memcpy(slot->call.inputs, call->inputs, sizeof call->inputs);
+    memcpy(slot->call.outputs, call->outputs, sizeof call->outputs);
+    atomic_store_explicit(&slot->state, RING_SUBMITTED, memory_order_relaxed);
+    call->in_flight = true;
+    call->sent_ns = now;
+    pthread_mutex_lock(&client->lock);
+    uint32_t tail = atomic_load_explicit(&shared->tail, memory_order_relaxed);
+    atomic_store_explicit(&shared->queue[tail % RING_SLOTS], call->slot, memory_order_relaxed);
+    /* Sequentially consistent, as is the server's store to `sleeping` before its last look at tail: one of the two sees
+     * the other. It also releases everything above. */
+    atomic_store(&shared->tail, tail + 1);
+    pthread_mutex_unlock(&client->lock);
+    if (atomic_load(&shared->sleeping) && atomic_exchange(&shared->sleeping, 0)) {
+        reef_futex_wake_shared(&shared->sleeping, 1);
+    }
+    return REEF_OK;
+}
+
+/* The server closes its end when it goes. */
+static bool server_is_gone(reef_client *client)
+{
+    struct pollfd fd = {.fd = client->fd, .events = POLLIN};
+    if (poll(&fd, 1, 0) > 0 && fd.revents & (POLLHUP | POLLERR)) {
+        atomic_store(&client->gone, true);
+    }
+    return atomic_load(&client->gone);
+}
+
+/* Polls until the answer is there or the time has come. */
+static bool poll_until(ring_slot *slot, uint64_t until_ns)
+{
+    for (unsigned i = 0;; i++) {
+        /* Acquire: pairs with the server's release; the answer is visible. */
+        if (atomic_load_explicit(&slot->state, memory_order_acquire) == RING_DONE) {
+            return true;
+        }
+        if (i % 64 == 63 && reef_now_ns() >= until_ns) {
+            return false;
+        }
+        if (i < POLLS_ALONE) {
+            reef_cpu_relax();
+        } else { /* the server may need this processor to get the answer ready */
+            sched_yield();
+        }
+    }
+}
+
+static void sleep_on(ring_slot *slot, uint64_t until_ns)
+{
+    atomic_store(&slot->waiting, 1); /* seq_cst: pairs with the server's look after its store to state */
+    if (atomic_load(&slot->state) == RING_SUBMITTED) {
+        reef_futex_wait_shared(&slot->state, RING_SUBMITTED, until_ns);
+    }
+    atomic_store(&slot->waiting, 0);
+}
+
+/* Sleeps away what the model usually takes but for the last of it, then polls about as long again. */
+static bool wait_adaptively(reef_call *call, ring_slot *slot, uint64_t limit_ns)
+{
+    uint64_t usual = atomic_load_explicit(&call->model->usual_ns, memory_order_relaxed);
+    uint64_t due = call->sent_ns + usual;
+    if (usual > 2 * EARLY_NS && due - EARLY_NS < limit_ns && reef_now_ns() + EARLY_NS < due) {
+        sleep_on(slot, due - EARLY_NS);
+    }
+    uint64_t until = due + usual / 4 + EARLY_NS;
+    return poll_until(slot, until < limit_ns ? until : limit_ns);
+}
+
+static void learn(reef_client_model *model, uint64_t took)
+{
+    /* Follows the low side: down at once by a quarter, up slowly; a slow answer now and then changes little. */
+    uint64_t usual = atomic_load_explicit(&model->usual_ns, memory_order_relaxed);
+    uint64_t next = usual == 0 ? took : took < usual ? usual - (usual - took) / 4 : usual + (took - usual) / 32;
+    atomic_store_explicit(&model->usual_ns, next, memory_order_relaxed);
+}
+
+reef_status reef_call_wait(reef_call *call, uint64_t timeout_ns, reef_request_info *info)
+{
+    reef_client *client = call->model->client;
+    ring_slot *slot = &client->shared->slots[call->slot];
+    uint64_t now = reef_now_ns(), limit = timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
+    if (!call->in_flight) {
+        return REEF_INVALID_ARGUMENT;
+    }
+    bool done = atomic_load_explicit(&slot->state, memory_order_acquire) == RING_DONE;
+    if (!done && client->wake == REEF_WAKE_ADAPTIVE) {
+        done = wait_adaptively(call, slot, limit);
+    }
+    while (!done) {
+        now = reef_now_ns();
+        if (now >= limit) {
+            return REEF_TIMEOUT;
+        }
+        if (server_is_gone(client)) {
+            call->in_flight = false;
+            return REEF_IO;
+        }
+        uint64_t look = now + LOOK_NS < limit ? now + LOOK_NS : limit;
+        if (client->wake == REEF_WAKE_POLL) {
+            done = poll_until(slot, look);
+        } else {
+            sleep_on(slot, look);
+            done = atomic_load_explicit(&slot->state, memory_order_acquire) == RING_DONE;
+        }
+    }
+    call->in_flight = false;
+    reef_request_info answer = {
+        .submit_ns = slot->submit_ns,
+        .start_ns = slot->start_ns,
+        .end_ns = slot->end_ns,
+        .preemptions = slot->preemptions,
+        .status = slot->status < REEF_STATUS_COUNT ? (reef_status)slot->status : REEF_INTERNAL,
+    };
+    if (answer.status == REEF_OK) {
+        learn(call->model, reef_now_ns() - call->sent_ns);
+    }
+    if (info) {
+        *info = answer;
+    }
+    return REEF_OK;
+}
+
+reef_status reef_call_run(reef_call *call, const reef_call_options *options, reef_request_info *info)
+{
+    reef_request_info own;
+    info = info ? info : &own;
+    reef_status status = reef_call_submit(call, options);
+    status = status ? status : reef_call_wait(call, UINT64_MAX, info);
+    return status ? status : info->status;
+}

@@ -1,0 +1,193 @@
+/*
+ * load.c - many connections to a server, each with inputs that change from request to request, every answer checked.
+ *
+ *     load PORT MODEL ROWS WIDTH SHIFT CONNECTIONS RATE SECONDS PRIORITY
+ *
+ * The model rotates the columns of its (ROWS, WIDTH) input by SHIFT. RATE requests per second over all connections, evenly
+ * spaced, or closed loop with 0. Prints one line of JSON. An answer counts once, for the request whose id and numbers it
+ * has; whatever else comes back is wrong, and what does not come back is lost. Latency counts from the due time.
+ */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "bench/stats.h"
+#include "client/http.h"
+
+typedef struct job {
+    const char *model;
+    char url[64], path[160];
+    size_t rows, width, shift;
+    unsigned connections, priority;
+    double rate;
+    uint64_t begin_ns, until_ns;
+} job;
+
+typedef struct worker {
+    const job *job;
+    pthread_t thread;
+    unsigned index;
+    uint64_t ok, wrong, lost, refused;
+    uint64_t *samples;
+    size_t n, capacity;
+} worker;
+
+static void sleep_until(uint64_t due_ns)
+{
+    struct timespec until = {(time_t)(due_ns / 1000000000u), (long)(due_ns % 1000000000u)};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL)) {
+    }
+}
+
+/* The element of request `serial` of connection `index`: small whole numbers, different everywhere. */
+static float element(unsigned index, uint64_t serial, size_t i)
+{
+    uint64_t mixed = ((uint64_t)index << 40 ^ serial << 16 ^ i) * 0x9e3779b97f4a7c15u;
+    return (float)(mixed >> 44);
+}
+
+static bool right(const worker *w, uint64_t serial, const http_answer *answer)
+{
+    const job *j = w->job;
+    const char *split = http_header(answer, "Inference-Header-Content-Length");
+    size_t json = split ? strtoull(split, NULL, 10) : 0, bytes = j->rows * j->width * sizeof(float);
+    char id[64];
+    int length = snprintf(id, sizeof id, "\"id\":\"%u-%llu\"", w->index, (unsigned long long)serial);
+    if (!json || json > answer->body_bytes || answer->body_bytes - json != bytes ||
+        !memmem(answer->body, json, id, (size_t)length)) {
+        return false;
+    }
+    for (size_t i = 0; i < j->rows * j->width; i++) {
+        size_t row = i / j->width, column = i % j->width;
+        float expected =
+                  element(w->index, serial, row * j->width + (column + j->width - j->shift % j->width) % j->width),
+              got;
+        memcpy(&got, answer->body + json + i * sizeof got, sizeof got);
+        if (got != expected) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static size_t make_request(const worker *w, uint64_t serial, char *body, size_t room, char *header, size_t header_room)
+{
+    const job *j = w->job;
+    size_t elems = j->rows * j->width;
+    size_t json = (size_t)snprintf(
+        body, room,
+        "{\"id\":\"%u-%llu\",\"inputs\":[{\"name\":\"x\",\"datatype\":\"FP32\",\"shape\":[%zu,%zu],\"parameters\":"
+        "{\"binary_data_size\":%zu}}],\"parameters\":{\"binary_data_output\":true,\"priority\":%u}}",
+        w->index, (unsigned long long)serial, j->rows, j->width, elems * sizeof(float), j->priority);
+    for (size_t i = 0; i < elems; i++) {
+        float value = element(w->index, serial, i);
+        memcpy(body + json + i * sizeof value, &value, sizeof value);
+    }
+    snprintf(header, header_room, "Inference-Header-Content-Length: %zu\r\n", json);
+    return json + elems * sizeof(float);
+}
+
+static void *worker_main(void *context)
+{
+    worker *w = context;
+    const job *j = w->job;
+    size_t room = j->rows * j->width * sizeof(float) + 512;
+    char *body = malloc(room), header[64];
+    http_client http;
+    reef_error error;
+    uint64_t gap = j->rate > 0 ? (uint64_t)(1e9 * j->connections / j->rate) : 0;
+    uint64_t due = j->begin_ns + gap * w->index / j->connections;
+    if (!body || http_client_init(&http, j->url, NULL, &error)) {
+        abort();
+    }
+    for (uint64_t serial = 0;; serial++, due += gap) {
+        size_t bytes = make_request(w, serial, body, room, header, sizeof header);
+        if (gap) {
+            sleep_until(due);
+        } else {
+            due = reef_now_ns();
+        }
+        if (due >= j->until_ns) {
+            break;
+        }
+        http_answer answer;
+        if (http_request(&http, "POST", j->path, header, body, bytes, &answer, &error)) {
+            w->lost++;
+        } else if (answer.status == 503) {
+            w->refused++;
+        } else if (answer.status != 200 || !right(w, serial, &answer)) {
+            w->wrong++;
+        } else {
+            w->ok++;
+            if (w->n == w->capacity) {
+                w->capacity = w->capacity ? 2 * w->capacity : 1024;
+                w->samples = realloc(w->samples, w->capacity * sizeof *w->samples);
+                if (!w->samples) {
+                    abort();
+                }
+            }
+            w->samples[w->n++] = reef_now_ns() - due;
+        }
+    }
+    http_client_free(&http);
+    free(body);
+    return NULL;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 10) {
+        fprintf(stderr, "usage: load PORT MODEL ROWS WIDTH SHIFT CONNECTIONS RATE SECONDS PRIORITY\n");
+        return 2;
+    }
+    job j = {
+        .model = argv[2],
+        .rows = strtoull(argv[3], NULL, 10),
+        .width = strtoull(argv[4], NULL, 10),
+        .shift = strtoull(argv[5], NULL, 10),
+        .connections = (unsigned)strtoul(argv[6], NULL, 10),
+        .rate = strtod(argv[7], NULL),
+        .priority = (unsigned)strtoul(argv[9], NULL, 10),
+        .begin_ns = reef_now_ns(),
+    };
+    snprintf(j.url, sizeof j.url, "http://127.0.0.1:%s", argv[1]);
+    snprintf(j.path, sizeof j.path, "/v2/models/%s/infer", j.model);
+    j.until_ns = j.begin_ns + (uint64_t)(strtod(argv[8], NULL) * 1e9);
+    worker *workers = calloc(j.connections, sizeof *workers);
+    uint64_t ok = 0, wrong = 0, lost = 0, refused = 0;
+    size_t n = 0;
+    for (unsigned i = 0; workers && i < j.connections; i++) {
+        workers[i].job = &j;
+        workers[i].index = i;
+        if (pthread_create(&workers[i].thread, NULL, worker_main, &workers[i])) {
+            return 1;
+        }
+    }
+    for (unsigned i = 0; workers && i < j.connections; i++) {
+        pthread_join(workers[i].thread, NULL);
+        ok += workers[i].ok;
+        wrong += workers[i].wrong;
+        lost += workers[i].lost;
+        refused += workers[i].refused;
+        n += workers[i].n;
+    }
+    uint64_t *all = malloc((n + 1) * sizeof *all);
+    size_t at = 0;
+    for (unsigned i = 0; all && i < j.connections; i++) {
+        memcpy(all + at, workers[i].n ? workers[i].samples : all, workers[i].n * sizeof *all);
+        at += workers[i].n;
+        free(workers[i].samples);
+    }
+    bench_stats stats = all ? bench_stats_of(all, n) : (bench_stats){0};
+    printf("{\"ok\":%llu,\"wrong\":%llu,\"lost\":%llu,\"refused\":%llu,\"p50_us\":%.1f,\"p99_us\":%.1f,\"p999_us\":%."
+           "1f}\n",
+           (unsigned long long)ok, (unsigned long long)wrong, (unsigned long long)lost, (unsigned long long)refused,
+           n ? stats.p50_us : 0.0, n ? stats.p99_us : 0.0, n ? stats.p999_us : 0.0);
+    free(all);
+    free(workers);
+    return 0;
+}

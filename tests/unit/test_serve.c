@@ -1,0 +1,232 @@
+/*
+ * test_serve.c - the server's parts that need no server: tensors as JSON, requests, answers, configurations, counters.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "serve/config.h"
+#include "serve/request.h"
+#include "serve/scan.h"
+#include "serve/stats.h"
+#include "serve/tensor.h"
+
+static const serve_io floats[] = {{.name = "x", .dtype = REEF_F32, .rank = 2, .dims = {2, 2}, .item_elems = 4}};
+static const serve_signature signature = {
+    .name = "m", .version = "3", .inputs = floats, .outputs = floats, .n_inputs = 1, .n_outputs = 1};
+
+static reef_status from_json(const char *json, reef_dtype dtype, int rank, size_t elems, void *out, reef_error *error)
+{
+    json_t *root = json_loads(json, JSON_DECODE_ANY, NULL);
+    assert_non_null(root);
+    reef_status status = serve_tensor_from_json(root, dtype, rank, elems, out, "x", error);
+    json_decref(root);
+    return status;
+}
+
+static void integers_must_fit_their_type(void **state)
+{
+    (void)state;
+    static const struct {
+        reef_dtype dtype;
+        const char *good, *bad;
+    } cases[] = {
+        {REEF_U8, "[0,255]", "[0,256]"},
+        {REEF_I8, "[-128,127]", "[0,-129]"},
+        {REEF_I32, "[-2147483648,2147483647]", "[0,2147483648]"},
+        {REEF_I64, "[-9223372036854775808,9223372036854775807]", "[0,1.0]"},
+        {REEF_BOOL, "[true,0]", "[0,2]"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int64_t out[2];
+        reef_error error;
+        assert_int_equal(from_json(cases[i].good, cases[i].dtype, 1, 2, out, &error), REEF_OK);
+        assert_int_equal(from_json(cases[i].bad, cases[i].dtype, 1, 2, out, &error), REEF_FORMAT);
+        assert_non_null(strstr(error.message, "element 1"));
+    }
+}
+
+static void floats_survive_json_bit_for_bit(void **state)
+{
+    (void)state;
+    uint32_t bits = 1;
+    for (int i = 0; i < 20000; i++) {
+        bits = bits * 1664525u + 1013904223u;
+        float x, y;
+        memcpy(&x, &bits, 4);
+        reef_error error;
+        serve_text text = {0};
+        reef_status status = serve_tensor_to_json(&x, REEF_F32, 1, &text, "y", &error);
+        if (!isfinite(x)) {
+            assert_int_equal(status, REEF_FORMAT);
+        } else {
+            serve_text_bytes(&text, "", 1);
+            assert_int_equal(from_json(text.data, REEF_F32, 1, 1, &y, &error), REEF_OK);
+            assert_memory_equal(&x, &y, 4);
+        }
+        serve_text_free(&text);
+    }
+}
+
+static void classes_are_the_largest_with_ties_in_order_and_nan_last(void **state)
+{
+    (void)state;
+    const float values[] = {1, 5, NAN, 5, -INFINITY, 2};
+    reef_error error;
+    serve_text text = {0};
+    char label[] = "five";
+    const char *const labels[] = {NULL, label};
+    assert_int_equal(serve_tensor_classify(values, REEF_F32, 1, 6, 6, labels, 2, false, &text, &error), REEF_OK);
+    serve_text_bytes(&text, "", 1);
+    assert_string_equal(text.data,
+                        "\"5.000000:1:five\",\"5.000000:3\",\"2.000000:5\",\"1.000000:0\",\"-inf:4\",\"nan:2\"");
+    serve_text_free(&text);
+}
+
+static void text_is_escaped_for_json_and_for_metrics(void **state)
+{
+    (void)state;
+    serve_text text = {0};
+    serve_text_json(&text, "a\"b\\\n\xff\xc3\xa9\xed\xa0\x80");
+    serve_text_bytes(&text, "", 1);
+    json_t *back = json_loads(text.data, JSON_DECODE_ANY, NULL);
+    assert_non_null(back);
+    assert_string_equal(json_string_value(back), "a\"b\\\n\xef\xbf\xbd\xc3\xa9\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
+    json_decref(back);
+    text.n = 0;
+    serve_text_label(&text, "a\"\n");
+    serve_text_bytes(&text, "", 1);
+    assert_string_equal(text.data, "a\\\"\\n");
+    serve_text_free(&text);
+}
+
+static void a_request_comes_back_as_it_went_in(void **state)
+{
+    (void)state;
+    static const char json[] =
+        "{\"id\":\"7\",\"inputs\":[{\"name\":\"x\",\"datatype\":\"FP32\",\"shape\":[2,2],"
+        "\"parameters\":{\"binary_data_size\":16}}],\"parameters\":{\"priority\":1,\"timeout\":9}}";
+    const float x[] = {1, 2, 3, 4};
+    char body[sizeof json - 1 + sizeof x];
+    memcpy(body, json, sizeof json - 1);
+    memcpy(body + sizeof json - 1, x, sizeof x);
+    serve_request request;
+    serve_answer answer = {.n_spans = 0};
+    reef_error error;
+    assert_int_equal(serve_decode(&signature, NULL, body, sizeof body, sizeof json - 1, &request, &error), REEF_OK);
+    assert_true(request.has_priority && request.priority == 1 && request.timeout_us == 9);
+    assert_memory_equal(request.in[0].data, x, sizeof x);
+    memcpy(request.out[0].data, x, sizeof x);
+    assert_int_equal(serve_encode(&request, &answer, &error), REEF_OK);
+    serve_text_bytes(&answer.json, "", 1);
+    assert_string_equal(answer.json.data,
+                        "{\"model_name\":\"m\",\"model_version\":\"3\",\"id\":\"7\",\"outputs\":[{\"name\":\"x\","
+                        "\"datatype\":\"FP32\",\"shape\":[2,2],\"data\":[1,2,3,4]}]}");
+    serve_answer_free(&answer);
+    serve_request_free(&request);
+}
+
+static void json_has_a_budget(void **state)
+{
+    (void)state;
+    enum { N = 100000 };
+    char *body = malloc(2 * N + 2);
+    assert_non_null(body);
+    body[0] = '[';
+    for (size_t i = 0; i < N; i++) {
+        memcpy(body + 1 + 2 * i, i + 1 < N ? "0," : "0]", 2);
+    }
+    serve_request request;
+    reef_error error;
+    serve_json_budget(1 << 20);
+    assert_int_equal(serve_decode(&signature, NULL, body, 2 * N + 1, 2 * N + 1, &request, &error), REEF_NO_MEMORY);
+    serve_request_free(&request);
+    serve_json_budget(0);
+    assert_int_equal(serve_decode(&signature, NULL, body, 2 * N + 1, 2 * N + 1, &request, &error), REEF_FORMAT);
+    serve_request_free(&request);
+    free(body);
+}
+
+static void every_latency_has_its_bucket(void **state)
+{
+    (void)state;
+    static serve_histogram histogram;
+    uint64_t before = 0;
+    for (size_t i = 0; i + 1 < SERVE_BUCKETS; i++) {
+        uint64_t end = serve_bucket_end_ns(i);
+        assert_true(end > before);
+        serve_histogram_add(&histogram, end - 1);
+        serve_histogram_add(&histogram, before);
+        assert_int_equal(atomic_load(&histogram.count[i]), 2);
+        before = end;
+    }
+    serve_histogram_add(&histogram, UINT64_MAX / 2);
+    assert_int_equal(atomic_load(&histogram.count[SERVE_BUCKETS - 1]), 1);
+}
+
+static void configurations_say_what_is_wrong_with_them(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *json, *words;
+    } cases[] = {
+        {"{\"clas\":1}", "unknown field 'clas'"},
+        {"{\"class\":\"fast\"}", "'class' must be"},
+        {"{\"shapes\":{\"x\":[0]}}", "positive"},
+        {"{\"shapes\":{\"x\":[1,1,1,1,1,1,1,1,1]}}", "at most 8"},
+        {"{\"batching\":{\"max_batch\":257}}", "1 to 256"},
+        {"{\"batching\":{}}", "max_batch"},
+        {"{\"labels\":{\"y\":\"../secret\"}}", "plain names"},
+        {"{\"versions\":[0]}", "version numbers"},
+        {"{\"instances\":0}", "1 to 64"},
+        {"[]", "one JSON object"},
+        {"{", "line 1"},
+    };
+    serve_config config;
+    reef_error error;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_int_equal(serve_config_parse(cases[i].json, strlen(cases[i].json), "m.json", &config, &error),
+                         REEF_FORMAT);
+        if (!strstr(error.message, cases[i].words) || strncmp(error.message, "m.json: ", 8) != 0) {
+            fail_msg("'%s' does not say '%s'", error.message, cases[i].words);
+        }
+        serve_config_free(&config);
+    }
+    assert_int_equal(serve_config_load("/nonexistent.json", &config, &error), REEF_OK);
+    assert_true(config.service_class == REEF_BE && config.max_batch == 0);
+    serve_config_free(&config);
+}
+
+static void versions_are_ordered_as_numbers(void **state)
+{
+    (void)state;
+    assert_true(serve_version_order("9", "10") < 0);
+    assert_true(serve_version_order("10", "9") > 0);
+    assert_true(serve_version_order("10", "10") == 0);
+    assert_true(serve_name_ok("a.b-c_1") && !serve_name_ok("") && !serve_name_ok(".a") && !serve_name_ok("a/b") &&
+                !serve_name_ok("a b"));
+}
+
+int main(void)
+{
+    serve_json_setup();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(integers_must_fit_their_type),
+        cmocka_unit_test(floats_survive_json_bit_for_bit),
+        cmocka_unit_test(classes_are_the_largest_with_ties_in_order_and_nan_last),
+        cmocka_unit_test(text_is_escaped_for_json_and_for_metrics),
+        cmocka_unit_test(a_request_comes_back_as_it_went_in),
+        cmocka_unit_test(json_has_a_budget),
+        cmocka_unit_test(every_latency_has_its_bucket),
+        cmocka_unit_test(configurations_say_what_is_wrong_with_them),
+        cmocka_unit_test(versions_are_ordered_as_numbers),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
