@@ -43,7 +43,7 @@ stage_asan() {
 # Thread sanitizer over everything with threads: device, scheduler, public interface, load generator, real preemption.
 stage_tsan() {
     make_quiet MODE=tsan all test-programs &&
-        for t in test_sched test_device test_api test_bench test_nice; do
+        for t in test_sched test_device test_trace test_api test_bench test_nice; do
             if [ -f "tests/unit/$t.c" ]; then build/tsan/tests/$t || return 1; fi
         done
 }

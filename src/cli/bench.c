@@ -418,13 +418,14 @@ int cli_bench(int argc, char **argv)
             "one;\n"
             "exit status 1 if one differs. The SLO of a client without slo_us is twice its time alone on the "
             "device.",
-        .examples = "  reef bench A --models models --policy seq,wait,reset --json a.json --chart a.svg\n"
-                    "  reef bench all --models models --device cuda:0 --precision fp16 --seconds 6 --warmup 0.2 --json "
-                    "disb.json\n"
-                    "  reef bench my.json --policy reset --seconds 30\n"
-                    "  reef bench preempt --policy wait,reset --synthetic 100x10ms --synthetic 100x2x1000\n"
-                    "  reef bench preempt --policy reset --be resnet152.onnx --count 1000\n"
-                    "  reef bench --url http://localhost:8000 --model NAME    (a server; see reef bench --url --help)\n",
+        .examples =
+            "  reef bench A --models models --policy seq,wait,reset --json a.json --chart a.svg\n"
+            "  reef bench all --models models --device cuda:0 --precision fp16 --seconds 6 --warmup 0.2 --json "
+            "disb.json\n"
+            "  reef bench my.json --policy reset --seconds 30\n"
+            "  reef bench preempt --policy wait,reset --synthetic 100x10ms --synthetic 100x2x1000\n"
+            "  reef bench preempt --policy reset --be resnet152.onnx --count 1000\n"
+            "  reef bench --url http://localhost:8000 --model NAME    (a server; see reef bench --url --help)\n",
         .options = options,
         .n_options = sizeof options / sizeof options[0],
         .min_words = 1,

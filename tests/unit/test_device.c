@@ -189,7 +189,8 @@ static void leased_launches_run_only_inside_the_lease(void **state)
     nanosleep(&moment, NULL);
     assert_int_equal(b->ops->progress(b->instance), 0);
     assert_int_equal(b->ops->tiles_left(b->instance) > 0, 1);
-    b->ops->lease(b->dev, reef_lease_make(b->units * 3 / 4, b->units)); /* a quarter: no device is too coarse for that */
+    b->ops->lease(b->dev,
+                  reef_lease_make(b->units * 3 / 4, b->units)); /* a quarter: no device is too coarse for that */
     wait_events(b, 1);
     assert_answer(b);
 }
