@@ -147,6 +147,12 @@ static void *thread_main(void *unused)
     return unused;
 }
 
+/* The number now stands for another file; whatever other threads open meanwhile. */
+static void reuse(int number, int other)
+{
+    need(other >= 0 && dup2(other, number) == number && close(other) == 0, "the number is used again");
+}
+
 static void hold(void)
 {
     context c = make_context(LONG, RM_ENGINE_GRAPHICS, 2048);
@@ -159,11 +165,9 @@ static void hold(void)
         } else if (strcmp(line, "free\n") == 0) {
             free_object(c.fd, c.client, c.group);
         } else if (strcmp(line, "close\n") == 0) { /* without freeing, and the number is used again */
-            close(c.fd);
-            need(open("/dev/nvidiactl", O_RDWR) == c.fd, "the number is used again");
+            reuse(c.fd, open("/dev/nvidiactl", O_RDWR));
         } else if (strcmp(line, "replace\n") == 0) {
-            close(c.fd);
-            need(open("/dev/zero", O_RDONLY) == c.fd, "the number is used again");
+            reuse(c.fd, open("/dev/zero", O_RDONLY));
         } else if (strcmp(line, "closeall\n") == 0) {
             for (int fd = 3; fd < 1024; fd++) {
                 close(fd);
