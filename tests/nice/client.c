@@ -147,10 +147,18 @@ static void *thread_main(void *unused)
     return unused;
 }
 
-/* The number now stands for another file; whatever other threads open meanwhile. */
-static void reuse(int number, int other)
+/* The number is closed, and then stands for another file; other threads may have left lower numbers free. */
+static void reuse(int number, const char *path, int flags)
 {
-    need(other >= 0 && dup2(other, number) == number && close(other) == 0, "the number is used again");
+    int opened[8], n = 0;
+    close(number);
+    do {
+        opened[n] = open(path, flags);
+    } while (opened[n] != number && ++n < 8);
+    need(n < 8, "the number is used again");
+    while (n-- > 0) {
+        close(opened[n]);
+    }
 }
 
 static void hold(void)
@@ -165,9 +173,9 @@ static void hold(void)
         } else if (strcmp(line, "free\n") == 0) {
             free_object(c.fd, c.client, c.group);
         } else if (strcmp(line, "close\n") == 0) { /* without freeing, and the number is used again */
-            reuse(c.fd, open("/dev/nvidiactl", O_RDWR));
+            reuse(c.fd, "/dev/nvidiactl", O_RDWR);
         } else if (strcmp(line, "replace\n") == 0) {
-            reuse(c.fd, open("/dev/zero", O_RDONLY));
+            reuse(c.fd, "/dev/zero", O_RDONLY);
         } else if (strcmp(line, "closeall\n") == 0) {
             for (int fd = 3; fd < 1024; fd++) {
                 close(fd);
