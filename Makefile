@@ -59,13 +59,15 @@ else ifeq ($(filter clean help,$(MAKECMDGOALS)),)
 $(info reef: no nvcc found (set NVCC=...): building the CPU-only library)
 endif
 
-LIB_DIRS   := base model device device/cpu device/cuda device/cuda/kernels queue task sched api
+LIB_DIRS   := base nice model device device/cpu device/cuda device/cuda/kernels queue task sched api
 LIB_SRC    := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
 KERNEL_SRC := $(wildcard src/device/cpu/kernels/*.c)
 BENCH_SRC  := $(wildcard src/bench/*.c)
 CLIENT_SRC := $(wildcard src/client/*.c)
 SERVE_SRC  := $(wildcard src/serve/*.c)
 CLI_SRC    := $(wildcard src/cli/*.c)
+# The library that reef nice puts under other programs: a few files, the C library, and one exported name.
+NICE_SRC   := src/nice/preload/preload.c src/nice/groups.c src/nice/level.c src/nice/control.c src/base/error.c
 WORKLOADS  := $(wildcard workloads/*.json)
 LIB_OBJ    := $(LIB_SRC:%.c=$(O)/%.o) $(foreach i,$(ISAS),$(KERNEL_SRC:%.c=$(O)/%.$(i).o)) $(O)/cuda_images.o
 BENCH_OBJ  := $(BENCH_SRC:%.c=$(O)/%.o) $(O)/src/client/http.o $(O)/gen/builtin.o
@@ -73,11 +75,12 @@ BENCH_OBJ  := $(BENCH_SRC:%.c=$(O)/%.o) $(O)/src/client/http.o $(O)/gen/builtin.
 CLIENT_OBJ := $(O)/src/client/client.o $(O)/src/base/error.o
 SERVE_OBJ  := $(SERVE_SRC:%.c=$(O)/%.o)
 CLI_OBJ    := $(CLI_SRC:%.c=$(O)/%.o)
+NICE_OBJ   := $(NICE_SRC:%.c=$(O)/%.o)
 # The command serves HTTP; the library does not.
 CLI_LIBS   := -lmicrohttpd
 
 .PHONY: all lib clean help
-all: $(O)/libreef.a $(O)/libreef.so $(O)/libreef_client.a $(O)/libreef_client.so $(O)/reef
+all: $(O)/libreef.a $(O)/libreef.so $(O)/libreef_client.a $(O)/libreef_client.so $(O)/reef $(O)/libreef-nice.so
 
 $(O)/libreef.a: $(LIB_OBJ)
 	@rm -f $@
@@ -87,6 +90,11 @@ $(O)/libreef.a: $(LIB_OBJ)
 $(O)/libreef.so: $(LIB_OBJ)
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared -Wl,-soname,libreef.so.0 $(SAN) -o $@ $^ $(LDLIBS)
+
+$(O)/libreef-nice.so: $(NICE_OBJ) src/nice/preload/exports.map
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared -Wl,-soname,libreef-nice.so -Wl,--version-script=src/nice/preload/exports.map $(if $(SAN),,-Wl,-z,defs) $(SAN) \
+	    -o $@ $(NICE_OBJ) -lpthread -ldl
 
 # The client of the server's ring: nothing but the C library.
 $(O)/libreef_client.a: $(CLIENT_OBJ)
@@ -190,6 +198,7 @@ install: all $(O)/reef.pc $(O)/reef_client.pc $(O)/reef.service
 	install -m 755 $(O)/libreef.so $(DESTDIR)$(PREFIX)/lib/libreef.so.$(VERSION)
 	ln -sf libreef.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libreef.so.0
 	ln -sf libreef.so.0 $(DESTDIR)$(PREFIX)/lib/libreef.so
+	install -m 755 $(O)/libreef-nice.so $(DESTDIR)$(PREFIX)/lib/libreef-nice.so
 	install -m 644 $(O)/reef.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/reef.pc
 
 # --- tests -------------------------------------------------------------------------------------------------------
@@ -207,7 +216,8 @@ $(O)/libsupport.a: $(SUPPORT_OBJ)
 	$(Q)ar rcs $@ $^
 
 # The command line and the benchmarks are tested with a fake engine, which can be told to answer wrongly.
-FAKE_OBJ := $(O)/tests/fake/fake_reef.o $(addprefix $(O)/src/base/,error.o arena.o memory.o half.o)
+FAKE_OBJ := $(O)/tests/fake/fake_reef.o $(addprefix $(O)/src/base/,error.o arena.o memory.o trace.o half.o) \
+            $(addprefix $(O)/src/nice/,control.o groups.o level.o)
 $(O)/libfake.a: $(FAKE_OBJ)
 	@rm -f $@
 	$(call say,AR,$@)
@@ -254,6 +264,23 @@ $(O)/tests/load: $(O)/tests/serve/load.o $(O)/libbench.a $(O)/libreef.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS)
+# The kernels alone, on a machine with a GPU: tests/gpu. Built where nvcc's headers are (make gpu-programs), run by
+# tools/h200/gpu_tests.sh.
+CUDA_INCLUDE := $(if $(NVCC),$(abspath $(dir $(realpath $(NVCC)))../include))
+GPU_BIN := $(O)/tests/gpu/kernel_bench $(O)/tests/gpu/test_cuda_misc $(O)/tests/gpu/naive.cubin
+$(O)/tests/gpu/%.o: CPPFLAGS += -Itests -isystem $(CUDA_INCLUDE)
+$(O)/tests/gpu/test_cuda_misc: $(O)/tests/gpu/test_cuda_misc.o $(O)/tests/gpu/launch.o $(O)/libsupport.a $(O)/libreef.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS)
+$(O)/tests/gpu/kernel_bench: $(O)/tests/gpu/kernel_bench.o $(O)/libreef.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS) -lcuda -L$(CUDA_INCLUDE)/../lib64/stubs
+$(O)/tests/gpu/naive.cubin: tests/gpu/naive.cu
+	@mkdir -p $(@D)
+	$(call say,NVCC,$@)
+	$(Q)$(NVCC) $(NVCC_FLAGS) -gencode=arch=compute_90a,code=sm_90a -cubin -o $@ $<
+.PHONY: gpu-programs
+gpu-programs: $(if $(NVCC),$(GPU_BIN))
 
 .PHONY: test-programs unit
 test-programs: $(TEST_BIN) $(ISA_TEST_BIN) $(O)/tests/preempt $(O)/tests/load
@@ -271,6 +298,40 @@ test-cli: $(O)/reef-fake $(O)/reef
 # make test-serve [MODE=asan]: the server, from outside; needs the venv.
 test-serve: $(O)/reef-fake $(O)/reef
 	.venv/bin/python tests/serve/test_serve.py --reef $(O)/reef --fake $(O)/reef-fake
+# reef nice against a driver that records every call: the driver as a library to preload, and a program that calls it.
+$(O)/tests/libfake_driver.so: tests/nice/fake_driver.c src/nice/rm.h
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) -Wno-missing-prototypes $(CPPFLAGS) -shared -o $@ $< -ldl -lpthread
+$(O)/tests/nice_client: tests/nice/client.c src/nice/rm.h
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -o $@ $< -lpthread
+# The same as a library, with slots that are filled late and can be written, and with slots that cannot.
+$(O)/tests/libfake_cuda.%.so: tests/nice/client.c src/nice/rm.h
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) -DCLIENT_LIBRARY $(CPPFLAGS) -shared -Wl,-z,$*,-z,relro -o $@ $< -lpthread
+$(O)/tests/nice_own: tests/nice/own.c $(O)/libreef.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -o $@ $< $(O)/libreef.a $(LDLIBS)
+.PHONY: test-nice
+# make test-nice: reef nice against a recording driver, without a GPU.
+test-nice: $(O)/reef $(O)/libreef-nice.so $(O)/tests/libfake_driver.so $(O)/tests/nice_client $(O)/tests/nice_own \
+           $(O)/tests/libfake_cuda.lazy.so $(O)/tests/libfake_cuda.now.so
+	python3 tests/nice/test_nice.py --build $(O)
+
+# What tools/h200/nice.py measures with: reef as the real-time side, and CUDA programs that know nothing of reef.
+$(O)/tests/nice_rt: tests/gpu/nice_rt.c $(O)/libreef.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -o $@ $< $(O)/libreef.a $(LDLIBS)
+$(O)/tests/nice_load $(O)/tests/nice_load_shared: tests/gpu/nice_load.cu
+	@mkdir -p $(@D)
+	$(call say,NVCC,$@)
+	$(Q)$(NVCC) -std=c++17 -O2 -Wno-deprecated-gpu-targets $(foreach a,$(CUDA_ARCHS),-gencode=arch=compute_$(a),code=sm_$(a)) \
+	    -gencode=arch=compute_$(CUDA_PTX),code=compute_$(CUDA_PTX) $(if $(findstring shared,$@),-cudart shared) -o $@ $<
+.PHONY: nice-programs
+nice-programs: $(O)/reef $(O)/libreef-nice.so $(O)/tests/nice_rt $(if $(NVCC),$(O)/tests/nice_load $(O)/tests/nice_load_shared)
 
 # Programs that the tests' scripts call: tests/model/NAME.c becomes $(O)/tests/NAME.
 $(O)/tests/%: tests/model/%.c $(O)/libreef.a
@@ -326,7 +387,7 @@ format:
 format-check:
 	@clang-format --dry-run -Werror $(C_FILES)
 # Tile sources are checked as AVX2 code.
-TIDY_SRC = $(LIB_SRC) $(KERNEL_SRC) $(BENCH_SRC) $(CLIENT_SRC) $(SERVE_SRC) $(CLI_SRC)
+TIDY_SRC = $(LIB_SRC) $(KERNEL_SRC) $(BENCH_SRC) $(CLIENT_SRC) $(SERVE_SRC) $(CLI_SRC) src/nice/preload/preload.c
 tidy:
 	@printf '%s\n' $(TIDY_SRC) | xargs -P 2 -n 1 sh -c \
 	    'clang-tidy --quiet "$$0" -- -std=c17 $(CPPFLAGS) -DREEF_ISA=avx2 -mavx2 -mfma 2>/dev/null || exit 1'
@@ -337,4 +398,4 @@ help:
 clean:
 	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan $(BUILD)/fuzz $(BUILD)/cuda
 
--include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLIENT_OBJ:.o=.d) $(SERVE_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
+-include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(NICE_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLIENT_OBJ:.o=.d) $(SERVE_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)

@@ -8,7 +8,7 @@
 set -u
 cd "$(dirname "$0")/.."
 
-all_stages="house build unit cli asan tsan fuzz venv serve ops models preempt install tidy"
+all_stages="house build unit cli nice asan tsan fuzz venv serve ops models preempt install tidy"
 stages=${*:-$all_stages}
 logs=build/test
 mkdir -p "$logs"
@@ -32,6 +32,10 @@ stage_unit() {
 stage_cli() {
     make_quiet test-cli
 }
+# reef nice against a driver that records every call.
+stage_nice() {
+    make_quiet test-nice
+}
 # Address and undefined-behaviour sanitizers over the same unit tests, the command line, and the operators.
 stage_asan() {
     make_quiet MODE=asan all test-programs && make_quiet MODE=asan unit && make_quiet MODE=asan test-cli
@@ -39,7 +43,7 @@ stage_asan() {
 # Thread sanitizer over everything with threads: device, scheduler, public interface, load generator, real preemption.
 stage_tsan() {
     make_quiet MODE=tsan all test-programs &&
-        for t in test_sched test_device test_api test_bench; do
+        for t in test_sched test_device test_api test_bench test_nice; do
             if [ -f "tests/unit/$t.c" ]; then build/tsan/tests/$t || return 1; fi
         done
 }
@@ -87,7 +91,7 @@ for stage in $stages; do
     start=$SECONDS
     if "stage_$stage" >"$logs/$stage.log" 2>&1; then
         passed=$((passed + 1))
-        note=$(grep -E '^[0-9]+ passed, [0-9]+ failed|^[0-9]+ models, policy' "$logs/$stage.log" | tail -n 1)
+        note=$(grep -E '^[0-9]+ passed, [0-9]+ failed|^[0-9]+ models, ' "$logs/$stage.log" | tail -n 1)
         units=$(grep -cE '^\[       OK \]' "$logs/$stage.log")
         [ "$units" -gt 0 ] && note="$units tests${note:+; $note}"
         printf 'ok    %4d s  %s\n' $((SECONDS - start)) "$note"

@@ -78,7 +78,7 @@ def disb() -> str:
                 time_text(row["rt_p99_us"]),
                 f"{row['rt_p50_us'] / row['rt_alone_p50_us']:.2f}",
                 f"{row['be_per_s']:.1f}",
-                f"{row['be_of_idle_pct']:.0f}%",
+                f"{100 * row['be_idle_share'] if 'be_idle_share' in row else row['be_of_idle_pct']:.0f}%",
                 str(row["preemptions"]),
                 str(row["mismatches"]),
             ]
@@ -115,7 +115,69 @@ def h200() -> str:
     return table(head, body, "h200/solo.json")
 
 
-TABLES = {"preempt": preempt, "disb": disb, "serve": serve, "solo": solo, "h200": h200}
+def nice_rows(case: str, name: str = "nice.json") -> list:
+    rows = json.loads((RESULTS / "h200" / name).read_text(encoding="utf-8"))["rows"]
+    return [row for row in rows if row["case"] == case]
+
+
+def nice_how(row: dict) -> str:
+    how = {"default": "driver's default", "mps": "MPS"}.get(row["how"])
+    return how or f"`reef nice`, {row['slice_us']} us"
+
+
+def nice() -> str:
+    body = []
+    for row in nice_rows("kernel") + nice_rows("real"):
+        best = row["how"] == "nice" and row["slice_us"] == 1
+        times = f"{time_text(row['rt_p50_us'])} / {time_text(row['rt_p99_us'])}"
+        body.append(
+            [
+                row["rt"],
+                row["be"],
+                nice_how(row),
+                f"**{times}**" if best else times,
+                f"{time_text(row['rt_alone_p50_us'])} / {time_text(row['rt_alone_p99_us'])}",
+                f"{100 * row['be_rate'] / row['be_rate_alone']:.0f}%",
+            ]
+        )
+    head = ["real-time program", "best-effort program", "best-effort slice", "RT p50 / p99", "RT alone", "BE of alone"]
+    return table(head, body, "h200/nice.json")
+
+
+def nice_alone() -> str:
+    body = []
+    for row in nice_rows("alone"):
+        spread = [100 * (max(rates) / min(rates) - 1) for rates in (row["be_rates_plain"], row["be_rates_nice"])]
+        body.append(
+            [
+                row["be"],
+                f"{row['be_rate_alone']:.2f} (spread {spread[0]:.2f}%)",
+                f"{row['be_rate']:.2f} (spread {spread[1]:.2f}%)",
+                f"{100 * (row['be_rate'] / row['be_rate_alone'] - 1):+.2f}%",
+                f"{100 * (row['same_process_ratio'] - 1):+.2f}%",
+            ]
+        )
+    head = ["alone on the GPU", "steps/s", "under `reef nice`", "difference", "difference in one process"]
+    return table(head, body, "h200/nice.json")
+
+
+def nice_hint() -> str:
+    body = []
+    for row in nice_rows("hint", "nice_hint.json"):
+        added = [row[f"rt_p{p}_us"] - row[f"rt_alone_p{p}_us"] for p in (50, 99)]
+        body.append(
+            [
+                f"{row['hint_us']} us ahead" if row["hint_us"] else "none",
+                f"{time_text(row['rt_p50_us'])} / {time_text(row['rt_p99_us'])}",
+                f"{time_text(row['rt_alone_p50_us'])} / {time_text(row['rt_alone_p99_us'])}",
+                f"{added[0]:.1f} us / {added[1]:.1f} us",
+                f"{100 * row['be_rate'] / row['be_rate_alone']:.0f}%",
+            ]
+        )
+    return table(["hint", "RT p50 / p99", "alone, same hints", "added", "BE of alone"], body, "h200/nice_hint.json")
+
+
+TABLES = {"nice": nice, "nice_alone": nice_alone, "nice_hint": nice_hint, "preempt": preempt, "disb": disb, "serve": serve, "solo": solo, "h200": h200}
 
 
 def main() -> int:

@@ -74,12 +74,15 @@ typedef struct reef_device_options {
     const char *policy;      /* NULL: "reset". See reef_policy_list. */
     unsigned queue_capacity; /* kernels a BE queue may have on the device (REEF's device queue capacity); 0: 4 */
     unsigned rt_queue_limit; /* RT requests that may wait; 0: 1024. More are refused with QUEUE_FULL. */
+    /* GPU: microseconds that this process may keep the GPU while another process wants it, up to 1000000; 0: the driver's
+     * own (2048). Holds for the whole process from then on, whoever opens contexts in it. See reef_device_slice. */
+    unsigned slice_us;
 } reef_device_options;
 
 /*
  * Opens "cpu", or a GPU as "cuda:0" ("cuda" is the first one), and starts its threads. options may be NULL.
  * Errors: NOT_FOUND (no such device or policy, no driver), UNSUPPORTED (the driver is too old, the device cannot do what
- * the policy needs), INVALID_ARGUMENT, NO_MEMORY, DEVICE.
+ * the policy needs, or has no time slices), INVALID_ARGUMENT, NO_MEMORY, DEVICE.
  */
 reef_status reef_device_open(const char *name, const reef_device_options *options, reef_device **out,
                              reef_error *error);
@@ -103,6 +106,9 @@ reef_status reef_device_health(const reef_device *device, reef_error *error);
  * deadline of those that still wait, UINT64_MAX if there is none: when to call again, unless a request with an earlier
  * one is submitted meanwhile. Their callbacks run on the calling thread. */
 uint64_t reef_device_expire(reef_device *device);
+/* The time slice that options.slice_us has led to, in microseconds. UNSUPPORTED, with the reason: the driver refused or is
+ * not known, in which case everything runs with the driver's own slices; or none was asked for. Thread safe. */
+reef_status reef_device_slice(const reef_device *device, uint32_t *us, reef_error *error);
 
 typedef struct reef_device_stats {
     unsigned units;
@@ -116,6 +122,19 @@ typedef struct reef_device_stats {
 } reef_device_stats;
 /* A snapshot; counters only grow. */
 void reef_device_stats_get(const reef_device *device, reef_device_stats *out);
+
+/*
+ * A timeline: from now on requests, preemptions, resumptions and kernel segments are recorded in memory, max_spans of them
+ * at most (0: 524288; 80 bytes each, taken at once), the newest are kept. Costs about 0.1 us per span, next to nothing
+ * while not recording. Errors: BUSY (it is being recorded already), NO_MEMORY.
+ */
+reef_status reef_device_trace_start(reef_device *device, size_t max_spans, reef_error *error);
+/* Ends the recording and writes it to path as Chrome trace JSON, for ui.perfetto.dev; NULL throws it away. Requests that
+ * have not ended are not in it. Errors: INVALID_ARGUMENT (nothing is being recorded), IO. */
+reef_status reef_device_trace_stop(reef_device *device, const char *path, reef_error *error);
+/* Adds a span of the program's own, such as a phase of its work; no effect while not recording. name is copied and cut
+ * after 33 bytes. */
+void reef_device_trace_span(reef_device *device, const char *name, uint64_t begin_ns, uint64_t end_ns);
 
 /* ----------------------------------------------------------------- model -- */
 
@@ -164,7 +183,8 @@ bool reef_model_input(const reef_model *model, size_t i, reef_tensor_info *out);
 bool reef_model_output(const reef_model *model, size_t i, reef_tensor_info *out);
 
 typedef struct reef_model_info {
-    size_t nodes, kernels;                                       /* of the file, of the plan */
+    size_t nodes, kernels;      /* of the file, of the plan */
+    size_t kernels_preemptible; /* of these: may be stopped inside; reef_model_kernel says why others may not */
     size_t weight_bytes, activation_bytes, activation_sum_bytes; /* sum: without reuse of buffers */
     double flops;
     reef_precision precision; /* of this model on its device */
@@ -230,9 +250,10 @@ reef_status reef_session_create(reef_model *model, const reef_session_options *o
 void reef_session_destroy(reef_session *session);
 
 typedef struct reef_request_info {
-    uint64_t submit_ns, start_ns, end_ns; /* start: first tile; 0 until then */
-    uint32_t preemptions;                 /* how often it lost units to RT work */
-    reef_status status;                   /* of the request: OK, DEADLINE, CANCELLED, REFUSED, DEVICE */
+    uint64_t submit_ns, launch_ns, start_ns,
+        end_ns;           /* launch: first handed to the device; start: first tile; 0 until then */
+    uint32_t preemptions; /* how often it lost units to RT work */
+    reef_status status;   /* of the request: OK, DEADLINE, CANCELLED, REFUSED, DEVICE */
 } reef_request_info;
 
 /* Fires exactly once per accepted request, after its outputs are written, on a device thread (or, for a request that
@@ -241,7 +262,9 @@ typedef void (*reef_callback)(void *context, reef_request *request, const reef_r
 
 typedef struct reef_submit_options {
     const void *const *inputs; /* one per model input, row major; borrowed until the request ends */
-    void *const *outputs;      /* one per model output, written before the request ends; borrowed; NULL: not wanted */
+    /* One per model output, written before the request ends; borrowed; NULL: not wanted. They must not overlap the inputs
+     * or each other: outputs may be written while inputs are still being read. */
+    void *const *outputs;
     uint64_t deadline_ns; /* absolute; 0: none. Orders RT requests; a request not started by then ends with DEADLINE */
     reef_callback callback; /* may be NULL */
     void *context;
@@ -250,7 +273,8 @@ typedef struct reef_submit_options {
 /*
  * Queues a request. *out may be NULL when the callback is all that is wanted; otherwise the caller owns the request and
  * gives it back with reef_request_release. Errors (nothing was queued, no callback will fire): INVALID_ARGUMENT,
- * QUEUE_FULL, REFUSED, CANCELLED (the session is being destroyed).
+ * QUEUE_FULL (as many wait as may, or the caller holds so many handles of ended requests that none is left: release
+ * them), REFUSED, CANCELLED (the session is being destroyed).
  */
 reef_status reef_session_submit(reef_session *session, const reef_submit_options *options, reef_request **out);
 /* Waits until the request has ended. timeout_ns: relative; UINT64_MAX: for ever. TIMEOUT, or OK with *info (may be
@@ -261,6 +285,20 @@ reef_status reef_request_wait(reef_request *request, uint64_t timeout_ns, reef_r
 void reef_request_cancel(reef_request *request);
 /* Gives the handle back; a request still under way goes on. NULL is allowed. */
 void reef_request_release(reef_request *request);
+
+#define REEF_HINT_MAX_NS 2000000u
+/*
+ * Says that an RT request will be submitted to the session within within_ns (1 to REEF_HINT_MAX_NS). A GPU that another
+ * process uses takes time to switch (about 200 us on an H200 when the other was started with reef nice): the switch
+ * starts now, so a hint that early hides it. The device then waits, idle, for the request; it stops waiting when one has
+ * ended, or 200 us after within_ns at the latest, so a hint for nothing costs the others that much. After
+ * REEF_HINT_UNUSED_MAX hints in a row without a request they are REFUSED until one comes.
+ *
+ * Takes some microseconds and does not wait. Thread safe. Errors: INVALID_ARGUMENT (a BE session, within_ns out of range),
+ * UNSUPPORTED (a device that needs no preparation: the CPU), REFUSED, DEVICE. The request itself does not need the hint.
+ */
+#define REEF_HINT_UNUSED_MAX 8
+reef_status reef_session_hint(reef_session *session, uint64_t within_ns, reef_error *error);
 
 /* Submit and wait. Returns the request's own status. info may be NULL. */
 reef_status reef_session_run(reef_session *session, const void *const *inputs, void *const *outputs,

@@ -13,6 +13,8 @@ struct reef_device {
     reef_sched sched;
     unsigned queue_capacity;
     _Atomic unsigned models;
+    _Atomic unsigned hints;         /* sent since the last RT request was submitted */
+    _Atomic bool hint_held;         /* an RT request that was hinted at is under way: its end releases the device */
     pthread_mutex_t profile_lock;   /* one profile at a time */
     struct reef_profiler *profiler; /* set while one runs; events that carry it as tag are its own */
 };
@@ -31,6 +33,7 @@ struct reef_model {
     bool profiled;
     unsigned units_needed;
     size_t nodes;
+    char name[34];    /* "resnet152"; for traces */
     char *cache_path; /* NULL: nowhere to keep a profile */
     _Atomic unsigned sessions;
 };

@@ -97,6 +97,13 @@ reef_status reef_device_open(const char *name, const reef_device_options *option
     if (status) {
         return status;
     }
+    if (options->slice_us && !ops->slice) {
+        return reef_fail(error, REEF_UNSUPPORTED, "device '%s' has no time slices", ops->name);
+    }
+    if (options->slice_us > 1000000) {
+        return reef_fail(error, REEF_INVALID_ARGUMENT, "a time slice of %u us is longer than 1000000 us",
+                         options->slice_us);
+    }
     reef_device *device = calloc(1, sizeof *device);
     if (!device) {
         return reef_fail(error, REEF_NO_MEMORY, "out of memory");
@@ -104,7 +111,12 @@ reef_status reef_device_open(const char *name, const reef_device_options *option
     device->queue_capacity = options->queue_capacity ? options->queue_capacity : 4;
     pthread_mutex_init(&device->profile_lock, NULL);
     reef_dev_config config = {
-        .ordinal = entry.ordinal, .units = options->units, .on_event = on_event, .context = device};
+        .ordinal = entry.ordinal,
+        .units = options->units,
+        .slice_us = options->slice_us,
+        .on_event = on_event,
+        .context = device,
+    };
     status = ops->open(&config, &device->dev, error);
     if (!status) {
         status = reef_sched_init(&device->sched, device->dev, policy,
@@ -123,11 +135,46 @@ reef_status reef_device_open(const char *name, const reef_device_options *option
     return REEF_OK;
 }
 
+/* ---- the timeline ---- */
+
+reef_status reef_device_trace_start(reef_device *device, size_t max_spans, reef_error *error)
+{
+    enum { DEFAULT_SPANS = 1 << 19 };
+    reef_trace *trace = reef_trace_create(max_spans ? max_spans : DEFAULT_SPANS);
+    if (!trace) {
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory for a trace of %zu spans",
+                         max_spans ? max_spans : (size_t)DEFAULT_SPANS);
+    }
+    reef_status status = reef_sched_trace_begin(&device->sched, trace);
+    if (status) {
+        reef_trace_destroy(trace);
+        return reef_fail(error, status, "a trace is being recorded already");
+    }
+    return REEF_OK;
+}
+
+reef_status reef_device_trace_stop(reef_device *device, const char *path, reef_error *error)
+{
+    reef_trace *trace = reef_sched_trace_end(&device->sched);
+    if (!trace) {
+        return reef_fail(error, REEF_INVALID_ARGUMENT, "no trace is being recorded");
+    }
+    reef_status status = path ? reef_trace_write(trace, path, error) : REEF_OK;
+    reef_trace_destroy(trace);
+    return status;
+}
+
+void reef_device_trace_span(reef_device *device, const char *name, uint64_t begin_ns, uint64_t end_ns)
+{
+    reef_sched_trace_span(&device->sched, name, begin_ns, end_ns);
+}
+
 void reef_device_close(reef_device *device)
 {
     if (!device) {
         return;
     }
+    reef_trace_destroy(reef_sched_trace_end(&device->sched));
     const reef_device_ops *ops = device->dev->ops;
     reef_sched_destroy(&device->sched);
     ops->close(device->dev);
@@ -158,6 +205,13 @@ reef_status reef_device_health(const reef_device *device, reef_error *error)
 uint64_t reef_device_expire(reef_device *device)
 {
     return reef_sched_expire(&device->sched);
+}
+
+reef_status reef_device_slice(const reef_device *device, uint32_t *us, reef_error *error)
+{
+    const reef_device_ops *ops = device->dev->ops;
+    return ops->slice ? ops->slice(device->dev, us, error)
+                      : reef_fail(error, REEF_UNSUPPORTED, "device '%s' has no time slices", ops->name);
 }
 
 void reef_device_stats_get(const reef_device *device, reef_device_stats *out)

@@ -81,6 +81,16 @@ static reef_status model_from_plan(reef_device *device, reef_plan *plan, const r
     return REEF_OK;
 }
 
+/* "dir/resnet152.onnx" -> "resnet152", cut short. */
+static void name_after(reef_model *model, const char *path)
+{
+    const char *slash = strrchr(path, '/'), *file = slash ? slash + 1 : path, *dot = strrchr(file, '.');
+    size_t length = dot && dot != file ? (size_t)(dot - file) : strlen(file);
+    length = length < sizeof model->name ? length : sizeof model->name - 1;
+    memcpy(model->name, file, length);
+    model->name[length] = 0;
+}
+
 static reef_status load_plan(const char *path, const reef_model_options *options, reef_plan **out, size_t *nodes,
                              reef_error *error)
 {
@@ -145,6 +155,7 @@ reef_status reef_model_load(reef_device *device, const char *path, const reef_mo
         options->progress(options->progress_context, "compiling", 2, 2);
     }
     model->nodes = nodes;
+    name_after(model, path);
     model->cache_path = profile_path(model, path, options->cache_dir);
     reef_profile_load(model);
     *out = model;
@@ -162,7 +173,11 @@ reef_status reef_model_create_synthetic(reef_device *device, uint32_t kernels, u
     if (status) {
         return reef_fail(error, status, "cannot create a synthetic model of %u kernels", kernels);
     }
-    return model_from_plan(device, plan, NULL, out, error);
+    status = model_from_plan(device, plan, NULL, out, error);
+    if (!status) {
+        snprintf((*out)->name, sizeof(*out)->name, "synthetic %ux%u", kernels, tiles);
+    }
+    return status;
 }
 
 void reef_model_destroy(reef_model *model)
@@ -236,6 +251,9 @@ void reef_model_info_get(const reef_model *model, reef_model_info *out)
         .units_needed = model->units_needed,
     };
     for (size_t k = 0; k < plan->n_kernels; k++) {
+        reef_dev_kernel kernel;
+        model->device->dev->ops->kernel_info(model->program, (uint32_t)k, &kernel);
+        out->kernels_preemptible += kernel.preemptible;
         out->flops += plan->kernels[k].flops;
         out->solo_ns += kernel_solo_ns(model, k);
     }

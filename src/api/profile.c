@@ -14,6 +14,7 @@
 #include "api/api.h"
 #include "base/error.h"
 #include "base/futex.h"
+#include "base/json_file.h"
 #include "reef/reef.h"
 
 typedef struct reef_profiler {
@@ -52,10 +53,14 @@ static int compare_ns(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* How much longer a run may take on the units that real-time work is left with while best-effort work has the others. */
+enum { UNITS_SLACK_PER_MILLE = 10 };
+
 /* What a profile finds out, one entry per kernel; becomes the model's when all is measured. */
 typedef struct measured {
     uint64_t *samples, *tile_ns;
     reef_kernel_profile *profile;
+    unsigned units_needed; /* 0: not measured */
 } measured;
 
 /* Where the device can say what the kernel takes without launching and being told: a GPU. */
@@ -124,6 +129,9 @@ static reef_status profile_kernels(reef_model *model, unsigned runs, reef_progre
         }
         status = profile_kernel(model, queue, instance, k, runs, out, error);
     }
+    if (!status && ops->units_needed && model->plan->n_kernels) {
+        out->units_needed = ops->units_needed(instance, UNITS_SLACK_PER_MILLE);
+    }
     if (queue) {
         ops->queue_destroy(queue);
     }
@@ -143,6 +151,7 @@ static void install(reef_model *model, const measured *found)
         model->costs[k].tile_ns = found->tile_ns[k];
     }
     model->profiled = true;
+    model->units_needed = found->units_needed ? found->units_needed : model->units_needed;
     pthread_mutex_unlock(&model->device->sched.lock);
 }
 
@@ -199,7 +208,7 @@ reef_status reef_model_profile(reef_model *model, unsigned runs, reef_progress p
 
 /* ------------------------------------------------------------- on disk -- */
 
-enum { PROFILE_FORMAT = 1 };
+enum { PROFILE_FORMAT = 2 };
 
 static const char *variant_of(const reef_model *model, uint32_t kernel)
 {
@@ -224,10 +233,11 @@ reef_status reef_profile_save(const reef_model *model, reef_error *error)
     }
     char hash[24], *temporary = NULL;
     snprintf(hash, sizeof hash, "%016llx", (unsigned long long)model->plan->hash);
-    json_t *root = whole ? json_pack("{s:i, s:s, s:s, s:s, s:i, s:O}", "format", PROFILE_FORMAT, "reef", reef_version(),
-                                     "hash", hash, "device", model->device->dev->model, "units",
-                                     (int)model->device->dev->units, "kernels", kernels)
-                         : NULL;
+    json_t *root =
+        whole ? json_pack("{s:i, s:s, s:s, s:s, s:i, s:i, s:O}", "format", PROFILE_FORMAT, "reef", reef_version(),
+                          "hash", hash, "device", model->device->dev->model, "units", (int)model->device->dev->units,
+                          "units_needed", (int)model->units_needed, "kernels", kernels)
+              : NULL;
     json_decref(kernels);
     /* Written beside and renamed, so that no reader ever sees half a file. */
     if (!root || asprintf(&temporary, "%s.%ld.tmp", model->cache_path, (long)getpid()) < 0) {
@@ -266,20 +276,20 @@ static bool kernel_from_json(const reef_model *model, uint32_t k, json_t *entry,
 
 bool reef_profile_load(reef_model *model)
 {
-    json_t *root = model->cache_path ? json_load_file(model->cache_path, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    json_t *root = model->cache_path ? reef_json_read(model->cache_path) : NULL;
     size_t n = model->plan->n_kernels;
     reef_kernel_cost *costs = calloc(n + 1, sizeof *costs);
     reef_kernel_profile *profile = calloc(n + 1, sizeof *profile);
     json_t *kernels = NULL;
     const char *hash = NULL, *version = NULL;
-    int format = 0;
+    int format = 0, units_needed = 0;
     char expected[24];
     snprintf(expected, sizeof expected, "%016llx", (unsigned long long)model->plan->hash);
     bool good = root && costs && profile &&
-                json_unpack(root, "{s:i, s:s, s:s, s:o}", "format", &format, "hash", &hash, "reef", &version, "kernels",
-                            &kernels) == 0 &&
-                format == PROFILE_FORMAT && strcmp(hash, expected) == 0 && strcmp(version, reef_version()) == 0 &&
-                json_array_size(kernels) == n;
+                json_unpack(root, "{s:i, s:s, s:s, s:i, s:o}", "format", &format, "hash", &hash, "reef", &version,
+                            "units_needed", &units_needed, "kernels", &kernels) == 0 &&
+                format == PROFILE_FORMAT && units_needed >= 0 && (unsigned)units_needed <= model->device->dev->units &&
+                strcmp(hash, expected) == 0 && strcmp(version, reef_version()) == 0 && json_array_size(kernels) == n;
     for (uint32_t k = 0; good && k < n; k++) {
         good = kernel_from_json(model, k, json_array_get(kernels, k), &costs[k], &profile[k]);
     }
@@ -287,7 +297,7 @@ bool reef_profile_load(reef_model *model)
         memcpy(model->costs, costs, n * sizeof *costs);
         memcpy(model->profile, profile, n * sizeof *profile);
         model->profiled = true;
-        reef_model_update_units(model);
+        model->units_needed = (unsigned)units_needed;
     }
     json_decref(root);
     free(costs);

@@ -85,11 +85,23 @@ static void fill_info(const reef_request *request, reef_request_info *out)
 {
     *out = (reef_request_info){
         .submit_ns = request->task.submit_ns,
+        .launch_ns = request->task.launch_ns,
         .start_ns = request->task.start_ns,
         .end_ns = request->task.end_ns,
         .preemptions = request->task.preemptions,
         .status = request->task.status,
     };
+}
+
+/* What a hint keeps ready is needed until the request has ended: a GPU that saw nothing else queued would turn to another
+ * process while it fetches the launch. */
+static void release_hint(const reef_session *session)
+{
+    reef_device *device = session->model->device;
+    if (session->service_class == REEF_RT && atomic_load_explicit(&device->hint_held, memory_order_relaxed)) {
+        atomic_store_explicit(&device->hint_held, false, memory_order_relaxed);
+        device->dev->ops->hint(device->dev, 0, NULL);
+    }
 }
 
 static void on_end(reef_task *task)
@@ -98,6 +110,7 @@ static void on_end(reef_task *task)
     reef_session *session = request->session;
     reef_request_info info;
     fill_info(request, &info);
+    release_hint(session);
     pthread_mutex_lock(&session->lock);
     session->stats.preemptions += info.preemptions;
     switch (info.status) {
@@ -279,6 +292,7 @@ reef_status reef_session_submit(reef_session *session, const reef_submit_options
         .vhq = session->service_class == REEF_BE ? &session->vhq : NULL,
         .kernels = (uint32_t)plan->n_kernels,
         .costs = model->costs,
+        .name = model->name,
         .units_needed = model->units_needed,
         .on_end = on_end,
     };
@@ -286,8 +300,14 @@ reef_status reef_session_submit(reef_session *session, const reef_submit_options
     if (out) {
         *out = request; /* before submitting: the callback may fire first */
     }
-    status = reef_sched_submit(&model->device->sched, &request->task);
+    reef_device *device = model->device;
+    if (session->service_class == REEF_RT && atomic_load_explicit(&device->hints, memory_order_relaxed)) {
+        atomic_store_explicit(&device->hints, 0, memory_order_relaxed);
+        atomic_store_explicit(&device->hint_held, true, memory_order_relaxed);
+    }
+    status = reef_sched_submit(&device->sched, &request->task);
     if (status) {
+        release_hint(session);
         if (out) {
             *out = NULL;
             atomic_fetch_sub(&request->references, 1);
@@ -357,6 +377,28 @@ reef_status reef_session_run(reef_session *session, const void *const *inputs, v
     status = reef_request_wait(request, UINT64_MAX, info);
     reef_request_release(request);
     return status ? status : info->status;
+}
+
+reef_status reef_session_hint(reef_session *session, uint64_t within_ns, reef_error *error)
+{
+    static const uint64_t late_ns = 200000; /* what a switch may take, and a request be late */
+    reef_device *device = session->model->device;
+    const reef_device_ops *ops = device->dev->ops;
+    if (session->service_class != REEF_RT) {
+        return reef_fail(error, REEF_INVALID_ARGUMENT, "only real-time sessions take hints");
+    }
+    if (within_ns == 0 || within_ns > REEF_HINT_MAX_NS) {
+        return reef_fail(error, REEF_INVALID_ARGUMENT, "a hint %llu ns ahead: it must be 1 to %u ns",
+                         (unsigned long long)within_ns, REEF_HINT_MAX_NS);
+    }
+    if (!ops->hint) {
+        return reef_fail(error, REEF_UNSUPPORTED, "device '%s' needs no hints", ops->name);
+    }
+    if (atomic_fetch_add_explicit(&device->hints, 1, memory_order_relaxed) >= REEF_HINT_UNUSED_MAX) {
+        atomic_store_explicit(&device->hints, REEF_HINT_UNUSED_MAX, memory_order_relaxed);
+        return reef_fail(error, REEF_REFUSED, "%d hints in a row were followed by no request", REEF_HINT_UNUSED_MAX);
+    }
+    return ops->hint(device->dev, within_ns + late_ns, error);
 }
 
 void reef_session_stats_get(const reef_session *session, reef_session_stats *out)

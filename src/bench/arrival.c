@@ -29,8 +29,28 @@ static bool add(times *to, double ns)
     return true;
 }
 
-reef_status bench_arrival_times(const bench_arrival *arrival, double scale, uint64_t seed, uint64_t span_ns,
-                                uint64_t **out, size_t *n)
+/* The trace played over and over, from `from` on. */
+static bool add_trace(times *list, const bench_arrival *arrival, double scale, double from, double span)
+{
+    double ms = 1e6 / scale, period = arrival->period_ms * ms;
+    double start = floor(from / period) * period - from;
+    for (size_t i = 0;;) {
+        double due = start + arrival->times_ms[i] * ms;
+        if (due >= span) {
+            return true;
+        }
+        if (due >= 0 && !add(list, due)) {
+            return false;
+        }
+        if (++i == arrival->n_times) {
+            start += period;
+            i = 0;
+        }
+    }
+}
+
+reef_status bench_arrival_times(const bench_arrival *arrival, double scale, uint64_t seed, uint64_t from_ns,
+                                uint64_t span_ns, uint64_t **out, size_t *n)
 {
     times list = {0};
     bench_rng rng = {seed};
@@ -51,14 +71,7 @@ reef_status bench_arrival_times(const bench_arrival *arrival, double scale, uint
             }
         }
     } else if (arrival->kind == BENCH_TRACE) {
-        double start = 0, ms = 1e6 / scale;
-        for (size_t i = 0; ok && start + arrival->times_ms[i] * ms < span;) {
-            ok = add(&list, start + arrival->times_ms[i] * ms);
-            if (++i == arrival->n_times) {
-                start += arrival->period_ms * ms;
-                i = 0;
-            }
-        }
+        ok = add_trace(&list, arrival, scale, (double)from_ns, span);
     }
     if (!ok) {
         free(list.ns);

@@ -165,17 +165,19 @@ static double largest(double a, double b)
     return isnan(b) ? a : fmax(a, b);
 }
 
-static void draw_latency_panel(FILE *out, const bench_report *report, const axis *a, double bottom)
+enum { PART_HEAD = 66, PART_FOOT = 34 }; /* above and below the rows of a part */
+
+static void draw_latency_panel(FILE *out, const bench_part *part, const axis *a, double top, double bottom)
 {
-    double alone = report->alone.rt.p50_us;
+    double alone = part->rows[0].rt.p50_us;
     char text[64];
-    label(out, a->x, TOP - 26, "ink head", "start", "Real-time latency");
-    label(out, a->x, TOP - 10, "soft small", "start", "relative to the median alone; dot: median, bar: p99");
-    draw_log_axis(out, a, TOP, bottom, times_text);
-    line(out, "ref", place_on(a, 1), TOP, place_on(a, 1), bottom, 1.5);
-    for (size_t i = 0; i < report->n_rows; i++) {
-        const bench_row *row = &report->rows[i];
-        double y = TOP + ROW * ((double)i + 0.5);
+    label(out, a->x, top - 26, "ink head", "start", "Real-time latency");
+    label(out, a->x, top - 10, "soft small", "start", "relative to the median of rt-only; dot: median, bar: p99");
+    draw_log_axis(out, a, top, bottom, times_text);
+    line(out, "ref", place_on(a, 1), top, place_on(a, 1), bottom, 1.5);
+    for (size_t i = 0; i < part->n_rows; i++) {
+        const bench_row *row = &part->rows[i];
+        double y = top + ROW * ((double)i + 0.5);
         label(out, LEFT - 14, y + 5, "ink name", "end", row->policy);
         if (row->rt.n) {
             draw_range(out, a, y, 0, row->rt.p50_us / alone, row->rt.p99_us / alone);
@@ -185,27 +187,48 @@ static void draw_latency_panel(FILE *out, const bench_report *report, const axis
     }
 }
 
-static void draw_throughput_panel(FILE *out, const bench_report *report, const axis *a, double bottom)
+static void draw_throughput_panel(FILE *out, const bench_part *part, const axis *a, double top, double bottom)
 {
     char text[64];
-    label(out, a->x, TOP - 26, "ink head", "start", "Best-effort work done");
-    label(out, a->x, TOP - 10, "soft small", "start", "% of the time; dashed: what RT alone leaves idle");
+    label(out, a->x, top - 26, "ink head", "start", "Best-effort work done");
+    label(out, a->x, top - 10, "soft small", "start", "% of the time; dashed: what rt-only leaves idle");
     for (int i = 0; i <= 4; i++) {
         double value = a->high * i / 4;
-        line(out, "grid", place_on(a, value), TOP, place_on(a, value), bottom, 1);
+        line(out, "grid", place_on(a, value), top, place_on(a, value), bottom, 1);
         snprintf(text, sizeof text, "%.0f%%", 100 * value);
         label(out, place_on(a, value), bottom + 16, "soft small", "middle", text);
     }
-    double idle = 1 - report->alone.rt_busy_share;
-    line(out, "ref", place_on(a, idle), TOP, place_on(a, idle), bottom, 1.5);
-    for (size_t i = 0; i < report->n_rows; i++) {
-        const bench_row *row = &report->rows[i];
-        double y = TOP + ROW * ((double)i + 0.5), x = place_on(a, row->be_work_share);
+    double idle = 1 - part->rows[0].rt_busy_share;
+    line(out, "ref", place_on(a, idle), top, place_on(a, idle), bottom, 1.5);
+    for (size_t i = 0; i < part->n_rows; i++) {
+        const bench_row *row = &part->rows[i];
+        double y = top + ROW * ((double)i + 0.5), x = place_on(a, row->be_work_share);
         fprintf(out, "<rect class=\"s2 bar\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"16\" rx=\"2\"/>\n", a->x,
                 y - 8, x - a->x);
         snprintf(text, sizeof text, "%.1f/s", row->be_per_s);
         label(out, a->x + a->width + 10, y + 4, "soft small", "start", text);
     }
+}
+
+static void draw_part(FILE *out, const bench_part *part, double head)
+{
+    double low = 1, high = 1, most = 0.01, alone = part->rows[0].rt.p50_us;
+    for (size_t i = 0; i < part->n_rows; i++) {
+        low = smallest(low, part->rows[i].rt.p50_us / alone);
+        high = largest(high, part->rows[i].rt.p99_us / alone);
+        most = largest(most, part->rows[i].be_work_share);
+    }
+    low = tick_at_or_below(low * 0.98);
+    high = fmax(next_tick(tick_at_or_below(high * 0.999)), 2);
+    double full = ceil(fmax(most, 1 - part->rows[0].rt_busy_share) * 5 + 1e-9) / 5;
+    double top = head + PART_HEAD, bottom = top + ROW * (double)part->n_rows;
+    char title[300];
+    snprintf(title, sizeof title, "%s, %s rates; RT alone: p50 %.2f ms, p99 %.2f ms, device busy %.0f%%",
+             part->workload, strcmp(part->form, "matched") ? "published" : "load-matched", alone / 1e3,
+             part->rows[0].rt.p99_us / 1e3, 100 * part->rows[0].rt_busy_share);
+    label(out, 24, head + 10, "ink head", "start", title);
+    draw_latency_panel(out, part, &(axis){low, high, LEFT, 300, true}, top, bottom);
+    draw_throughput_panel(out, part, &(axis){0, full, 640, 230, false}, top, bottom);
 }
 
 reef_status bench_chart_write(const bench_report *report, const char *path, reef_error *error)
@@ -215,25 +238,19 @@ reef_status bench_chart_write(const bench_report *report, const char *path, reef
     if (status) {
         return status;
     }
-    double low = 1, high = 1, most = 0.01, alone = report->alone.rt.p50_us;
-    for (size_t i = 0; i < report->n_rows; i++) {
-        low = smallest(low, report->rows[i].rt.p50_us / alone);
-        high = largest(high, report->rows[i].rt.p99_us / alone);
-        most = largest(most, report->rows[i].be_work_share);
+    double height = TOP - PART_HEAD + 40;
+    for (size_t i = 0; i < report->n_parts; i++) {
+        height += PART_HEAD + PART_FOOT + ROW * (double)report->parts[i].n_rows;
     }
-    low = tick_at_or_below(low * 0.98);
-    high = fmax(next_tick(tick_at_or_below(high * 0.999)), 2);
-    double full = ceil(fmax(most, 1 - report->alone.rt_busy_share) * 5 + 1e-9) / 5;
-    double bottom = TOP + ROW * (double)report->n_rows;
-    char title[200], subtitle[300];
-    snprintf(title, sizeof title, "Workload %s: real-time and best-effort inference on one device", report->workload);
-    snprintf(subtitle, sizeof subtitle,
-             "%s, %u compute units, %g s per policy, %s rates; RT alone: p50 %.2f ms, p99 %.2f ms", report->device,
-             report->units, report->seconds, strcmp(report->form, "matched") ? "published" : "load-matched",
-             alone / 1e3, report->alone.rt.p99_us / 1e3);
-    begin(out, (int)bottom + 44, title, subtitle);
-    draw_latency_panel(out, report, &(axis){low, high, LEFT, 300, true}, bottom);
-    draw_throughput_panel(out, report, &(axis){0, full, 640, 230, false}, bottom);
+    char subtitle[300];
+    snprintf(subtitle, sizeof subtitle, "%s, %u compute units, %g s per policy in %u round%s", report->device,
+             report->units, report->seconds, report->rounds, report->rounds == 1 ? "" : "s");
+    begin(out, (int)height, "Real-time and best-effort inference on one device", subtitle);
+    double head = TOP - 22;
+    for (size_t i = 0; i < report->n_parts; i++) {
+        draw_part(out, &report->parts[i], head);
+        head += PART_HEAD + PART_FOOT + ROW * (double)report->parts[i].n_rows;
+    }
     return end(out, path, error);
 }
 
@@ -246,8 +263,8 @@ reef_status preempt_chart_write(const preempt_report *report, const char *path, 
     }
     double low = 1e9, high = 1;
     for (size_t i = 0; i < report->n_rows; i++) {
-        low = smallest(smallest(low, report->rows[i].load.p50_us), report->rows[i].idle.p50_us);
-        high = largest(high, report->rows[i].load.p99_us);
+        low = smallest(smallest(low, report->rows[i].load.first.p50_us), report->rows[i].idle.first.p50_us);
+        high = largest(high, report->rows[i].load.first.p99_us);
     }
     low = tick_at_or_below(report->n_rows ? low * 0.9 : 1);
     high = fmax(next_tick(tick_at_or_below(high)), low * 10);
@@ -272,8 +289,8 @@ reef_status preempt_chart_write(const preempt_report *report, const char *path, 
     const char *first_mechanism = report->n_rows ? report->rows[0].mechanism : "";
     int colour = 0;
     if (report->n_rows) {
-        line(out, "ref", place_on(&a, report->rows[0].idle.p50_us), TOP, place_on(&a, report->rows[0].idle.p50_us),
-             bottom, 1.5);
+        line(out, "ref", place_on(&a, report->rows[0].idle.first.p50_us), TOP,
+             place_on(&a, report->rows[0].idle.first.p50_us), bottom, 1.5);
     }
     for (size_t i = 0; i < report->n_rows; i++) {
         const preempt_row *row = &report->rows[i];
@@ -285,10 +302,10 @@ reef_status preempt_chart_write(const preempt_report *report, const char *path, 
         }
         colour = strcmp(row->mechanism, first_mechanism) ? colour + 1 : 0;
         label(out, LEFT + 116, y + 4, "soft small", "end", row->mechanism);
-        draw_range(out, &a, y, colour, row->load.p50_us, row->load.p99_us);
+        draw_range(out, &a, y, colour, row->load.first.p50_us, row->load.first.p99_us);
         char p50[32], p99[32];
-        short_text(row->load.p50_us, p50, sizeof p50);
-        short_text(row->load.p99_us, p99, sizeof p99);
+        short_text(row->load.first.p50_us, p50, sizeof p50);
+        short_text(row->load.first.p99_us, p99, sizeof p99);
         snprintf(text, sizeof text, "%s / %s", p50, p99);
         label(out, a.x + a.width + 12, y + 4, "soft small", "start", text);
         last = row->be;

@@ -33,6 +33,7 @@ typedef struct slot {
     client *owner;
     size_t index;
     load_record *record; /* NULL: not recorded */
+    size_t number;       /* of the request, from 0 */
     uint64_t sent_ns;
 } slot;
 
@@ -58,6 +59,7 @@ struct load {
     load_options options;
     client *clients;
     size_t n_clients;
+    struct generator *generators; /* room for one per client */
     uint64_t start_ns, begin_ns, end_ns;
     _Atomic bool stopping;     /* nothing more is submitted; written by load_run */
     _Atomic size_t in_flight;  /* requests, plus submitters between looking at `stopping` and submitting */
@@ -103,11 +105,12 @@ static bool take_owed(client *c)
 static void on_end(void *context, reef_request *request, const reef_request_info *info);
 
 /* The caller has counted the request in in_flight. */
-static void send_request(client *c, size_t index, load_record *record, uint64_t due_ns)
+static void send_request(client *c, size_t index, load_record *record, size_t number, uint64_t due_ns)
 {
     slot *s = &c->slots[index];
     uint64_t now = reef_now_ns();
     s->record = record;
+    s->number = number;
     s->sent_ns = now;
     if (record) {
         *record = (load_record){.due_ns = due_ns ? due_ns : now, .sent_ns = now, .status = LOAD_PENDING};
@@ -158,7 +161,7 @@ static void pump(client *c)
             continue;
         }
         size_t number = atomic_fetch_add(&c->used, 1);
-        send_request(c, index, number < c->capacity ? &c->records[number] : NULL, 0);
+        send_request(c, index, number < c->capacity ? &c->records[number] : NULL, number, 0);
     }
 }
 
@@ -179,7 +182,7 @@ static void on_end(void *context, reef_request *request, const reef_request_info
     }
     bool ok = info->status == REEF_OK;
     give_slot(ok ? c->done : c->free, index);
-    if (ok) {
+    if (ok && !run->options.poll_ns) {
         sem_post(&run->work);
     }
     if (c->closed) {
@@ -230,12 +233,22 @@ void load_sleep_until(uint64_t due_ns, uint64_t spin_ns)
     }
 }
 
-static client *next_due_client(load *run)
+typedef struct generator {
+    load *run;
+    client *only; /* NULL: every open-loop client */
+    pthread_t thread;
+} generator;
+
+static client *next_due_client(const generator *g)
 {
     client *first = NULL;
+    load *run = g->run;
     for (size_t i = 0; i < run->n_clients; i++) {
         client *c = &run->clients[i];
-        if (c->next_due < c->n_due && (!first || c->due[c->next_due] < first->due[first->next_due])) {
+        if ((g->only && g->only != c) || c->next_due >= c->n_due) {
+            continue;
+        }
+        if (!first || c->due[c->next_due] < first->due[first->next_due]) {
             first = c;
         }
     }
@@ -254,14 +267,15 @@ static void send_due(client *c)
         atomic_fetch_sub(&run->in_flight, 1);
         return;
     }
-    send_request(c, index, record, due);
+    send_request(c, index, record, number, due);
 }
 
-static void *generator(void *context)
+static void *generate(void *context)
 {
-    load *run = context;
+    generator *g = context;
+    load *run = g->run;
     load_raise_priority();
-    for (client *c; (c = next_due_client(run)) && !atomic_load(&run->stopping);) {
+    for (client *c; (c = next_due_client(g)) && !atomic_load(&run->stopping);) {
         uint64_t due = run->start_ns + c->due[c->next_due], now = reef_now_ns();
         if (due > now + 50000000u) {
             load_sleep_until(now + 40000000u, 0); /* so that `stopping` is seen */
@@ -284,7 +298,7 @@ static void verify_done(load *run)
         for (size_t w = 0; w < WORDS; w++) {
             for (uint64_t mask = atomic_exchange(&c->done[w], 0); mask; mask &= mask - 1) {
                 size_t index = w * 64 + (size_t)__builtin_ctzll(mask);
-                bench_verify(c->spec.verifier, index);
+                bench_verify(c->spec.verifier, index, c->slots[index].number);
                 give_slot(c->free, index);
                 if (c->closed) {
                     pump(c);
@@ -298,7 +312,11 @@ static void *verifier(void *context)
 {
     load *run = context;
     for (;;) {
-        while (sem_wait(&run->work)) {
+        if (run->options.poll_ns) {
+            load_sleep_until(reef_now_ns() + run->options.poll_ns, 0);
+        } else {
+            while (sem_wait(&run->work)) {
+            }
         }
         bool end = atomic_load(&run->verifier_end);
         verify_done(run);
@@ -321,7 +339,8 @@ static reef_status create_client(load *run, client *c, const load_client_spec *s
     c->capacity = spec->max_records;
     if (!c->closed) {
         uint64_t span = options->warmup_ns + options->window_ns + options->max_tail_ns;
-        reef_status status = bench_arrival_times(arrival, spec->scale, spec->seed, span, &c->due, &c->n_due);
+        reef_status status =
+            bench_arrival_times(arrival, spec->scale, spec->seed, spec->from_ns, span, &c->due, &c->n_due);
         if (status) {
             return status;
         }
@@ -334,7 +353,7 @@ static reef_status create_client(load *run, client *c, const load_client_spec *s
     memset(c->records, 0, (c->capacity + 1) * sizeof *c->records); /* page faults now, not while measuring */
     for (size_t i = 0; i < LOAD_MAX_SLOTS; i++) {
         c->slots[i] = (slot){.owner = c, .index = i};
-        if (i < spec->verifier->n_slots) {
+        if (i < spec->verifier->n_slots && (c->closed || i < spec->max_in_flight)) {
             give_slot(c->free, i);
         }
     }
@@ -349,9 +368,10 @@ reef_status load_create(const load_client_spec *specs, size_t n, const load_opti
     if (run) {
         run->options = *options;
         run->clients = calloc(n + 1, sizeof *run->clients);
+        run->generators = calloc(n + 1, sizeof *run->generators);
         sem_init(&run->work, 0, 0);
     }
-    reef_status status = run && run->clients ? REEF_OK : REEF_NO_MEMORY;
+    reef_status status = run && run->clients && run->generators ? REEF_OK : REEF_NO_MEMORY;
     for (size_t i = 0; !status && i < n; i++) {
         run->n_clients = i + 1;
         status = create_client(run, &run->clients[i], &specs[i]);
@@ -374,6 +394,7 @@ void load_destroy(load *run)
         free(run->clients[i].due);
     }
     free(run->clients);
+    free(run->generators);
     sem_destroy(&run->work);
     free(run);
 }
@@ -406,17 +427,34 @@ static void run_tail(load *run)
     }
 }
 
+/* Starts the threads that send for the open-loop clients. Returns how many run; *ok is false when one is missing. */
+static size_t start_generators(load *run, generator *generators, bool *ok)
+{
+    size_t n = 0;
+    *ok = true;
+    for (size_t i = 0; *ok && i < run->n_clients; i++) {
+        client *c = &run->clients[i];
+        if (c->closed || !c->n_due || (n && !run->options.thread_per_client)) {
+            continue;
+        }
+        generators[n] = (generator){.run = run, .only = run->options.thread_per_client ? c : NULL};
+        *ok = pthread_create(&generators[n].thread, NULL, generate, &generators[n]) == 0;
+        n += *ok;
+    }
+    return n;
+}
+
 reef_status load_run(load *run, reef_error *error)
 {
-    pthread_t generating, verifying;
+    pthread_t verifying;
     run->start_ns = reef_now_ns() + 5000000u;
     run->begin_ns = run->start_ns + run->options.warmup_ns;
     run->end_ns = run->begin_ns + run->options.window_ns;
     if (pthread_create(&verifying, NULL, verifier, run)) {
         return reef_fail(error, REEF_NO_MEMORY, "cannot start a thread");
     }
-    bool open = next_due_client(run) != NULL;
-    bool started = !open || pthread_create(&generating, NULL, generator, run) == 0;
+    bool started;
+    size_t n_generators = start_generators(run, run->generators, &started);
     if (started) {
         for (size_t i = 0; i < run->n_clients; i++) {
             pump(&run->clients[i]);
@@ -425,8 +463,8 @@ reef_status load_run(load *run, reef_error *error)
         run_tail(run);
     }
     atomic_store(&run->stopping, true);
-    if (open && started) {
-        pthread_join(generating, NULL);
+    for (size_t i = 0; i < n_generators; i++) {
+        pthread_join(run->generators[i].thread, NULL);
     }
     uint64_t limit = reef_now_ns() + DRAIN_LIMIT_NS;
     while (atomic_load(&run->in_flight) && reef_now_ns() < limit) {

@@ -4,6 +4,9 @@
  *     due times --> generator thread --submit--> device --callback--> record, slot done --> verifier thread --> slot free
  *                   closed-loop clients: the callback (or whoever frees a slot) submits the next request
  *
+ * One generator thread sends for all open-loop clients where processors are scarce (the CPU device), one each where they
+ * are not: there a client that is due while another one's inputs are being copied need not wait for that.
+ *
  * Open loop: all due times are known before the run starts, and a request's latency counts from when it was due,
  * however late it was sent. Nothing is allocated between load_run's start and end: records and output slots are there
  * before. A run is: warm-up, window (what counts), tail. In the tail the load goes on until the closed-loop requests that
@@ -33,12 +36,16 @@ typedef struct load_client_spec {
     bench_verifier *verifier; /* its slots bound the requests in flight */
     double scale;             /* of the rate */
     uint64_t seed;
-    size_t max_records; /* closed loop: requests beyond are served but not recorded */
+    uint64_t from_ns;     /* where in a trace to begin */
+    size_t max_in_flight; /* open loop: what is due beyond is dropped; also bounded by the verifier's slots */
+    size_t max_records;   /* closed loop: requests beyond are served but not recorded */
 } load_client_spec;
 
 typedef struct load_options {
     uint64_t warmup_ns, window_ns, max_tail_ns;
-    uint64_t spin_ns; /* the generator stops sleeping this long before a due time and spins */
+    uint64_t spin_ns;       /* a generator stops sleeping this long before a due time and spins */
+    bool thread_per_client; /* for open-loop clients; else one for all */
+    uint64_t poll_ns; /* how often the verifier looks for answers; 0: it is woken for each, by the device's thread */
     reef_progress progress;
     void *progress_context;
     const char *what; /* for progress */

@@ -2,9 +2,9 @@
  * preempt.c - how long a preemption takes: from an RT request to its first tile, whatever best-effort work is running.
  *
  * The RT model is as small as can be (one kernel, one tile, 10 us), so that what is measured is the way to the first
- * tile and nothing else. It is asked for at random times, one at a time, while a feeder keeps best-effort requests in
- * flight. Two latencies: from submission (what reef does) and from the due time (with what the operating system adds in
- * waking the caller up).
+ * tile and nothing else. It is asked for at random times, one at a time; in turns on the idle device and while a feeder
+ * keeps best-effort requests in flight, so that both are measured under the same circumstances. Two latencies: from
+ * submission (what reef does) and from the due time (with what the operating system adds in waking the caller up).
  */
 #include <math.h>
 #include <pthread.h>
@@ -22,7 +22,14 @@
 #include "bench/workload.h"
 
 enum { FEEDER_DEPTH = 3, RT_TILE_NS = 10000 };
-static const uint64_t GAP_MIN_NS = 2000000u, GAP_SPREAD_NS = 8000000u, START_LIMIT_NS = 5000000000u;
+static const uint64_t START_LIMIT_NS = 5000000000u;
+
+/* What differs between a CPU, where everything is slower and a spinning caller takes a unit away, and other devices. */
+typedef struct pace {
+    uint64_t gap_min_ns, gap_spread_ns, spin_ns;
+    double tile_us; /* of synthetic kernels: as real ones have */
+} pace;
+static const pace cpu_pace = {2000000u, 8000000u, 0, 100}, other_pace = {1000000u, 2000000u, 150000u, 20};
 
 typedef struct feeder { /* keeps FEEDER_DEPTH best-effort requests in flight */
     reef_session *session;
@@ -32,17 +39,21 @@ typedef struct feeder { /* keeps FEEDER_DEPTH best-effort requests in flight */
     _Atomic reef_status status; /* the measuring thread looks at it too */
 } feeder;
 
+/* Times of the requests of one cell, in ns; row r of ns[] has the requests' r-th figure. */
+enum { FIRST = PREEMPT_N_STEPS, FROM_CALL, FROM_DUE, FIGURES };
 typedef struct samples {
-    uint64_t *submit_ns, *due_ns;
+    uint64_t *ns[FIGURES];
     size_t n;
 } samples;
 
 typedef struct preempt {
     const preempt_options *options;
+    const pace *pace;
     reef_device *device;
     reef_model *rt_model;
     reef_session *rt;
-    samples taken;
+    unsigned tiles_per_unit; /* of synthetic kernels */
+    samples idle, load;      /* of the cell being measured */
     size_t cell, cells;
 } preempt;
 
@@ -82,31 +93,56 @@ static void *feed(void *context)
     return NULL;
 }
 
-static void show(const preempt *p, const char *what, size_t done)
+static void show(const preempt *p, const char *what)
 {
     if (p->options->progress) {
-        p->options->progress(p->options->progress_context, what, p->cell * p->options->count + done,
-                             p->cells * p->options->count);
+        size_t each = 2 * (size_t)p->options->count;
+        p->options->progress(p->options->progress_context, what, p->cell * each + p->idle.n + p->load.n,
+                             p->cells * each);
     }
 }
 
-/* One RT request after another; the times to their first tiles. */
-static reef_status measure(preempt *p, const char *what, uint64_t seed, reef_error *error)
+/* b - a; clocks of different threads may be a little apart. */
+static uint64_t since(uint64_t a, uint64_t b)
 {
-    bench_rng rng = {seed};
-    uint64_t limit = reef_now_ns() + (uint64_t)(p->options->seconds_per_cell * 1e9);
-    p->taken.n = 0;
-    while (p->taken.n < p->options->count && (reef_now_ns() < limit || p->taken.n < 3)) {
-        uint64_t due = reef_now_ns() + GAP_MIN_NS + bench_rng_next(&rng) % GAP_SPREAD_NS;
-        load_sleep_until(due, 0);
+    return b > a ? b - a : 0;
+}
+
+static void note(samples *to, uint64_t due, uint64_t called, const reef_request_info *info, uint64_t known)
+{
+    const uint64_t figures[FIGURES] = {
+        [PREEMPT_wake] = since(due, called),
+        [PREEMPT_submit] = since(called, info->submit_ns),
+        [PREEMPT_launch] = since(info->submit_ns, info->launch_ns),
+        [PREEMPT_device] = since(info->launch_ns, info->start_ns),
+        [PREEMPT_run] = since(info->start_ns, info->end_ns),
+        [PREEMPT_told] = since(info->end_ns, known),
+        [FIRST] = since(info->submit_ns, info->start_ns),
+        [FROM_CALL] = since(called, info->start_ns),
+        [FROM_DUE] = since(due, info->start_ns),
+    };
+    for (size_t i = 0; i < FIGURES; i++) {
+        to->ns[i][to->n] = figures[i];
+    }
+    to->n++;
+}
+
+/* One RT request after another until `to` has `until` of them, or the time is up; at least one. */
+static reef_status measure(preempt *p, samples *to, size_t until, double seconds, const char *what, bench_rng *rng,
+                           reef_error *error)
+{
+    uint64_t limit = reef_now_ns() + (uint64_t)(seconds * 1e9);
+    for (bool first = true; to->n < until && (first || reef_now_ns() < limit); first = false) {
+        uint64_t due = reef_now_ns() + p->pace->gap_min_ns + bench_rng_next(rng) % p->pace->gap_spread_ns;
+        load_sleep_until(due, p->pace->spin_ns);
         reef_request_info info;
+        uint64_t called = reef_now_ns();
         reef_status status = reef_session_run(p->rt, NULL, NULL, &info);
         if (status) {
             return reef_fail(error, status, "%s: the real-time request ended with: %s", what, reef_status_text(status));
         }
-        p->taken.submit_ns[p->taken.n] = info.start_ns - info.submit_ns;
-        p->taken.due_ns[p->taken.n++] = info.start_ns - due;
-        show(p, what, p->taken.n);
+        note(to, due, called, &info, reef_now_ns());
+        show(p, what);
     }
     return REEF_OK;
 }
@@ -122,7 +158,13 @@ static reef_status wait_for_tiles(preempt *p, const feeder *f, uint64_t before)
     return f->status;
 }
 
-static reef_status measure_loaded(preempt *p, feeder *f, preempt_row *row, reef_error *error)
+typedef struct lost { /* device counters over the loaded turns of a cell */
+    uint64_t busy_ns, lost_ns, preemptions, tiles_abandoned;
+} lost;
+
+/* A turn with best-effort work on the device. */
+static reef_status measure_loaded(preempt *p, feeder *f, size_t until, double seconds, const char *what, bench_rng *rng,
+                                  lost *sum, reef_error *error)
 {
     reef_device_stats before, after;
     reef_device_stats_get(p->device, &before);
@@ -134,7 +176,7 @@ static reef_status measure_loaded(preempt *p, feeder *f, preempt_row *row, reef_
     reef_status status = wait_for_tiles(p, f, before.tiles_run);
     reef_device_stats_get(p->device, &before);
     if (!status) {
-        status = measure(p, row->be, p->options->seed, error);
+        status = measure(p, &p->load, until, seconds, what, rng, error);
     }
     reef_device_stats_get(p->device, &after);
     atomic_store(&f->stop, true);
@@ -142,12 +184,52 @@ static reef_status measure_loaded(preempt *p, feeder *f, preempt_row *row, reef_
     if (f->status) {
         return reef_fail(error, f->status, "best-effort work failed: %s", reef_status_text(f->status));
     }
-    row->load = bench_stats_of(p->taken.submit_ns, p->taken.n);
-    row->load_due = bench_stats_of(p->taken.due_ns, p->taken.n);
-    uint64_t busy = after.busy_ns_be - before.busy_ns_be, lost = after.lost_ns_be - before.lost_ns_be;
-    row->be_lost_pct = busy ? 100.0 * (double)lost / (double)busy : 0;
-    row->preemptions = after.preemptions - before.preemptions;
-    row->tiles_abandoned = after.tiles_abandoned - before.tiles_abandoned;
+    sum->busy_ns += after.busy_ns_be - before.busy_ns_be;
+    sum->lost_ns += after.lost_ns_be - before.lost_ns_be;
+    sum->preemptions += after.preemptions - before.preemptions;
+    sum->tiles_abandoned += after.tiles_abandoned - before.tiles_abandoned;
+    return status;
+}
+
+static void summarise(samples *taken, preempt_cell *out)
+{
+    out->first = bench_stats_of(taken->ns[FIRST], taken->n);
+    out->call = bench_stats_of(taken->ns[FROM_CALL], taken->n);
+    out->due = bench_stats_of(taken->ns[FROM_DUE], taken->n);
+    for (size_t i = 0; i < PREEMPT_N_STEPS; i++) {
+        out->steps[i] = bench_stats_of(taken->ns[i], taken->n);
+    }
+}
+
+/* One load under one policy: idle and loaded in turns. */
+static reef_status measure_cell(preempt *p, feeder *f, preempt_row *row, reef_error *error)
+{
+    const preempt_options *options = p->options;
+    unsigned rounds = options->rounds ? options->rounds : 1;
+    double turn_s = options->seconds_per_cell / (2.0 * rounds);
+    bench_rng rng = {options->seed};
+    lost sum = {0};
+    uint64_t begun = reef_now_ns();
+    char what[120];
+    snprintf(what, sizeof what, "%s, %s:", row->be, row->mechanism);
+    p->idle.n = p->load.n = 0;
+    reef_status status = reef_device_set_policy(p->device, row->mechanism, error);
+    for (unsigned round = 0; !status && round < rounds; round++) {
+        size_t until = (size_t)options->count * (round + 1) / rounds;
+        status = measure(p, &p->idle, until, turn_s, "idle device", &rng, error);
+        if (!status) {
+            status = measure_loaded(p, f, until, turn_s, what, &rng, &sum, error);
+        }
+    }
+    if (!status) {
+        summarise(&p->idle, &row->idle);
+        summarise(&p->load, &row->load);
+        row->be_lost_pct = sum.busy_ns ? 100.0 * (double)sum.lost_ns / (double)sum.busy_ns : 0;
+        row->preemptions = sum.preemptions;
+        row->tiles_abandoned = sum.tiles_abandoned;
+        row->seconds = (double)(reef_now_ns() - begun) / 1e9;
+        reef_device_trace_span(p->device, what, begun, reef_now_ns());
+    }
     return status;
 }
 
@@ -179,11 +261,28 @@ static const bench_client *known_client(const bench_workload *workload, const ch
     return NULL;
 }
 
+/* Kernels of a given length: tiles as short as real ones, enough of them to keep every unit busy for so long. */
+static reef_status make_synthetic(preempt *p, const preempt_load *be, reef_model **out, reef_error *error)
+{
+    double tiles = be->tiles, tile_us = be->tile_us;
+    if (be->kernel_us > 0) {
+        double waves = fmax(1, round(be->kernel_us / p->pace->tile_us));
+        reef_device_stats stats;
+        reef_device_stats_get(p->device, &stats);
+        tile_us = be->kernel_us / waves;
+        tiles = waves * stats.units * p->tiles_per_unit;
+    }
+    if (tiles > 1e8) {
+        return reef_fail(error, REEF_INVALID_ARGUMENT, "a kernel of %g ms would have %.0f tiles: shorten it",
+                         be->kernel_us / 1e3, tiles);
+    }
+    return reef_model_create_synthetic(p->device, be->kernels, (uint32_t)tiles, (uint64_t)(tile_us * 1e3), out, error);
+}
+
 static reef_status load_be(preempt *p, const preempt_load *be, const char *name, reef_model **out, reef_error *error)
 {
     if (!be->path) {
-        return reef_model_create_synthetic(p->device, be->kernels, be->tiles, (uint64_t)(be->tile_us * 1e3), out,
-                                           error);
+        return make_synthetic(p, be, out, error);
     }
     if (p->options->n_shapes) {
         return load_file(p, be->path, p->options->shapes, p->options->n_shapes, out, error);
@@ -207,14 +306,15 @@ static void name_load(const preempt_load *be, char *text, size_t size)
         if (dot && !strcmp(dot, ".onnx")) {
             *dot = 0;
         }
+    } else if (be->kernel_us > 0) {
+        snprintf(text, size, "%u kernels x %g ms", be->kernels, be->kernel_us / 1e3);
     } else {
         snprintf(text, size, "%u kernels x %u tiles x %g us", be->kernels, be->tiles, be->tile_us);
     }
 }
 
 /* One best-effort load under every policy. */
-static reef_status run_load(preempt *p, const preempt_load *be, const bench_stats *idle, const bench_stats *idle_due,
-                            preempt_report *report, reef_error *error)
+static reef_status run_load(preempt *p, const preempt_load *be, preempt_report *report, reef_error *error)
 {
     feeder f = {0};
     reef_model *model = NULL;
@@ -232,10 +332,8 @@ static reef_status run_load(preempt *p, const preempt_load *be, const bench_stat
         preempt_row *row = &report->rows[report->n_rows];
         memcpy(row->be, name, sizeof row->be);
         row->mechanism = p->options->policies[i];
-        row->idle = idle[i];
-        row->idle_due = idle_due[i];
-        status = reef_device_set_policy(p->device, row->mechanism, error);
-        if (!status && !(status = measure_loaded(p, &f, row, error))) {
+        status = measure_cell(p, &f, row, error);
+        if (!status) {
             report->n_rows++;
         } else {
             reef_error_prefix(error, "%s under %s: ", row->be, row->mechanism);
@@ -248,23 +346,26 @@ static reef_status run_load(preempt *p, const preempt_load *be, const bench_stat
     return status;
 }
 
-static reef_status run_all(preempt *p, preempt_report *report, reef_error *error)
+/* Synthetic kernels fill the device when every unit has as many tiles at once as it can hold. */
+static void find_occupancy(preempt *p)
 {
-    size_t n = p->options->n_policies;
-    bench_stats *idle = calloc(2 * n + 1, sizeof *idle);
-    reef_status status = idle ? REEF_OK : reef_fail(error, REEF_NO_MEMORY, "out of memory");
-    for (size_t i = 0; !status && i < n; i++) {
-        status = reef_device_set_policy(p->device, p->options->policies[i], error);
-        if (!status && !(status = measure(p, "idle device", p->options->seed, error))) {
-            idle[i] = bench_stats_of(p->taken.submit_ns, p->taken.n);
-            idle[n + i] = bench_stats_of(p->taken.due_ns, p->taken.n);
-        }
-        p->cell++;
-    }
+    reef_kernel_info kernel;
+    p->tiles_per_unit = reef_model_kernel(p->rt_model, 0, &kernel) && kernel.tiles_per_unit ? kernel.tiles_per_unit : 1;
+}
+
+typedef struct run_context {
+    preempt *p;
+    preempt_report *report;
+} run_context;
+
+static reef_status run_all(void *context, reef_error *error)
+{
+    preempt *p = ((run_context *)context)->p;
+    preempt_report *report = ((run_context *)context)->report;
+    reef_status status = REEF_OK;
     for (size_t i = 0; !status && i < p->options->n_loads; i++) {
-        status = run_load(p, &p->options->loads[i], idle, idle + n, report, error);
+        status = run_load(p, &p->options->loads[i], report, error);
     }
-    free(idle);
     return status;
 }
 
@@ -292,16 +393,25 @@ reef_status preempt_run(const preempt_options *options, preempt_report *out, ree
     if (status) {
         return status;
     }
-    preempt p = {.options = options, .cells = options->n_policies * (options->n_loads + 1)};
+    preempt p = {
+        .options = options,
+        .pace = strcmp(options->device, "cpu") ? &other_pace : &cpu_pace,
+        .cells = options->n_policies * options->n_loads,
+    };
     preempt_report report = {
         .device = options->device,
         .count = options->count,
+        .rounds = options->rounds ? options->rounds : 1,
         .seed = options->seed,
         .rows = calloc(options->n_policies * options->n_loads + 1, sizeof *report.rows),
     };
-    p.taken.submit_ns = calloc(options->count + 4, sizeof(uint64_t));
-    p.taken.due_ns = calloc(options->count + 4, sizeof(uint64_t));
-    if (!report.rows || !p.taken.submit_ns || !p.taken.due_ns) {
+    bool ok = report.rows != NULL;
+    for (size_t i = 0; i < FIGURES; i++) {
+        p.idle.ns[i] = calloc(options->count + 1, sizeof(uint64_t));
+        p.load.ns[i] = calloc(options->count + 1, sizeof(uint64_t));
+        ok = ok && p.idle.ns[i] && p.load.ns[i];
+    }
+    if (!ok) {
         status = reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }
     if (!status) {
@@ -319,13 +429,16 @@ reef_status preempt_run(const preempt_options *options, preempt_report *out, ree
         status = reef_session_create(p.rt_model, &(reef_session_options){.service_class = REEF_RT}, &p.rt, error);
     }
     if (!status) {
-        status = run_all(&p, &report, error);
+        find_occupancy(&p);
+        status = bench_traced(p.device, options->trace, run_all, &(run_context){&p, &report}, error);
     }
     reef_session_destroy(p.rt);
     reef_model_destroy(p.rt_model);
     reef_device_close(p.device);
-    free(p.taken.submit_ns);
-    free(p.taken.due_ns);
+    for (size_t i = 0; i < FIGURES; i++) {
+        free(p.idle.ns[i]);
+        free(p.load.ns[i]);
+    }
     if (status) {
         preempt_report_free(&report);
         return status;

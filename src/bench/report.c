@@ -11,21 +11,44 @@
 
 void bench_report_free(bench_report *report)
 {
-    free(report->alone.clients);
-    for (size_t i = 0; i < report->n_rows; i++) {
-        free(report->rows[i].clients);
+    for (size_t i = 0; i < report->n_parts; i++) {
+        bench_part *part = &report->parts[i];
+        for (size_t k = 0; k < part->n_rows; k++) {
+            free(part->rows[k].clients);
+        }
+        free(part->rows);
     }
-    free(report->rows);
+    free(report->parts);
+    free(report->models);
     memset(report, 0, sizeof *report);
 }
 
 uint64_t bench_report_mismatches(const bench_report *report)
 {
-    uint64_t sum = report->alone.mismatches;
-    for (size_t i = 0; i < report->n_rows; i++) {
-        sum += report->rows[i].mismatches;
+    uint64_t sum = 0;
+    for (size_t i = 0; i < report->n_parts; i++) {
+        for (size_t k = 0; k < report->parts[i].n_rows; k++) {
+            sum += report->parts[i].rows[k].mismatches;
+        }
     }
     return sum;
+}
+
+void bench_report_first_mismatch(const bench_report *report, char *text, size_t size)
+{
+    *text = 0;
+    for (size_t i = 0; i < report->n_parts && !*text; i++) {
+        const bench_part *part = &report->parts[i];
+        for (size_t k = 0; k < part->n_rows && !*text; k++) {
+            for (size_t c = 0; c < part->rows[k].n_clients && !*text; c++) {
+                const bench_client_row *client = &part->rows[k].clients[c];
+                if (client->mismatches) {
+                    snprintf(text, size, "%s %s under %s: client %s: %s", part->workload, part->form,
+                             part->rows[k].policy, client->name, client->mismatch);
+                }
+            }
+        }
+    }
 }
 
 /* -------------------------------------------------------------------------------------------------- people -- */
@@ -51,19 +74,20 @@ static const char *percent(double value, char *text, size_t size)
     return text;
 }
 
-static void print_row(const bench_report *report, const bench_row *row, const char *name, FILE *out)
+static void print_row(const bench_part *part, const bench_row *row, FILE *out)
 {
-    char a[6][32];
-    const bench_stats *alone = &report->alone.rt;
+    char a[7][32];
+    const bench_stats *alone = &part->rows[0].rt;
     double change = row->rt.n && alone->n ? 100 * (row->rt.p50_us / alone->p50_us - 1) : NAN;
     double change99 = row->rt.n && alone->n ? 100 * (row->rt.p99_us / alone->p99_us - 1) : NAN;
     snprintf(a[3], sizeof a[3], isnan(change) ? "-" : "%+.1f%%", change);
     snprintf(a[4], sizeof a[4], isnan(change99) ? "-" : "%+.1f%%", change99);
-    fprintf(out, "%-9s %9s %8s %9s %8s %9s %7.2f %8.2f %6.1f%% %7llu %6.2f%% %7s %5zu %4zu\n", name,
+    fprintf(out, "%-9s %9s %8s %9s %8s %9s %8.2f %8.2f %6s %6.2f %6.2f %7llu %6.2f%% %7s %5zu %4zu\n", row->policy,
             duration(row->rt.p50_us, a[0], sizeof a[0]), a[3], duration(row->rt.p99_us, a[1], sizeof a[1]), a[4],
-            duration(row->rt.max_us, a[2], sizeof a[2]), row->rt_per_s, row->be_per_s, 100 * row->be_work_share,
-            (unsigned long long)row->preemptions, row->lost_pct, percent(row->slo_pct, a[5], sizeof a[5]), row->drops,
-            row->deadline_missed);
+            duration(row->rt.max_us, a[2], sizeof a[2]), row->rt_per_s, row->be_per_s,
+            percent(100 * row->be_idle_share, a[6], sizeof a[6]), row->requests_ratio, row->work_ratio,
+            (unsigned long long)row->preemptions, row->be_lost_pct, percent(row->slo_pct, a[5], sizeof a[5]),
+            row->drops, row->deadline_missed);
 }
 
 static void print_faults(const bench_row *row, FILE *out)
@@ -80,50 +104,67 @@ static void print_faults(const bench_row *row, FILE *out)
     }
 }
 
-void bench_report_print(const bench_report *report, FILE *out)
+static void print_part(const bench_report *report, const bench_part *part, FILE *out)
 {
-    bool matched = !strcmp(report->form, "matched");
-    fprintf(out, "workload %s on %s, %u compute units, %g s per policy after %g s of warm-up, seed %llu\n",
-            report->workload, report->device, report->units, report->seconds, report->warmup,
-            (unsigned long long)report->seed);
-    if (report->about) {
-        fprintf(out, "%s\n", report->about);
-    }
-    if (matched) {
+    fprintf(out, "\nworkload %s, ", part->workload);
+    if (!strcmp(part->form, "matched")) {
         fprintf(out,
                 "load-matched%s: rates times %.4g, so that RT work alone keeps the device busy %.0f%% of the time\n",
-                report->form_defaulted ? " (the default on cpu; --form published for the rates as written)" : "",
-                report->rate_scale, 100 * report->rt_share_target);
+                report->form_defaulted ? " (--form published for the rates as written)" : "", part->rate_scale,
+                100 * part->rt_share_target);
     } else {
-        fprintf(out, "rates as published; by solo times RT work alone would keep the device busy %.0f%% of the time\n",
-                100 * report->rt_share_target);
+        fprintf(out, "rates as published: by solo times RT work alone would keep the device busy %.0f%% of the time\n",
+                100 * part->rt_share_target);
     }
-    fprintf(out, "RT latency counts from the due time; changes are against the same clients alone on the device\n\n");
-    fprintf(out, "%-9s %9s %8s %9s %8s %9s %7s %8s %7s %7s %7s %7s %5s %4s\n", "policy", "RT p50", "", "RT p99", "",
-            "RT max", "RT/s", "BE/s", "BEwork", "preempt", "lost", "SLO", "drops", "miss");
-    print_row(report, &report->alone, "(alone)", out);
-    for (size_t i = 0; i < report->n_rows; i++) {
-        print_row(report, &report->rows[i], report->rows[i].policy, out);
+    if (part->about) {
+        fprintf(out, "%s\n", part->about);
     }
-    if (report->alone.rt.n && report->alone.rt.n < 100) {
-        fprintf(
-            out,
-            "\nOnly %zu RT requests in %g s: p99 is the slowest of them. More --seconds give a p99 that means more.\n",
-            report->alone.rt.n, report->seconds);
+    fprintf(out, "%-9s %9s %8s %9s %8s %9s %8s %8s %6s %6s %6s %7s %7s %7s %5s %4s\n", "policy", "RT p50", "", "RT p99",
+            "", "RT max", "RT/s", "BE/s", "BEidle", "reqs x", "work x", "preempt", "BElost", "SLO", "drops", "miss");
+    for (size_t i = 0; i < part->n_rows; i++) {
+        print_row(part, &part->rows[i], out);
     }
-    uint64_t compared = report->alone.compared;
-    for (size_t i = 0; i < report->n_rows; i++) {
-        compared += report->rows[i].compared;
+    const bench_row *alone = &part->rows[0];
+    if (alone->rt.n && alone->rt.n < 100) {
+        fprintf(out,
+                "Only %zu RT requests in %g s: p99 is the slowest of them; more --seconds give one that means more.\n",
+                alone->rt.n, report->seconds);
     }
+    fprintf(out, "RT alone leaves the device idle %.1f%% of the time; requests were sent %.1f us late at p99\n",
+            100 * (1 - alone->rt_busy_share), alone->late_p99_us);
+    for (size_t i = 0; i < part->n_rows; i++) {
+        print_faults(&part->rows[i], out);
+    }
+}
+
+void bench_report_print(const bench_report *report, FILE *out)
+{
+    uint64_t compared = 0;
+    fprintf(out, "%s, %u compute units, %g s per policy in %u round%s after %g s of warm-up each, seed %llu\n",
+            report->device, report->units, report->seconds, report->rounds, report->rounds == 1 ? "" : "s",
+            report->warmup, (unsigned long long)report->seed);
     fprintf(out,
-            "\nRT alone leaves the device idle %.1f%% of the time. BEwork: best-effort requests x their solo time.\n",
-            100 * (1 - report->alone.rt_busy_share));
-    fprintf(out, "%llu answers compared bit for bit with the undisturbed ones, %llu differ.\n",
-            (unsigned long long)compared, (unsigned long long)bench_report_mismatches(report));
-    print_faults(&report->alone, out);
-    for (size_t i = 0; i < report->n_rows; i++) {
-        print_faults(&report->rows[i], out);
+            "RT latency counts from the due time; changes and ratios are against rt-only, the RT clients alone.\n"
+            "BEidle: best-effort requests x their solo time, of the time that rt-only leaves idle; reqs x, work x: "
+            "all requests, all work, over rt-only's\n");
+    if (report->skipped[0]) {
+        fprintf(out, "%s has no: %s\n", report->device, report->skipped);
     }
+    for (size_t i = 0; i < report->n_models; i++) {
+        const bench_model_row *model = &report->models[i];
+        if (model->preemptible < model->kernels) {
+            fprintf(out, "%s: %zu of %zu kernels are not preemptible inside; the first: %s\n", model->name,
+                    model->kernels - model->preemptible, model->kernels, model->why_not);
+        }
+    }
+    for (size_t i = 0; i < report->n_parts; i++) {
+        print_part(report, &report->parts[i], out);
+        for (size_t k = 0; k < report->parts[i].n_rows; k++) {
+            compared += report->parts[i].rows[k].compared;
+        }
+    }
+    fprintf(out, "\n%llu answers compared bit for bit with the undisturbed ones, %llu differ.\n",
+            (unsigned long long)compared, (unsigned long long)bench_report_mismatches(report));
 }
 
 /* ---------------------------------------------------------------------------------------------------- JSON -- */
@@ -150,21 +191,34 @@ static void put_count(json_t *object, const char *key, uint64_t value)
     json_object_set_new(object, key, json_integer((json_int_t)value));
 }
 
+/* KEYp50_us, KEYp90_us, ... */
+static void put_stats(json_t *object, const char *key, const bench_stats *stats)
+{
+    const struct {
+        const char *name;
+        double value;
+    } fields[] = {{"p50_us", stats->p50_us},   {"p90_us", stats->p90_us}, {"p99_us", stats->p99_us},
+                  {"p999_us", stats->p999_us}, {"max_us", stats->max_us}, {"mean_us", stats->mean_us}};
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s%s", key, fields[i].name);
+        put(object, name, fields[i].value);
+    }
+}
+
 static json_t *client_json(const bench_client_row *client)
 {
     json_t *object = json_pack("{s:s, s:s, s:s}", "name", client->name, "model", client->model, "class",
                                client->service_class == REEF_RT ? "rt" : "be");
-    put(object, "p50_us", client->latency.p50_us);
-    put(object, "p90_us", client->latency.p90_us);
-    put(object, "p99_us", client->latency.p99_us);
-    put(object, "p999_us", client->latency.p999_us);
-    put(object, "max_us", client->latency.max_us);
+    put_stats(object, "", &client->latency);
+    put_stats(object, "submitted_", &client->submitted);
     put_count(object, "n", client->latency.n);
     put(object, "per_s", client->per_s);
     put(object, "solo_p50_us", client->solo_us);
     put(object, "work_share", client->work_share);
     put(object, "slo_us", client->slo_us);
     put(object, "slo_pct", client->slo_pct);
+    put_count(object, "preemptions", client->preemptions);
     put_count(object, "drops", client->drops);
     put_count(object, "refused", client->refused);
     put_count(object, "failed", client->failed);
@@ -178,24 +232,25 @@ static json_t *client_json(const bench_client_row *client)
     return object;
 }
 
-static json_t *row_json(const bench_report *report, const bench_row *row)
+static json_t *row_json(const bench_part *part, const bench_row *row)
 {
-    json_t *object = json_pack("{s:s, s:s}", "policy", row->policy, "form", report->form);
-    double idle = 1 - report->alone.rt_busy_share;
-    put(object, "rt_p50_us", row->rt.p50_us);
-    put(object, "rt_p90_us", row->rt.p90_us);
-    put(object, "rt_p99_us", row->rt.p99_us);
-    put(object, "rt_p999_us", row->rt.p999_us);
-    put(object, "rt_max_us", row->rt.max_us);
-    put(object, "rt_mean_us", row->rt.mean_us);
-    put(object, "rt_alone_p50_us", report->alone.rt.p50_us);
-    put(object, "rt_alone_p99_us", report->alone.rt.p99_us);
+    json_t *object =
+        json_pack("{s:s, s:s, s:s}", "workload", part->workload, "form", part->form, "policy", row->policy);
+    const bench_row *alone = &part->rows[0];
+    put_stats(object, "rt_", &row->rt);
+    put_stats(object, "rt_submitted_", &row->rt_submitted);
+    put(object, "rt_alone_p50_us", alone->rt.p50_us);
+    put(object, "rt_alone_p99_us", alone->rt.p99_us);
     put_count(object, "rt_n", row->rt.n);
     put(object, "rt_per_s", row->rt_per_s);
     put(object, "be_per_s", row->be_per_s);
+    put(object, "requests_ratio", row->requests_ratio);
+    put(object, "work_ratio", row->work_ratio);
+    put(object, "rt_busy_share", row->rt_busy_share);
+    put(object, "rt_work_share", row->rt_work_share);
     put(object, "be_work_share", row->be_work_share);
-    put(object, "idle_share", idle);
-    put(object, "be_of_idle_pct", idle > 0 ? 100 * row->be_work_share / idle : NAN);
+    put(object, "idle_share", 1 - alone->rt_busy_share);
+    put(object, "be_idle_share", row->be_idle_share);
     put(object, "unit_busy_share", row->unit_busy_share);
     put(object, "slo_pct", row->slo_pct);
     put_count(object, "drops", row->drops);
@@ -207,10 +262,12 @@ static json_t *row_json(const bench_report *report, const bench_row *row)
     put_count(object, "tiles_run", row->tiles_run);
     put_count(object, "tiles_abandoned", row->tiles_abandoned);
     put_count(object, "padded_tiles", row->padded_tiles);
-    put(object, "lost_pct", row->lost_pct);
+    put(object, "be_lost_pct", row->be_lost_pct);
     put_count(object, "compared", row->compared);
     put_count(object, "mismatches", row->mismatches);
-    put(object, "generator_late_p99_us", row->generator_late_p99_us);
+    put(object, "generator_late_p50_us", row->late_p50_us);
+    put(object, "generator_late_p99_us", row->late_p99_us);
+    put(object, "generator_late_max_us", row->late_max_us);
     json_t *clients = json_array();
     for (size_t i = 0; i < row->n_clients; i++) {
         json_array_append_new(clients, client_json(&row->clients[i]));
@@ -221,20 +278,33 @@ static json_t *row_json(const bench_report *report, const bench_row *row)
 
 json_t *bench_report_json(const bench_report *report)
 {
-    json_t *root = json_pack("{s:s, s:s, s:i, s:s}", "workload", report->workload, "device", report->device, "units",
-                             (int)report->units, "reef_version", reef_version());
+    json_t *root = json_pack("{s:s, s:i, s:s, s:i}", "device", report->device, "units", (int)report->units,
+                             "reef_version", reef_version(), "rounds", (int)report->rounds);
     put(root, "seconds", report->seconds);
     put(root, "warmup_seconds", report->warmup);
     put_count(root, "seed", report->seed);
-    json_object_set_new(root, "form", json_string(report->form));
-    json_object_set_new(root, "rate_scale", json_real(report->rate_scale));
-    put(root, "rt_share_target", report->rt_share_target);
     json_object_set_new(root, "generator_priority", json_string(report->realtime_priority ? "realtime" : "normal"));
-    json_object_set_new(root, "alone", row_json(report, &report->alone));
-    json_t *rows = json_array();
-    for (size_t i = 0; i < report->n_rows; i++) {
-        json_array_append_new(rows, row_json(report, &report->rows[i]));
+    json_object_set_new(root, "policies_without_support", json_string(report->skipped));
+    json_t *models = json_array(), *parts = json_array(), *rows = json_array();
+    for (size_t i = 0; i < report->n_models; i++) {
+        const bench_model_row *model = &report->models[i];
+        json_t *object = json_pack("{s:s, s:I, s:I}", "model", model->name, "kernels", (json_int_t)model->kernels,
+                                   "kernels_preemptible", (json_int_t)model->preemptible);
+        put(object, "solo_p50_us", model->solo_us);
+        json_array_append_new(models, object);
     }
+    json_object_set_new(root, "models", models);
+    for (size_t i = 0; i < report->n_parts; i++) {
+        const bench_part *part = &report->parts[i];
+        json_t *object = json_pack("{s:s, s:s, s:f}", "workload", part->workload, "form", part->form, "rate_scale",
+                                   part->rate_scale);
+        put(object, "rt_share_target", part->rt_share_target);
+        json_array_append_new(parts, object);
+        for (size_t k = 0; k < part->n_rows; k++) {
+            json_array_append_new(rows, row_json(part, &part->rows[k]));
+        }
+    }
+    json_object_set_new(root, "workloads", parts);
     json_object_set_new(root, "rows", rows);
     return root;
 }
@@ -247,6 +317,40 @@ void preempt_report_free(preempt_report *report)
     memset(report, 0, sizeof *report);
 }
 
+static const char *const step_names[] = {
+#define STEP_NAME(name, meaning) #name,
+    PREEMPT_STEPS(STEP_NAME)
+#undef STEP_NAME
+};
+static const char *const step_meanings[] = {
+#define STEP_MEANING(name, meaning) meaning,
+    PREEMPT_STEPS(STEP_MEANING)
+#undef STEP_MEANING
+};
+
+/* Where the time goes: p50/p99 of every step under load. */
+static void print_steps(const preempt_report *report, FILE *out)
+{
+    char a[2][32], cell[72];
+    fprintf(out, "\nwhere the time goes, p50/p99 under load:\n%-34s %-8s", "best-effort load", "policy");
+    for (size_t i = 0; i < PREEMPT_N_STEPS; i++) {
+        fprintf(out, " %17s", step_names[i]);
+    }
+    for (size_t i = 0; i < report->n_rows; i++) {
+        const preempt_row *row = &report->rows[i];
+        fprintf(out, "\n%-34s %-8s", row->be, row->mechanism);
+        for (size_t k = 0; k < PREEMPT_N_STEPS; k++) {
+            snprintf(cell, sizeof cell, "%s/%s", duration(row->load.steps[k].p50_us, a[0], sizeof a[0]),
+                     duration(row->load.steps[k].p99_us, a[1], sizeof a[1]));
+            fprintf(out, " %17s", cell);
+        }
+    }
+    fprintf(out, "\n");
+    for (size_t i = 0; i < PREEMPT_N_STEPS; i++) {
+        fprintf(out, "  %-7s %s\n", step_names[i], step_meanings[i]);
+    }
+}
+
 void preempt_report_print(const preempt_report *report, FILE *out)
 {
     char a[8][32];
@@ -254,45 +358,70 @@ void preempt_report_print(const preempt_report *report, FILE *out)
             "preemption on %s, %u compute units: time to the first tile of a real-time request of one 10 us tile\n",
             report->device, report->units);
     fprintf(out,
-            "from submission; in brackets from the due time, which adds what the operating system takes to wake "
-            "the caller (%s priority)\n\n",
-            report->realtime_priority ? "real-time" : "normal");
+            "from submission, on the idle device and under load in %u turns each; in brackets from the due time, which "
+            "adds what the\noperating system takes to wake the caller (%s priority); lost: best-effort time in tiles "
+            "that were thrown away\n\n",
+            report->rounds, report->realtime_priority ? "real-time" : "normal");
     fprintf(out, "%-34s %-8s %18s  %9s %9s %9s  %20s %6s %6s\n", "best-effort load", "policy", "idle p50/p99", "p50",
             "p99", "max", "(due p50/p99)", "lost", "n");
     for (size_t i = 0; i < report->n_rows; i++) {
         const preempt_row *row = &report->rows[i];
+        const bench_stats *idle_stats = &row->idle.first, *load = &row->load.first;
         char idle[72], due[72];
-        snprintf(idle, sizeof idle, "%s/%s", duration(row->idle.p50_us, a[0], sizeof a[0]),
-                 duration(row->idle.p99_us, a[1], sizeof a[1]));
-        snprintf(due, sizeof due, "(%s/%s)", duration(row->load_due.p50_us, a[2], sizeof a[2]),
-                 duration(row->load_due.p99_us, a[3], sizeof a[3]));
+        snprintf(idle, sizeof idle, "%s/%s", duration(idle_stats->p50_us, a[0], sizeof a[0]),
+                 duration(idle_stats->p99_us, a[1], sizeof a[1]));
+        snprintf(due, sizeof due, "(%s/%s)", duration(row->load.due.p50_us, a[2], sizeof a[2]),
+                 duration(row->load.due.p99_us, a[3], sizeof a[3]));
         fprintf(out, "%-34s %-8s %18s  %9s %9s %9s  %20s %5.1f%% %6zu\n", row->be, row->mechanism, idle,
-                duration(row->load.p50_us, a[4], sizeof a[4]), duration(row->load.p99_us, a[5], sizeof a[5]),
-                duration(row->load.max_us, a[6], sizeof a[6]), due, row->be_lost_pct, row->load.n);
+                duration(load->p50_us, a[4], sizeof a[4]), duration(load->p99_us, a[5], sizeof a[5]),
+                duration(load->max_us, a[6], sizeof a[6]), due, row->be_lost_pct, load->n);
     }
+    print_steps(report, out);
+}
+
+/* {"wake":{"p50_us","p99_us"},...} */
+static json_t *steps_json(const preempt_cell *cell)
+{
+    json_t *object = json_object();
+    for (size_t i = 0; i < PREEMPT_N_STEPS; i++) {
+        json_t *step = json_object();
+        put(step, "p50_us", cell->steps[i].p50_us);
+        put(step, "p99_us", cell->steps[i].p99_us);
+        json_object_set_new(object, step_names[i], step);
+    }
+    return object;
 }
 
 json_t *preempt_report_json(const preempt_report *report)
 {
-    json_t *root = json_pack("{s:s, s:s, s:i, s:i, s:I, s:s, s:s}", "workload", "preempt", "device", report->device,
-                             "units", (int)report->units, "count", (int)report->count, "seed", (json_int_t)report->seed,
-                             "generator_priority", report->realtime_priority ? "realtime" : "normal", "reef_version",
-                             reef_version());
+    json_t *root = json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:s, s:s}", "workload", "preempt", "device",
+                             report->device, "units", (int)report->units, "count", (int)report->count, "rounds",
+                             (int)report->rounds, "seed", (json_int_t)report->seed, "generator_priority",
+                             report->realtime_priority ? "realtime" : "normal", "reef_version", reef_version());
     json_t *rows = json_array();
     for (size_t i = 0; i < report->n_rows; i++) {
         const preempt_row *row = &report->rows[i];
         json_t *object = json_pack("{s:s, s:s}", "be", row->be, "mechanism", row->mechanism);
-        put(object, "idle_p50_us", row->idle.p50_us);
-        put(object, "idle_p99_us", row->idle.p99_us);
-        put(object, "p50_us", row->load.p50_us);
-        put(object, "p99_us", row->load.p99_us);
-        put(object, "max_us", row->load.max_us);
-        put(object, "idle_due_p50_us", row->idle_due.p50_us);
-        put(object, "idle_due_p99_us", row->idle_due.p99_us);
-        put(object, "due_p50_us", row->load_due.p50_us);
-        put(object, "due_p99_us", row->load_due.p99_us);
-        put_count(object, "n", row->load.n);
+        put(object, "idle_p50_us", row->idle.first.p50_us);
+        put(object, "idle_p99_us", row->idle.first.p99_us);
+        put(object, "p50_us", row->load.first.p50_us);
+        put(object, "p99_us", row->load.first.p99_us);
+        put(object, "max_us", row->load.first.max_us);
+        put_count(object, "n", row->load.first.n);
         put(object, "be_lost_pct", row->be_lost_pct);
+        put_count(object, "idle_n", row->idle.first.n);
+        put(object, "idle_max_us", row->idle.first.max_us);
+        put(object, "idle_call_p50_us", row->idle.call.p50_us);
+        put(object, "idle_call_p99_us", row->idle.call.p99_us);
+        put(object, "call_p50_us", row->load.call.p50_us);
+        put(object, "call_p99_us", row->load.call.p99_us);
+        put(object, "idle_due_p50_us", row->idle.due.p50_us);
+        put(object, "idle_due_p99_us", row->idle.due.p99_us);
+        put(object, "due_p50_us", row->load.due.p50_us);
+        put(object, "due_p99_us", row->load.due.p99_us);
+        put(object, "seconds", row->seconds);
+        json_object_set_new(object, "steps", steps_json(&row->load));
+        json_object_set_new(object, "idle_steps", steps_json(&row->idle));
         put_count(object, "preemptions", row->preemptions);
         put_count(object, "tiles_abandoned", row->tiles_abandoned);
         json_array_append_new(rows, object);

@@ -13,60 +13,105 @@
 typedef struct bench_client_row {
     const char *name, *model;
     reef_class service_class;
-    bench_stats latency; /* RT: from the due time; BE: from submission */
+    bench_stats latency;   /* RT: from the due time; BE: from submission */
+    bench_stats submitted; /* from submission, both */
     double per_s, solo_us, slo_us, slo_pct;
     double work_share; /* requests per second times solo time */
     size_t due, drops, refused, failed, deadline_missed, unrecorded;
+    uint64_t preemptions; /* suffered by its requests */
     uint64_t compared, mismatches;
     char mismatch[200];
 } bench_client_row;
 
+/* One policy in one form of one workload: all its rounds together. */
 typedef struct bench_row {
     const char *policy; /* static string */
-    bench_stats rt;
-    double rt_per_s, be_per_s, be_work_share;
-    double rt_busy_share; /* of the time, some RT request was being served */
-    double slo_pct;
+    bench_stats rt;     /* from the due time, all RT clients */
+    bench_stats rt_submitted;
+    double rt_per_s, be_per_s, rt_work_share, be_work_share;
+    double requests_ratio; /* (RT + BE requests per second) / (rt-only's) */
+    double work_ratio;     /* the same, each request counted as its model's time alone */
+    double be_idle_share;  /* BE work per time that RT leaves idle under rt-only */
+    double rt_busy_share;  /* of the time, some RT request was being served */
+    double slo_pct, be_lost_pct, unit_busy_share;
     size_t drops, refused, failed, deadline_missed;
     uint64_t preemptions, kernels_evicted, tiles_run, tiles_abandoned, padded_tiles, compared, mismatches;
-    double lost_pct, unit_busy_share;
-    double generator_late_p99_us;
+    double late_p50_us, late_p99_us, late_max_us; /* of the generator: from a due time to the call of submit */
     bench_client_row *clients;
     size_t n_clients;
 } bench_row;
 
-/* Borrows names from the workload and the options it was made from. */
-typedef struct bench_report {
-    const char *workload, *about, *device, *form; /* form: "published" or "matched" */
-    bool form_defaulted;
-    unsigned units;
-    double seconds, warmup, rate_scale, rt_share_target;
-    uint64_t seed;
-    bool realtime_priority; /* of the generator */
-    bench_row alone;        /* RT clients only, under rt-only */
+/* One workload in one form. rows[0] is rt-only, what the others are compared with. */
+typedef struct bench_part {
+    const char *workload, *about, *form; /* form: "published" or "matched" */
+    double rate_scale, rt_share_target;
     bench_row *rows;
     size_t n_rows;
+} bench_part;
+
+typedef struct bench_model_row {
+    const char *name;
+    double solo_us;
+    size_t kernels, preemptible; /* preemptible: may be stopped inside */
+    char why_not[200];           /* the first that may not: its name and the reason */
+} bench_model_row;
+
+/* Borrows names from the workloads and the options it was made from. */
+typedef struct bench_report {
+    const char *device;
+    bool form_defaulted;
+    unsigned units, rounds;
+    double seconds, warmup;
+    uint64_t seed;
+    bool realtime_priority; /* of the generator */
+    char skipped[120];      /* policies that the device cannot run; only where all were asked for */
+    bench_part *parts;
+    size_t n_parts;
+    bench_model_row *models;
+    size_t n_models;
 } bench_report;
 
 void bench_report_free(bench_report *report);
 uint64_t bench_report_mismatches(const bench_report *report);
+/* The first wrong answer, in words: workload, policy, client, request; "" when there is none. */
+void bench_report_first_mismatch(const bench_report *report, char *text, size_t size);
 void bench_report_print(const bench_report *report, FILE *out);
 json_t *bench_report_json(const bench_report *report);
 
 /* ---- bench preempt ---- */
 
+/* Where the time from an RT request's due time to its end goes. X(name, from, to, meaning) */
+/* clang-format off */
+#define PREEMPT_STEPS(X)                                                                   \
+    X(wake,   "due time to the call of submit: the operating system wakes the caller")     \
+    X(submit, "call of submit to the scheduler having the request")                        \
+    X(launch, "from there to units taken away and the launch handed to the device")        \
+    X(device, "from there to the first tile: the device vacates and starts")               \
+    X(run,    "first tile to the end of the request, seen by the host")                    \
+    X(told,   "from there to the caller knowing")
+/* clang-format on */
+#define PREEMPT_STEP_ID(name, meaning) PREEMPT_##name,
+enum { PREEMPT_STEPS(PREEMPT_STEP_ID) PREEMPT_N_STEPS };
+#undef PREEMPT_STEP_ID
+
+typedef struct preempt_cell {
+    bench_stats first; /* from submission to first tile: what a preemption takes */
+    bench_stats call;  /* the same from the call of submit: with what it takes to get the scheduler's lock */
+    bench_stats due;   /* the same from the due time */
+    bench_stats steps[PREEMPT_N_STEPS];
+} preempt_cell;
+
 typedef struct preempt_row {
     char be[80];
-    const char *mechanism;          /* the policy */
-    bench_stats idle, load;         /* from submission to first tile, device idle and loaded */
-    bench_stats idle_due, load_due; /* from the due time */
-    double be_lost_pct;
+    const char *mechanism; /* the policy */
+    preempt_cell idle, load;
+    double be_lost_pct, seconds;
     uint64_t preemptions, tiles_abandoned;
 } preempt_row;
 
 typedef struct preempt_report {
     const char *device;
-    unsigned units, count;
+    unsigned units, count, rounds;
     uint64_t seed;
     bool realtime_priority;
     preempt_row *rows;

@@ -1,14 +1,17 @@
 /*
- * runner.c - a workload under each policy.
+ * runner.c - workloads under each policy.
  *
- *     models -> profile -> each model alone (solo p50) -> undisturbed answers -> RT clients alone -> policy -> policy ...
+ *     models -> profiles ->  for each workload: each model alone (solo p50), undisturbed answers, sessions
+ *                              for each form, for each round:  rt-only, policy, policy ...   (then backwards, and so on)
  *
- * Everything a ratio is made of is measured in the same run on the same device: the RT latency alone, the solo times
- * behind the load-matched rates and behind "best-effort work".
+ * Everything a ratio is made of is measured in the same run on the same device: the RT latency alone (rt-only), the solo
+ * times behind the load-matched rates and, from before each round, behind "best-effort work". The policies take turns in short slices, so that
+ * whatever drifts (clocks, temperature, neighbours) drifts under all of them; a row is all slices of its policy.
  */
 #include "bench/runner.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -18,35 +21,57 @@
 #include "bench/loadgen.h"
 #include "bench/tensors.h"
 
-enum { SLOT_BYTES = 64 << 20, MAX_RECORDS = 1 << 20, SOLO_MAX_RUNS = 50, SOLO_MIN_RUNS = 3 };
-static const uint64_t SOLO_NS = 1000000000u, MAX_TAIL_NS = 10000000000u;
+enum {
+    SLOT_BYTES = 64 << 20,
+    MAX_RECORDS = 1 << 20,
+    SOLO_MAX_RUNS = 200,
+    SOLO_MIN_RUNS = 3,
+    ROUND_MAX_RUNS = 100,
+    MAX_CLIENTS = 64
+};
+static const uint64_t SOLO_NS = 1000000000u, ROUND_NS = 300000000u, MAX_TAIL_NS = 10000000000u,
+                      MAX_BACKLOG_NS = 3000000000u;
+/* Waking up takes a thread up to about 100 us: a generator is awake that long before a request is due. */
+static const uint64_t SPIN_NS = 150000u, POLL_NS = 500000u;
 
 typedef struct bench_model {
     const bench_client *like; /* the first client that uses it: path and shapes */
     char *path;
     reef_model *model;
-    uint64_t solo_ns;
+    uint64_t first_ns; /* p50 alone, before the first slice: what rates and SLOs go by */
+    uint64_t solo_ns;  /* the same from before each round of a part: what its work is counted in */
+    uint64_t *samples; /* for solo_ns */
+    size_t n_samples, room;
 } bench_model;
 
 typedef struct bench_actor { /* a client and what it needs to run */
     const bench_client *client;
     bench_model *model;
     reef_session *session;
+    reef_session *alone; /* of the actor that measures its model; real-time */
     bench_tensors inputs;
     bench_verifier verifier;
     uint64_t seed;
 } bench_actor;
 
-typedef struct runner {
+typedef struct bench_play { /* a workload and its clients */
     const bench_workload *workload;
+    bench_actor *actors;
+    size_t n_actors;
+    double scale; /* of the rates, in the form being played */
+} bench_play;
+
+typedef struct runner {
     const bench_options *options;
     reef_device *device;
     bench_model *models;
     size_t n_models;
-    bench_actor *actors;
-    size_t n_actors;
-    double scale;
-    bool leak; /* requests are still under way: nothing they point at may be freed */
+    bench_play *plays;
+    size_t n_plays;
+    const char **policies; /* static strings; the first is rt-only */
+    size_t n_policies;
+    size_t slice, slices; /* for progress */
+    bool leak;            /* requests are still under way: nothing they point at may be freed */
 } runner;
 
 static void report_progress(const runner *r, const char *what, size_t done, size_t total)
@@ -93,12 +118,12 @@ static reef_status find_file(const runner *r, const bench_client *client, char *
     return REEF_OK;
 }
 
-/* One entry per distinct model; files are looked for before anything is loaded. */
-static reef_status collect_models(runner *r, reef_error *error)
+/* One entry per distinct model of all workloads; files are looked for before anything is loaded. */
+static reef_status collect_models(runner *r, bench_play *play, reef_error *error)
 {
-    for (size_t i = 0; i < r->workload->n_clients; i++) {
-        const bench_client *client = &r->workload->clients[i];
-        bench_actor *actor = &r->actors[i];
+    for (size_t i = 0; i < play->workload->n_clients; i++) {
+        const bench_client *client = &play->workload->clients[i];
+        bench_actor *actor = &play->actors[i];
         actor->client = client;
         actor->seed = client->has_seed ? client->seed : r->options->seed * 7919u + i;
         for (size_t m = 0; m < r->n_models && !actor->model; m++) {
@@ -115,7 +140,7 @@ static reef_status collect_models(runner *r, reef_error *error)
             r->n_models++;
         }
     }
-    r->n_actors = r->workload->n_clients;
+    play->n_actors = play->workload->n_clients;
     return REEF_OK;
 }
 
@@ -148,31 +173,85 @@ static reef_status load_model(runner *r, bench_model *model, reef_error *error)
     return status;
 }
 
-static reef_status measure_solo(runner *r, bench_actor *actor, reef_session *session, reef_error *error)
+/* Up to `most` runs, or as many as fit into so long, but at least a few; into samples[]. */
+static reef_status run_alone(bench_actor *actor, size_t most, uint64_t ns, uint64_t *samples, size_t *n,
+                             reef_error *error)
 {
-    (void)r;
-    uint64_t samples[SOLO_MAX_RUNS], begin = reef_now_ns();
-    size_t n = 0;
-    while (n < SOLO_MAX_RUNS && (n < SOLO_MIN_RUNS || reef_now_ns() - begin < SOLO_NS)) {
+    uint64_t begin = reef_now_ns();
+    *n = 0;
+    while (*n < most && (*n < SOLO_MIN_RUNS || reef_now_ns() - begin < ns)) {
         reef_request_info info;
-        reef_status status =
-            reef_session_run(session, (const void *const *)actor->inputs.data, actor->verifier.slots[0].data, &info);
+        reef_status status = reef_session_run(actor->alone, (const void *const *)actor->inputs.data,
+                                              actor->verifier.slots[0].data, &info);
         if (status) {
             return reef_fail(error, status, "client %s: alone on the device: %s", actor->client->name,
                              reef_status_text(status));
         }
-        samples[n++] = info.end_ns - info.start_ns;
-        if (!bench_verify(&actor->verifier, 0)) {
+        samples[(*n)++] = info.end_ns - info.start_ns;
+        if (!bench_verify(&actor->verifier, 0, *n)) {
             return reef_fail(error, REEF_INTERNAL, "client %s: two undisturbed answers differ: %s", actor->client->name,
                              actor->verifier.first);
         }
     }
-    actor->model->solo_ns = (uint64_t)(bench_stats_of(samples, n).p50_us * 1e3);
     return REEF_OK;
 }
 
+static reef_status measure_first(bench_actor *actor, reef_error *error)
+{
+    uint64_t samples[SOLO_MAX_RUNS];
+    size_t n;
+    reef_status status = run_alone(actor, SOLO_MAX_RUNS, SOLO_NS, samples, &n, error);
+    if (!status) {
+        actor->model->first_ns = actor->model->solo_ns = (uint64_t)(bench_stats_of(samples, n).p50_us * 1e3);
+    }
+    return status;
+}
+
+/* Before each round: every model of the play once more, so that its time alone is that of these minutes. */
+static reef_status measure_again(runner *r, const bench_play *play, reef_error *error)
+{
+    reef_status status = reef_device_set_policy(r->device, "rt-only", error);
+    for (size_t i = 0; !status && i < play->n_actors; i++) {
+        bench_actor *actor = &play->actors[i];
+        bench_model *model = actor->model;
+        if (!actor->alone) {
+            continue;
+        }
+        uint64_t samples[ROUND_MAX_RUNS];
+        size_t n;
+        status = run_alone(actor, ROUND_MAX_RUNS, ROUND_NS, samples, &n, error);
+        if (!status && model->n_samples + n > model->room) {
+            size_t room = 2 * (model->n_samples + n);
+            uint64_t *bigger = realloc(model->samples, room * sizeof *bigger);
+            if (!bigger) {
+                return reef_fail(error, REEF_NO_MEMORY, "out of memory");
+            }
+            model->samples = bigger;
+            model->room = room;
+        }
+        if (!status) {
+            memcpy(model->samples + model->n_samples, samples, n * sizeof *samples);
+            model->n_samples += n;
+        }
+    }
+    return status;
+}
+
+/* What a part's work is counted in; the next part begins anew. */
+static void settle_solo(const bench_play *play)
+{
+    for (size_t i = 0; i < play->n_actors; i++) {
+        bench_model *model = play->actors[i].model;
+        if (play->actors[i].alone && model->n_samples) {
+            model->solo_ns = (uint64_t)(bench_stats_of(model->samples, model->n_samples).p50_us * 1e3);
+            model->n_samples = 0;
+        }
+    }
+}
+
 /* Inputs, undisturbed answer, solo time, and the session the workload will use. */
-static reef_status prepare_actor(runner *r, bench_actor *actor, reef_error *error)
+/* measures: the first of its play that uses the model. */
+static reef_status prepare_actor(bench_actor *actor, bool measures, reef_error *error)
 {
     const bench_client *client = actor->client;
     reef_status status = bench_tensors_create(actor->model->model, false, &actor->inputs);
@@ -191,22 +270,23 @@ static reef_status prepare_actor(runner *r, bench_actor *actor, reef_error *erro
         reef_model_output(actor->model->model, i, &info);
         bytes += info.bytes;
     }
-    size_t slots = SLOT_BYTES / bytes, most = concurrency ? 2 * concurrency + 2 : LOAD_MAX_SLOTS;
-    slots = slots > most ? most : slots < concurrency + 2 ? concurrency + 2 : slots;
 
-    /* Alone means as RT: the policy in force here is rt-only. */
-    reef_session *alone;
-    status = reef_session_create(actor->model->model, &(reef_session_options){.service_class = REEF_RT}, &alone, error);
+    size_t slots = SLOT_BYTES / bytes, most = concurrency ? 8 * concurrency + 8 : LOAD_MAX_SLOTS;
+    slots = slots > most ? most : slots < concurrency + 2 ? concurrency + 2 : slots;
+    status = reef_session_create(actor->model->model, &(reef_session_options){.service_class = REEF_RT}, &actor->alone,
+                                 error);
     if (status) {
         reef_error_prefix(error, "client %s: ", client->name);
         return status;
     }
-    status = bench_verifier_create(actor->model->model, alone, (const void *const *)actor->inputs.data, slots,
+    status = bench_verifier_create(actor->model->model, actor->alone, (const void *const *)actor->inputs.data, slots,
                                    &actor->verifier, error);
-    if (!status && !actor->model->solo_ns) {
-        status = measure_solo(r, actor, alone, error);
+    if (!status && measures) {
+        status = measure_first(actor, error);
+    } else {
+        reef_session_destroy(actor->alone);
+        actor->alone = NULL;
     }
-    reef_session_destroy(alone);
     if (status) {
         return status;
     }
@@ -218,45 +298,91 @@ static reef_status prepare_actor(runner *r, bench_actor *actor, reef_error *erro
     return reef_session_create(actor->model->model, &session, &actor->session, error);
 }
 
-static reef_status prepare(runner *r, reef_error *error)
+static reef_status load_models(runner *r, reef_error *error)
 {
     reef_status status = REEF_OK;
     for (size_t i = 0; !status && i < r->n_models; i++) {
         report_progress(r, "load models", i, r->n_models);
         status = load_model(r, &r->models[i], error);
     }
-    for (size_t i = 0; !status && i < r->n_actors; i++) {
-        report_progress(r, "measure models alone", i, r->n_actors);
-        status = prepare_actor(r, &r->actors[i], error);
+    return status;
+}
+
+static reef_status prepare_play(runner *r, bench_play *play, reef_error *error)
+{
+    /* Alone means as RT, under the policy that does nothing else. */
+    reef_status status = reef_device_set_policy(r->device, "rt-only", error);
+    for (size_t i = 0; !status && i < play->n_actors; i++) {
+        report_progress(r, "measure models alone", i, play->n_actors);
+        bool first = true;
+        for (size_t k = 0; k < i; k++) {
+            first &= play->actors[k].model != play->actors[i].model;
+        }
+        status = prepare_actor(&play->actors[i], first, error);
     }
     return status;
 }
 
-/* Rates are scaled so that RT work alone keeps the device busy for the workload's share of the time. */
-static reef_status choose_form(runner *r, bench_report *report, reef_error *error)
+static void end_play(bench_play *play)
 {
-    double busy = 0; /* of one second, at the published rates */
-    for (size_t i = 0; i < r->n_actors; i++) {
-        const bench_actor *actor = &r->actors[i];
+    for (size_t i = 0; i < play->n_actors; i++) {
+        bench_actor *actor = &play->actors[i];
+        reef_session_destroy(actor->session);
+        reef_session_destroy(actor->alone);
+        bench_verifier_free(&actor->verifier);
+        bench_tensors_free(&actor->inputs);
+        actor->session = actor->alone = NULL;
+    }
+}
+
+/* Of one second, at the published rates. */
+static double rt_busy(const bench_play *play)
+{
+    double busy = 0;
+    for (size_t i = 0; i < play->n_actors; i++) {
+        const bench_actor *actor = &play->actors[i];
         if (actor->client->service_class == REEF_RT) {
-            busy += bench_arrival_rate(&actor->client->arrival) * (double)actor->model->solo_ns / 1e9;
+            busy += bench_arrival_rate(&actor->client->arrival) * (double)actor->model->first_ns / 1e9;
         }
     }
+    return busy;
+}
+
+static bool can_match(const bench_play *play)
+{
+    bool open = false;
+    for (size_t i = 0; i < play->workload->n_clients; i++) {
+        const bench_client *client = &play->workload->clients[i];
+        open |= client->service_class == REEF_RT && bench_arrival_rate(&client->arrival) > 0;
+    }
+    return play->workload->rt_share > 0 && open;
+}
+
+/* The forms that a workload is played in: found out before anything is loaded. */
+static reef_status forms_of(const runner *r, const bench_play *play, bool *published, bool *matched, reef_error *error)
+{
     bench_form form = r->options->form;
-    bool can_match = r->workload->rt_share > 0 && busy > 0;
-    if (form == BENCH_FORM_DEFAULT) {
-        form = can_match && !strcmp(r->options->device, "cpu") ? BENCH_FORM_MATCHED : BENCH_FORM_PUBLISHED;
-        report->form_defaulted = true;
-    }
-    if (form == BENCH_FORM_MATCHED && !can_match) {
-        return reef_fail(error, REEF_INVALID_ARGUMENT, "--form matched: workload %s has %s; use --form published",
-                         r->workload->name, busy > 0 ? "no rt_share" : "no open-loop RT client");
-    }
-    r->scale = form == BENCH_FORM_MATCHED ? r->workload->rt_share / busy : 1;
-    report->form = form == BENCH_FORM_MATCHED ? "matched" : "published";
-    report->rate_scale = r->scale;
-    report->rt_share_target = form == BENCH_FORM_MATCHED ? r->workload->rt_share : busy;
-    return REEF_OK;
+    bool cpu = !strcmp(r->options->device, "cpu"), can = can_match(play);
+    *matched = form == BENCH_FORM_MATCHED || form == BENCH_FORM_BOTH || (form == BENCH_FORM_DEFAULT && can);
+    *published =
+        form == BENCH_FORM_PUBLISHED || form == BENCH_FORM_BOTH || (form == BENCH_FORM_DEFAULT && !(cpu && can));
+    return *matched && !can
+               ? reef_fail(error, REEF_INVALID_ARGUMENT,
+                           "--form: workload %s cannot be load-matched: it has no %s; use --form published",
+                           play->workload->name, play->workload->rt_share > 0 ? "open-loop RT client" : "rt_share")
+               : REEF_OK;
+}
+
+/* Matched: rates are scaled so that RT work alone keeps the device busy for the workload's share of the time. */
+static void choose_rates(bench_play *play, bool matched, bench_part *part)
+{
+    double busy = rt_busy(play), share = play->workload->rt_share;
+    play->scale = matched && busy > 0 ? share / busy : 1;
+    part->workload = play->workload->name;
+    part->about = play->workload->about;
+    part->form = matched ? "matched" : "published";
+    part->rate_scale = play->scale;
+    part->rt_share_target = matched ? share : busy;
 }
 
 /* ----------------------------------------------------------------------------------------------- counting -- */
@@ -276,46 +402,104 @@ static double part_inside(uint64_t from, uint64_t to, uint64_t begin, uint64_t e
     return b > a ? (double)(b - a) / (double)(to - from) : 0;
 }
 
+typedef struct samples {
+    uint64_t *ns;
+    size_t n, capacity;
+} samples;
+
+static bool make_room(samples *s, size_t more)
+{
+    if (s->n + more > s->capacity) {
+        size_t grown = (s->n + more) + (s->n + more) / 2;
+        uint64_t *bigger = realloc(s->ns, (grown + 1) * sizeof *bigger);
+        if (!bigger) {
+            return false;
+        }
+        s->ns = bigger;
+        s->capacity = grown;
+    }
+    return true;
+}
+
+/* What a client saw under one policy, summed over the slices. */
+typedef struct tally_client {
+    samples due, submitted;
+    double served;
+    size_t in_slo, drops, refused, failed, deadline_missed, unrecorded, n_due;
+    uint64_t preemptions, compared, mismatches;
+    char mismatch[200];
+} tally_client;
+
+typedef struct tally {
+    tally_client *clients; /* one per actor of the play */
+    samples late;
+    double window_s, wall_s; /* measured time; time between the readings of the device's counters */
+    uint64_t rt_busy_ns;
+    uint64_t preemptions, kernels_evicted, tiles_run, tiles_abandoned, padded_tiles, busy_rt, busy_be, lost_be;
+} tally;
+
+static void tally_free(tally *t, size_t n_actors)
+{
+    for (size_t i = 0; t->clients && i < n_actors; i++) {
+        free(t->clients[i].due.ns);
+        free(t->clients[i].submitted.ns);
+    }
+    free(t->clients);
+    free(t->late.ns);
+}
+
+static double slo_us(const bench_actor *actor)
+{
+    return actor->client->slo_us ? (double)actor->client->slo_us : 2 * (double)actor->model->first_ns / 1e3;
+}
+
 /* Requests counted for throughput: those due in the window, or served in it, in part. */
-static void count_client(const load *run, size_t index, const bench_actor *actor, bench_client_row *row,
-                         uint64_t *samples)
+static reef_status count_client(const load *run, size_t index, const bench_actor *actor, tally *t, tally_client *c)
 {
     uint64_t begin, end, deadline = actor->client->deadline_us * 1000;
-    size_t n, taken = 0, in_slo = 0;
-    double served = 0;
+    double slo_ns = slo_us(actor) * 1e3;
+    size_t n;
+    bool open = actor->client->arrival.kind != BENCH_CLOSED;
     load_window(run, &begin, &end);
     const load_record *records = load_records(run, index, &n);
-    row->solo_us = (double)actor->model->solo_ns / 1e3;
-    row->slo_us = actor->client->slo_us ? (double)actor->client->slo_us : 2 * row->solo_us;
+    if (!make_room(&c->due, n) || !make_room(&c->submitted, n) || (open && !make_room(&t->late, n))) {
+        return REEF_NO_MEMORY;
+    }
     for (size_t i = 0; i < n; i++) {
         const load_record *record = &records[i];
         bool due = in_window(record->due_ns, begin, end), ok = record->status == REEF_OK;
         if (ok) {
             uint64_t from = record->start_ns ? record->start_ns : record->submit_ns;
-            served += part_inside(from, record->end_ns, begin, end);
+            c->served += part_inside(from, record->end_ns, begin, end);
         }
         if (!due) {
             continue;
         }
-        row->due++;
-        row->drops += record->status == LOAD_DROPPED || record->status == REEF_QUEUE_FULL;
-        row->refused += record->status == REEF_REFUSED;
+        c->n_due++;
+        c->preemptions += record->preemptions;
+        c->drops += record->status == LOAD_DROPPED || record->status == REEF_QUEUE_FULL;
+        c->refused += record->status == REEF_REFUSED;
         bool late = ok && deadline && record->end_ns > record->due_ns + deadline;
-        row->deadline_missed += record->status == REEF_DEADLINE || late;
-        row->failed += !ok && record->status != LOAD_DROPPED && record->status != REEF_QUEUE_FULL &&
-                       record->status != REEF_REFUSED && record->status != REEF_DEADLINE;
+        c->deadline_missed += record->status == REEF_DEADLINE || late;
+        c->failed += !ok && record->status != LOAD_DROPPED && record->status != REEF_QUEUE_FULL &&
+                     record->status != REEF_REFUSED && record->status != REEF_DEADLINE;
+        if (open) {
+            t->late.ns[t->late.n++] = record->sent_ns - record->due_ns;
+        }
         if (ok) {
             uint64_t latency = record->end_ns - record->due_ns;
-            samples[taken++] = latency;
-            in_slo += (double)latency <= row->slo_us * 1e3;
+            c->due.ns[c->due.n++] = latency;
+            c->submitted.ns[c->submitted.n++] = record->end_ns - record->sent_ns;
+            c->in_slo += (double)latency <= slo_ns;
         }
     }
-    double seconds = (double)(end - begin) / 1e9;
-    row->unrecorded = load_unrecorded(run, index);
-    row->per_s = served / seconds;
-    row->work_share = row->per_s * row->solo_us / 1e6;
-    row->slo_pct = row->due ? 100.0 * (double)in_slo / (double)row->due : NAN;
-    row->latency = bench_stats_of(samples, taken);
+    c->unrecorded += load_unrecorded(run, index);
+    c->compared += actor->verifier.compared;
+    c->mismatches += actor->verifier.mismatches;
+    if (!c->mismatch[0]) {
+        memcpy(c->mismatch, actor->verifier.first, sizeof c->mismatch);
+    }
+    return REEF_OK;
 }
 
 typedef struct span {
@@ -328,149 +512,228 @@ static int by_start(const void *a, const void *b)
     return (x->from > y->from) - (x->from < y->from);
 }
 
-/* Share of the window in which at least one RT request was being served; lateness of the generator. */
-static reef_status count_rt(const load *run, const size_t *indices, size_t n_indices, bench_row *row)
+/* How much of the window at least one RT request was being served. */
+static reef_status count_rt_busy(const load *run, const size_t *indices, size_t n_indices, tally *t)
 {
-    uint64_t begin, end, busy = 0, until = 0;
-    size_t total = 0, n_spans = 0, n_late = 0, n;
+    uint64_t begin, end, until;
+    size_t total = 0, n_spans = 0, n;
     load_window(run, &begin, &end);
     for (size_t i = 0; i < n_indices; i++) {
         load_records(run, indices[i], &n);
         total += n;
     }
     span *spans = malloc((total + 1) * sizeof *spans);
-    uint64_t *late = malloc((total + 1) * sizeof *late);
-    for (size_t i = 0; spans && late && i < n_indices; i++) {
+    if (!spans) {
+        return REEF_NO_MEMORY;
+    }
+    for (size_t i = 0; i < n_indices; i++) {
         const load_record *records = load_records(run, indices[i], &n);
         for (size_t k = 0; k < n; k++) {
             if (records[k].status == REEF_OK && records[k].start_ns) {
                 spans[n_spans++] = (span){records[k].start_ns, records[k].end_ns};
             }
-            if (in_window(records[k].due_ns, begin, end)) {
-                late[n_late++] = records[k].sent_ns - records[k].due_ns;
-            }
         }
     }
-    bool ok = spans && late;
-    if (ok) {
-        qsort(spans, n_spans, sizeof *spans, by_start);
-        until = begin;
-        for (size_t i = 0; i < n_spans; i++) {
-            uint64_t from = spans[i].from > until ? spans[i].from : until, to = spans[i].to < end ? spans[i].to : end;
-            if (to > from) {
-                busy += to - from;
-                until = to;
-            }
+    qsort(spans, n_spans, sizeof *spans, by_start);
+    until = begin;
+    for (size_t i = 0; i < n_spans; i++) {
+        uint64_t from = spans[i].from > until ? spans[i].from : until, to = spans[i].to < end ? spans[i].to : end;
+        if (to > from) {
+            t->rt_busy_ns += to - from;
+            until = to;
         }
-        row->rt_busy_share = (double)busy / (double)(end - begin);
-        row->generator_late_p99_us = bench_stats_of(late, n_late).p99_us;
     }
     free(spans);
-    free(late);
-    return ok ? REEF_OK : REEF_NO_MEMORY;
+    return REEF_OK;
 }
 
-static void count_device(const reef_device_stats *before, const reef_device_stats *after, double seconds,
-                         bench_row *row)
+static void count_device(const reef_device_stats *before, const reef_device_stats *after, tally *t)
 {
-    uint64_t be = after->busy_ns_be - before->busy_ns_be, lost = after->lost_ns_be - before->lost_ns_be;
-    row->preemptions = after->preemptions - before->preemptions;
-    row->kernels_evicted = after->kernels_evicted - before->kernels_evicted;
-    row->tiles_run = after->tiles_run - before->tiles_run;
-    row->tiles_abandoned = after->tiles_abandoned - before->tiles_abandoned;
-    row->padded_tiles = after->padded_tiles - before->padded_tiles;
-    row->lost_pct = be ? 100.0 * (double)lost / (double)be : 0;
-    row->unit_busy_share =
-        (double)(be + after->busy_ns_rt - before->busy_ns_rt) / 1e9 / seconds / (after->units ? after->units : 1);
+    t->preemptions += after->preemptions - before->preemptions;
+    t->kernels_evicted += after->kernels_evicted - before->kernels_evicted;
+    t->tiles_run += after->tiles_run - before->tiles_run;
+    t->tiles_abandoned += after->tiles_abandoned - before->tiles_abandoned;
+    t->padded_tiles += after->padded_tiles - before->padded_tiles;
+    t->busy_rt += after->busy_ns_rt - before->busy_ns_rt;
+    t->busy_be += after->busy_ns_be - before->busy_ns_be;
+    t->lost_be += after->lost_ns_be - before->lost_ns_be;
 }
 
-/* All RT latencies of a phase together, and sums over clients. */
-static reef_status count_row(runner *r, const load *run, const size_t *who, size_t n_who, bench_row *row)
+/* One slice into the policy's tally. who: the actors that took part. */
+static reef_status count_slice(const bench_play *play, const load *run, const size_t *who, size_t n_who, tally *t)
 {
-    size_t total = 0, n, taken = 0, due = 0, rt_indices[64], n_rt = 0;
-    double in_slo = 0;
-    for (size_t i = 0; i < n_who; i++) {
-        load_records(run, i, &n);
-        total += n;
+    size_t rt[MAX_CLIENTS], n_rt = 0;
+    uint64_t begin, end;
+    reef_status status = REEF_OK;
+    for (size_t i = 0; !status && i < n_who; i++) {
+        const bench_actor *actor = &play->actors[who[i]];
+        status = count_client(run, i, actor, t, &t->clients[who[i]]);
+        if (actor->client->service_class == REEF_RT) {
+            rt[n_rt++] = i;
+        }
     }
-    uint64_t *samples = malloc((total + 1) * sizeof *samples);
-    row->clients = calloc(n_who + 1, sizeof *row->clients);
-    if (!samples || !row->clients) {
-        free(samples);
-        return REEF_NO_MEMORY;
-    }
-    for (size_t i = 0; i < n_who; i++) {
-        bench_actor *actor = &r->actors[who[i]];
+    load_window(run, &begin, &end);
+    t->window_s += (double)(end - begin) / 1e9;
+    return status ? status : count_rt_busy(run, rt, n_rt, t);
+}
+
+static void finish_client(const bench_actor *actor, tally_client *c, double seconds, bench_client_row *row)
+{
+    *row = (bench_client_row){
+        .name = actor->client->name,
+        .model = actor->client->model,
+        .service_class = actor->client->service_class,
+        .solo_us = (double)actor->model->solo_ns / 1e3,
+        .slo_us = slo_us(actor),
+        .per_s = c->served / seconds,
+        .slo_pct = c->n_due ? 100.0 * (double)c->in_slo / (double)c->n_due : NAN,
+        .due = c->n_due,
+        .drops = c->drops,
+        .refused = c->refused,
+        .failed = c->failed,
+        .deadline_missed = c->deadline_missed,
+        .unrecorded = c->unrecorded,
+        .preemptions = c->preemptions,
+        .compared = c->compared,
+        .mismatches = c->mismatches,
+    };
+    row->work_share = row->per_s * row->solo_us / 1e6;
+    memcpy(row->mismatch, c->mismatch, sizeof row->mismatch);
+    row->latency = bench_stats_of(c->due.ns, c->due.n);
+    row->submitted = bench_stats_of(c->submitted.ns, c->submitted.n);
+}
+
+/* All RT latencies of a policy together, and sums over clients. base: the row of rt-only; NULL for that row itself. */
+static reef_status finish_row(const bench_play *play, bool with_be, tally *t, const bench_row *base, bench_row *row)
+{
+    samples due = {0}, submitted = {0};
+    size_t n_due = 0, in_slo = 0;
+    row->clients = calloc(play->n_actors + 1, sizeof *row->clients);
+    bool ok = row->clients != NULL;
+    for (size_t i = 0; ok && i < play->n_actors; i++) {
+        const bench_actor *actor = &play->actors[i];
+        tally_client *c = &t->clients[i];
+        bool rt = actor->client->service_class == REEF_RT;
+        if (!rt && !with_be) {
+            continue;
+        }
         bench_client_row *client = &row->clients[row->n_clients++];
-        client->name = actor->client->name;
-        client->model = actor->client->model;
-        client->service_class = actor->client->service_class;
-        count_client(run, i, actor, client, samples + taken);
-        client->compared = actor->verifier.compared;
-        client->mismatches = actor->verifier.mismatches;
-        memcpy(client->mismatch, actor->verifier.first, sizeof client->mismatch);
+        finish_client(actor, c, t->window_s, client);
         row->compared += client->compared;
         row->mismatches += client->mismatches;
         row->drops += client->drops;
         row->refused += client->refused;
         row->failed += client->failed;
         row->deadline_missed += client->deadline_missed;
-        if (client->service_class == REEF_RT) {
-            rt_indices[n_rt++] = i;
-            taken += client->latency.n; /* keep them for the total */
+        if (rt) {
+            ok = make_room(&due, c->due.n) && make_room(&submitted, c->submitted.n);
+            if (ok && c->due.n) {
+                memcpy(due.ns + due.n, c->due.ns, c->due.n * sizeof *due.ns);
+                memcpy(submitted.ns + submitted.n, c->submitted.ns, c->submitted.n * sizeof *submitted.ns);
+                due.n += c->due.n;
+                submitted.n += c->submitted.n;
+            }
+            n_due += c->n_due;
+            in_slo += c->in_slo;
             row->rt_per_s += client->per_s;
-            due += client->due;
-            in_slo += client->due ? client->slo_pct / 100 * (double)client->due : 0;
+            row->rt_work_share += client->work_share;
         } else {
             row->be_per_s += client->per_s;
             row->be_work_share += client->work_share;
         }
     }
-    row->rt = bench_stats_of(samples, taken);
-    row->slo_pct = due ? 100.0 * in_slo / (double)due : NAN;
-    free(samples);
-    return count_rt(run, rt_indices, n_rt, row);
+    if (ok) {
+        row->rt = bench_stats_of(due.ns, due.n);
+        row->rt_submitted = bench_stats_of(submitted.ns, submitted.n);
+        bench_stats late = bench_stats_of(t->late.ns, t->late.n);
+        row->late_p50_us = late.p50_us;
+        row->late_p99_us = late.p99_us;
+        row->late_max_us = late.max_us;
+        row->slo_pct = n_due ? 100.0 * (double)in_slo / (double)n_due : NAN;
+        row->rt_busy_share = (double)t->rt_busy_ns / 1e9 / t->window_s;
+        row->preemptions = t->preemptions;
+        row->kernels_evicted = t->kernels_evicted;
+        row->tiles_run = t->tiles_run;
+        row->tiles_abandoned = t->tiles_abandoned;
+        row->padded_tiles = t->padded_tiles;
+        row->be_lost_pct = t->busy_be ? 100.0 * (double)t->lost_be / (double)t->busy_be : 0;
+        row->unit_busy_share = (double)(t->busy_be + t->busy_rt) / 1e9 / t->wall_s;
+        base = base ? base : row;
+        double idle = 1 - base->rt_busy_share, work = base->rt_work_share;
+        row->requests_ratio = base->rt_per_s > 0 ? (row->rt_per_s + row->be_per_s) / base->rt_per_s : NAN;
+        row->work_ratio = work > 0 ? (row->rt_work_share + row->be_work_share) / work : NAN;
+        row->be_idle_share = idle > 0 ? row->be_work_share / idle : NAN;
+    }
+    free(due.ns);
+    free(submitted.ns);
+    return ok ? REEF_OK : REEF_NO_MEMORY;
 }
 
-/* ------------------------------------------------------------------------------------------------- phases -- */
+/* ------------------------------------------------------------------------------------------------- slices -- */
 
-/* Plays the workload once. with_be: also the BE clients. */
-static reef_status run_phase(runner *r, const char *policy, const char *what, bool with_be, bench_row *row,
-                             reef_error *error)
+static void slice_progress(void *context, const char *what, size_t done, size_t total)
+{
+    const runner *r = context;
+    report_progress(r, what, r->slice * total + done, r->slices * total);
+}
+
+/* Who takes part under a policy, and how they ask. */
+static size_t cast(const runner *r, const bench_play *play, bool with_be, unsigned round, load_client_spec *specs,
+                   size_t *who, uint64_t *longest_ns)
 {
     const bench_options *options = r->options;
-    load_client_spec specs[64];
-    size_t who[64], n = 0;
-    uint64_t longest = 0;
-    for (size_t i = 0; i < r->n_actors; i++) {
-        bench_actor *actor = &r->actors[i];
+    double slice_s = options->seconds / (options->rounds ? options->rounds : 1) + options->warmup;
+    size_t n = 0;
+    *longest_ns = 0;
+    for (size_t i = 0; i < play->n_actors; i++) {
+        bench_actor *actor = &play->actors[i];
         bool rt = actor->client->service_class == REEF_RT;
         if (!rt && !with_be) {
             continue;
         }
         actor->verifier.compared = actor->verifier.mismatches = 0;
         actor->verifier.first[0] = 0;
-        double most = 4e9 * (options->seconds + options->warmup + 10) / (double)(actor->model->solo_ns + 1) + 1024;
+        /* A device that cannot keep up is not kept waiting for after the slice for longer than this. */
+        size_t backlog = (size_t)(MAX_BACKLOG_NS / (actor->model->first_ns + 1));
+        double most = 4e9 * (slice_s + 1) / (double)(actor->model->first_ns + 1) + 1024;
         specs[n] = (load_client_spec){
             .client = actor->client,
             .session = actor->session,
             .inputs = (const void *const *)actor->inputs.data,
             .verifier = &actor->verifier,
-            .scale = rt ? r->scale : 1,
-            .seed = actor->seed,
+            .scale = rt ? play->scale : 1,
+            .seed = actor->seed + round * 1000003u, /* the same under every policy of a round */
+            .from_ns = (uint64_t)(slice_s * 1e9 * round),
+            .max_in_flight = backlog < 8 ? 8 : backlog,
             .max_records = most < MAX_RECORDS ? (size_t)most : MAX_RECORDS,
         };
         who[n++] = i;
-        longest = actor->model->solo_ns > longest ? actor->model->solo_ns : longest;
+        *longest_ns = actor->model->first_ns > *longest_ns ? actor->model->first_ns : *longest_ns;
     }
-    uint64_t tail = 20 * longest;
+    return n;
+}
+
+static reef_status play_slice(runner *r, const bench_play *play, const bench_part *part, const char *policy,
+                              unsigned round, tally *t, reef_error *error)
+{
+    const bench_options *options = r->options;
+    load_client_spec specs[MAX_CLIENTS];
+    size_t who[MAX_CLIENTS];
+    uint64_t longest;
+    size_t n = cast(r, play, strcmp(policy, "rt-only") != 0, round, specs, who, &longest);
+    unsigned rounds = options->rounds ? options->rounds : 1;
+    bool cpu = !strcmp(options->device, "cpu");
+    char what[200];
+    snprintf(what, sizeof what, "%.80s %s: %s, round %u of %u:", part->workload, part->form, policy, round + 1, rounds);
     load_options timing = {
         .warmup_ns = (uint64_t)(options->warmup * 1e9),
-        .window_ns = (uint64_t)(options->seconds * 1e9),
-        .max_tail_ns = tail < MAX_TAIL_NS ? tail : MAX_TAIL_NS,
-        .spin_ns = strcmp(options->device, "cpu") ? 50000 : 0, /* on the CPU device spinning would take a unit away */
-        .progress = options->progress,
-        .progress_context = options->progress_context,
+        .window_ns = (uint64_t)(options->seconds * 1e9 / rounds),
+        .max_tail_ns = 20 * longest < MAX_TAIL_NS ? 20 * longest : MAX_TAIL_NS,
+        .spin_ns = cpu ? 0 : SPIN_NS, /* on the CPU device spinning would take a unit away */
+        .thread_per_client = !cpu,
+        .poll_ns = cpu ? 0 : POLL_NS, /* waking a thread would cost the device's own thread a system call per answer */
+        .progress = slice_progress,
+        .progress_context = r,
         .what = what,
     };
     load *run;
@@ -485,34 +748,167 @@ static reef_status run_phase(runner *r, const char *policy, const char *what, bo
         uint64_t begin = reef_now_ns();
         status = load_run(run, error);
         reef_device_stats_get(r->device, &after);
+        what[strcspn(what, ",")] = 0;
+        reef_device_trace_span(r->device, what, begin, reef_now_ns());
         r->leak = status == REEF_TIMEOUT;
-        row->policy = policy;
         if (!status) {
-            count_device(&before, &after, (double)(reef_now_ns() - begin) / 1e9, row);
-            status = count_row(r, run, who, n, row);
+            t->wall_s += (double)(reef_now_ns() - begin) / 1e9 * (after.units ? after.units : 1);
+            count_device(&before, &after, t);
+            status = count_slice(play, run, who, n, t);
             if (status) {
-                reef_fail(error, status, "out of memory for the report");
+                reef_fail(error, status, "out of memory for the records");
             }
         }
     }
     if (!r->leak) {
         load_destroy(run);
     }
+    r->slice++;
     return status;
 }
 
-static reef_status run_policies(runner *r, bench_report *report, reef_error *error)
+/* Every policy, in turns. */
+static reef_status play_part(runner *r, const bench_play *play, bench_part *part, reef_error *error)
 {
-    reef_status status = run_phase(r, "rt-only", "RT clients alone", false, &report->alone, error);
-    for (size_t i = 0; !status && i < r->options->n_policies; i++) {
-        const char *policy = r->options->policies[i];
-        bench_row *row = &report->rows[report->n_rows++];
-        status = run_phase(r, policy, policy, strcmp(policy, "rt-only") != 0, row, error);
+    reef_status status = REEF_OK;
+    unsigned rounds = r->options->rounds ? r->options->rounds : 1;
+    tally *tallies = calloc(r->n_policies, sizeof *tallies);
+    part->rows = calloc(r->n_policies, sizeof *part->rows);
+    bool ok = tallies && part->rows;
+    for (size_t p = 0; ok && p < r->n_policies; p++) {
+        tallies[p].clients = calloc(play->n_actors + 1, sizeof *tallies[p].clients);
+        ok = tallies[p].clients != NULL;
+    }
+    if (!ok) {
+        status = reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
+    for (unsigned round = 0; !status && round < rounds; round++) {
+        status = measure_again(r, play, error);
+        for (size_t i = 0; !status && i < r->n_policies; i++) {
+            size_t p = round % 2 ? r->n_policies - 1 - i : i; /* there and back */
+            status = play_slice(r, play, part, r->policies[p], round, &tallies[p], error);
+            if (status) {
+                reef_error_prefix(error, "workload %s, policy %s: ", part->workload, r->policies[p]);
+            }
+        }
+    }
+    settle_solo(play);
+    for (size_t p = 0; !status && p < r->n_policies; p++) {
+        bench_row *row = &part->rows[p];
+        row->policy = r->policies[p];
+        status = finish_row(play, strcmp(row->policy, "rt-only") != 0, &tallies[p], p ? part->rows : NULL, row);
+        part->n_rows++;
         if (status) {
-            reef_error_prefix(error, "policy %s: ", policy);
+            reef_fail(error, status, "out of memory for the report");
+        }
+    }
+    for (size_t p = 0; tallies && p < r->n_policies; p++) {
+        tally_free(&tallies[p], play->n_actors);
+    }
+    free(tallies);
+    return status;
+}
+
+/* ---------------------------------------------------------------------------------------------------- all -- */
+
+reef_status bench_traced(reef_device *device, const char *path, reef_status (*run)(void *context, reef_error *error),
+                         void *context, reef_error *error)
+{
+    reef_status status = path ? reef_device_trace_start(device, 0, error) : REEF_OK;
+    if (status) {
+        return status;
+    }
+    status = run(context, error);
+    if (path) {
+        /* What a failed run did is worth seeing, too; its own error counts. */
+        reef_status written = reef_device_trace_stop(device, path, status ? NULL : error);
+        status = status ? status : written;
+    }
+    return status;
+}
+
+typedef struct play_context {
+    runner *r;
+    bench_report *report;
+} play_context;
+
+static reef_status play_all(void *context, reef_error *error)
+{
+    runner *r = ((play_context *)context)->r;
+    bench_report *report = ((play_context *)context)->report;
+    reef_status status = REEF_OK;
+    for (size_t i = 0; !status && i < r->n_plays; i++) {
+        bench_play *play = &r->plays[i];
+        bool forms[2];
+        status = forms_of(r, play, &forms[0], &forms[1], error);
+        if (!status) {
+            status = prepare_play(r, play, error);
+        }
+        for (int matched = 0; !status && matched < 2; matched++) {
+            if (forms[matched]) {
+                bench_part *part = &report->parts[report->n_parts++];
+                choose_rates(play, matched, part);
+                status = play_part(r, play, part, error);
+            }
+        }
+        if (!r->leak) {
+            end_play(play);
         }
     }
     return status;
+}
+
+/* rt-only first, then the others in the order given, each once; without those that the device cannot run if so wished. */
+static reef_status choose_policies(runner *r, bench_report *report, reef_error *error)
+{
+    const bench_options *options = r->options;
+    r->policies[r->n_policies++] = "rt-only";
+    for (size_t i = 0; i < options->n_policies; i++) {
+        const char *policy = NULL;
+        bool known = false;
+        reef_error why = {0};
+        reef_status status = bench_check_policy(options->policies[i], &policy, error);
+        status = status ? status : reef_device_set_policy(r->device, policy, &why);
+        if (status == REEF_UNSUPPORTED && options->skip_unsupported) {
+            size_t used = strlen(report->skipped);
+            snprintf(report->skipped + used, sizeof report->skipped - used, "%s%s", used ? ", " : "", policy);
+            continue;
+        }
+        if (status) {
+            return why.status ? reef_fail(error, status, "%s", why.message) : status;
+        }
+        for (size_t p = 0; p < r->n_policies; p++) {
+            known |= !strcmp(r->policies[p], policy);
+        }
+        if (!known) {
+            r->policies[r->n_policies++] = policy;
+        }
+    }
+    return REEF_OK;
+}
+
+/* What a reader of the results should know of the models. */
+static reef_status describe_models(const runner *r, bench_report *report)
+{
+    report->models = calloc(r->n_models + 1, sizeof *report->models);
+    for (size_t i = 0; report->models && i < r->n_models; i++) {
+        bench_model_row *row = &report->models[report->n_models++];
+        const reef_model *model = r->models[i].model;
+        reef_model_info info;
+        reef_kernel_info kernel;
+        reef_model_info_get(model, &info);
+        *row = (bench_model_row){.name = r->models[i].like->model,
+                                 .solo_us = (double)r->models[i].solo_ns / 1e3,
+                                 .kernels = info.kernels,
+                                 .preemptible = info.kernels_preemptible};
+        for (size_t k = 0; !row->why_not[0] && reef_model_kernel(model, k, &kernel); k++) {
+            if (!kernel.preemptible) {
+                snprintf(row->why_not, sizeof row->why_not, "%.80s: %s", kernel.name,
+                         kernel.why_not ? kernel.why_not : "unknown");
+            }
+        }
+    }
+    return report->models ? REEF_OK : REEF_NO_MEMORY;
 }
 
 static void clean_up(runner *r)
@@ -520,64 +916,88 @@ static void clean_up(runner *r)
     if (r->leak) {
         return;
     }
-    for (size_t i = 0; i < r->n_actors; i++) {
-        reef_session_destroy(r->actors[i].session);
-        bench_verifier_free(&r->actors[i].verifier);
-        bench_tensors_free(&r->actors[i].inputs);
-    }
     for (size_t i = 0; i < r->n_models; i++) {
         reef_model_destroy(r->models[i].model);
         free(r->models[i].path);
+        free(r->models[i].samples);
     }
     reef_device_close(r->device);
-    free(r->actors);
+    for (size_t i = 0; r->plays && i < r->n_plays; i++) {
+        free(r->plays[i].actors);
+    }
+    free(r->plays);
     free(r->models);
+    free(r->policies);
 }
 
-reef_status bench_run(const bench_workload *workload, const bench_options *options, bench_report *out,
-                      reef_error *error)
+/* Everything that can be found out without the device. */
+static reef_status set_up(runner *r, const bench_workload *workloads, size_t n, bench_report *report, reef_error *error)
 {
-    runner r = {.workload = workload, .options = options};
-    reef_status status = bench_check_device(options->device, error);
-    for (size_t i = 0; !status && i < options->n_policies; i++) {
-        status = bench_check_policy(options->policies[i], NULL, error);
+    size_t clients = 0, parts = 0;
+    reef_status status = bench_check_device(r->options->device, error);
+    for (size_t i = 0; !status && i < r->options->n_policies; i++) {
+        status = bench_check_policy(r->options->policies[i], NULL, error);
     }
     if (status) {
         return status;
     }
-    r.models = calloc(workload->n_clients + 1, sizeof *r.models);
-    r.actors = calloc(workload->n_clients + 1, sizeof *r.actors);
+    for (size_t i = 0; i < n; i++) {
+        clients += workloads[i].n_clients;
+    }
+    r->models = calloc(clients + 1, sizeof *r->models);
+    r->plays = calloc(n + 1, sizeof *r->plays);
+    r->policies = calloc(r->options->n_policies + 1, sizeof *r->policies);
+    report->parts = calloc(2 * n + 1, sizeof *report->parts);
+    if (!r->models || !r->plays || !r->policies || !report->parts) {
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
+    for (; !status && r->n_plays < n; r->n_plays++) {
+        bench_play *play = &r->plays[r->n_plays];
+        bool published, matched;
+        play->workload = &workloads[r->n_plays];
+        play->actors = calloc(play->workload->n_clients + 1, sizeof *play->actors);
+        status = play->actors ? collect_models(r, play, error) : reef_fail(error, REEF_NO_MEMORY, "out of memory");
+        if (!status && !(status = forms_of(r, play, &published, &matched, error))) {
+            parts += published + (size_t)matched;
+        }
+    }
+    r->slices = parts * (r->options->rounds ? r->options->rounds : 1);
+    return status;
+}
+
+reef_status bench_run(const bench_workload *workloads, size_t n_workloads, const bench_options *options,
+                      bench_report *out, reef_error *error)
+{
+    runner r = {.options = options};
     bench_report report = {
-        .workload = workload->name,
-        .about = workload->about,
         .device = options->device,
         .seconds = options->seconds,
         .warmup = options->warmup,
+        .rounds = options->rounds ? options->rounds : 1,
         .seed = options->seed,
-        .rows = calloc(options->n_policies + 1, sizeof *report.rows),
+        .form_defaulted = options->form == BENCH_FORM_DEFAULT,
     };
-    if (!r.models || !r.actors || !report.rows) {
-        status = reef_fail(error, REEF_NO_MEMORY, "out of memory");
-    }
-    if (!status) {
-        status = collect_models(&r, error);
-    }
+    reef_status status = set_up(&r, workloads, n_workloads, &report, error);
     if (!status) {
         reef_device_options device = {.units = options->units, .policy = "rt-only"};
         status = reef_device_open(options->device, &device, &r.device, error);
+    }
+    if (!status) {
+        status = choose_policies(&r, &report, error);
     }
     if (!status) {
         reef_device_stats stats;
         reef_device_stats_get(r.device, &stats);
         report.units = stats.units;
         report.realtime_priority = load_can_raise_priority();
-        status = prepare(&r, error);
+        r.slices *= r.n_policies;
+        status = load_models(&r, error);
     }
     if (!status) {
-        status = choose_form(&r, &report, error);
+        status = bench_traced(r.device, options->trace, play_all, &(play_context){&r, &report}, error);
     }
-    if (!status) {
-        status = run_policies(&r, &report, error);
+    if (!status && describe_models(&r, &report)) {
+        status = reef_fail(error, REEF_NO_MEMORY, "out of memory for the report");
     }
     clean_up(&r);
     if (status) {

@@ -1,36 +1,47 @@
 /*
- * runner.h - a whole benchmark: load the models, measure them alone, play the workload under each policy.
+ * runner.h - a whole benchmark: load the models, measure them alone, play the workloads under each policy.
  */
 #ifndef REEF_BENCH_RUNNER_H
 #define REEF_BENCH_RUNNER_H
 
 #include "bench/report.h"
 
-typedef enum bench_form { BENCH_FORM_DEFAULT, BENCH_FORM_PUBLISHED, BENCH_FORM_MATCHED } bench_form;
+/* DEFAULT: matched on the CPU, which is slower than the published rates ask for; both elsewhere. */
+typedef enum bench_form { BENCH_FORM_DEFAULT, BENCH_FORM_PUBLISHED, BENCH_FORM_MATCHED, BENCH_FORM_BOTH } bench_form;
 
 typedef struct bench_options {
     const char *device;
     unsigned units;
     reef_precision precision;
-    const char *models; /* folder for models given by name */
-    const char *const *policies;
+    const char *models;          /* folder for models given by name */
+    const char *const *policies; /* rt-only is measured whether it is among them or not */
     size_t n_policies;
+    bool skip_unsupported; /* leave out policies that the device cannot run, rather than fail */
     bench_form form;
-    double seconds, warmup;
+    double seconds;  /* measured per policy, in all rounds together */
+    double warmup;   /* before each round's part of it */
+    unsigned rounds; /* the policies take turns this often, so that drift favours none; 0: 1 */
     uint64_t seed;
     unsigned profile_runs;
+    const char *trace; /* a file for the timeline of the whole run (its end, when it is long), or NULL */
     reef_progress progress;
     void *progress_context;
 } bench_options;
 
-/* Checks that policies, device and files exist before anything long is started. */
-reef_status bench_run(const bench_workload *workload, const bench_options *options, bench_report *out,
-                      reef_error *error);
+/*
+ * Plays the workloads one after another on one device, each model loaded once. Checks that policies, device and files
+ * exist before anything long is started.
+ */
+reef_status bench_run(const bench_workload *workloads, size_t n_workloads, const bench_options *options,
+                      bench_report *out, reef_error *error);
 
-typedef struct preempt_load { /* best-effort work: a model file, or kernels x tiles x tile_us of synthetic work */
+/* Best-effort work: a model file, or synthetic kernels. */
+typedef struct preempt_load {
     const char *path;
-    uint32_t kernels, tiles;
-    double tile_us;
+    uint32_t kernels; /* as many, one after another */
+    double kernel_us; /* each so long on the whole device, in tiles as short as real ones; or, when 0, ... */
+    uint32_t tiles;   /* ... of so many tiles ... */
+    double tile_us;   /* ... so long each */
 } preempt_load;
 
 typedef struct preempt_options {
@@ -45,15 +56,21 @@ typedef struct preempt_options {
      * any, the DISB networks get those of the built-in workloads. */
     const reef_shape *shapes;
     size_t n_shapes;
-    unsigned count;          /* RT requests per load and policy */
+    unsigned count;          /* RT requests per load and policy, and as many on the idle device */
+    unsigned rounds;         /* in which idle and loaded device take turns; 0: 1 */
     double seconds_per_cell; /* a cell that takes longer ends with fewer */
     uint64_t seed;
+    const char *trace; /* as in bench_options */
     reef_progress progress;
     void *progress_context;
 } preempt_options;
 
-/* How long a preemption takes: a tiny RT request against each load, under each policy. */
+/* How long a preemption takes: a tiny RT request on the idle device and against each load, under each policy. */
 reef_status preempt_run(const preempt_options *options, preempt_report *out, reef_error *error);
+
+/* Records `run(context)` on the device into the file `path` (NULL: does not record), whether it fails or not. */
+reef_status bench_traced(reef_device *device, const char *path, reef_status (*run)(void *context, reef_error *error),
+                         void *context, reef_error *error);
 
 /* NOT_FOUND with the list of what there is. */
 reef_status bench_check_policy(const char *policy, const char **canonical, reef_error *error);

@@ -63,7 +63,7 @@ void bench_verifier_free(bench_verifier *verifier)
     *verifier = (bench_verifier){0};
 }
 
-bool bench_verify(bench_verifier *verifier, size_t slot)
+bool bench_verify(bench_verifier *verifier, size_t slot, size_t request)
 {
     bool same = true;
     for (size_t i = 0; i < verifier->expected.n; i++) {
@@ -72,8 +72,9 @@ bool bench_verify(bench_verifier *verifier, size_t slot)
         size_t at = bench_first_difference(verifier->expected.data[i], verifier->slots[slot].data[i], info.bytes);
         if (at < info.bytes) {
             if (!verifier->first[0]) {
-                snprintf(verifier->first, sizeof verifier->first, "output '%.80s' differs from element %zu of %zu on",
-                         info.name, at / npy_dtype_bytes(info.dtype), info.bytes / npy_dtype_bytes(info.dtype));
+                snprintf(verifier->first, sizeof verifier->first,
+                         "request %zu: output '%.80s' differs from element %zu of %zu on", request, info.name,
+                         at / npy_dtype_bytes(info.dtype), info.bytes / npy_dtype_bytes(info.dtype));
             }
             same = false;
         }

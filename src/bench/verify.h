@@ -17,14 +17,14 @@ typedef struct bench_verifier {
     bench_tensors *slots;
     size_t n_slots;
     uint64_t compared, mismatches;
-    char first[200]; /* the first mismatch, in words */
+    char first[200]; /* the first mismatch, in words: which request, which output */
 } bench_verifier;
 
 /* Runs one request through session and keeps its answer; makes n_slots slots. */
 reef_status bench_verifier_create(reef_model *model, reef_session *session, const void *const *inputs, size_t n_slots,
                                   bench_verifier *out, reef_error *error);
 void bench_verifier_free(bench_verifier *verifier);
-/* Compares and scribbles. Not thread safe. */
-bool bench_verify(bench_verifier *verifier, size_t slot);
+/* Compares and scribbles. request: its number, for `first`. Not thread safe. */
+bool bench_verify(bench_verifier *verifier, size_t slot, size_t request);
 
 #endif

@@ -68,10 +68,11 @@ const char *bench_arrival_name(bench_arrival_kind kind);
 
 /*
  * Due times in [0, span_ns), ascending, for an arrival whose rate is multiplied by `scale` (a trace is played that much
- * faster). The same seed gives the same times. *out is malloced; it holds *n times. CLOSED has none.
+ * faster). The same seed gives the same times. A trace is taken up `from_ns` after its start, in time as played; the
+ * other kinds look the same from everywhere. *out is malloced; it holds *n times. CLOSED has none.
  */
-reef_status bench_arrival_times(const bench_arrival *arrival, double scale, uint64_t seed, uint64_t span_ns,
-                                uint64_t **out, size_t *n);
+reef_status bench_arrival_times(const bench_arrival *arrival, double scale, uint64_t seed, uint64_t from_ns,
+                                uint64_t span_ns, uint64_t **out, size_t *n);
 /* Mean requests per second at scale 1; 0 for CLOSED. */
 double bench_arrival_rate(const bench_arrival *arrival);
 

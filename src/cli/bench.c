@@ -14,27 +14,15 @@
 #include "cli/progress.h"
 
 typedef struct bench_args {
-    const char *device, *models, *form, *json, *chart, *precision_text;
+    const char *device, *models, *form, *json, *chart, *trace, *precision_text;
     reef_precision precision;
-    uint64_t units, seed, count, profile_runs;
+    uint64_t units, seed, count, profile_runs, rounds;
     double seconds, warmup;
+    bool all_policies; /* none was named */
     cli_list policies, be, shapes, synthetic;
 } bench_args;
 
 static const char name_of_command[] = "bench";
-
-static int check_writable(const char *option, const char *path)
-{
-    /* Found out now rather than after minutes of measuring. */
-    FILE *file = path ? fopen(path, "a") : NULL;
-    if (path && !file) {
-        return cli_fail(name_of_command, "--%s: %s cannot be written", option, path);
-    }
-    if (file) {
-        fclose(file);
-    }
-    return -1;
-}
 
 static reef_status write_json(json_t *root, const char *path, reef_error *error)
 {
@@ -48,32 +36,45 @@ static reef_status write_json(json_t *root, const char *path, reef_error *error)
 
 /* -------------------------------------------------------------------------------------------- a workload -- */
 
-static int bench_workload_command(const bench_args *args, const char *spec)
+enum { MAX_WORKLOADS = 32 };
+
+static int parse_form(const char *text, bench_form *out)
 {
-    bench_form form = BENCH_FORM_DEFAULT;
-    if (args->form) {
-        bool matched = !strcmp(args->form, "matched");
-        if (!matched && strcmp(args->form, "published") != 0) {
-            return cli_usage(name_of_command, "--form: '%s' is neither published nor matched", args->form);
+    static const char *const names[] = {
+        [BENCH_FORM_PUBLISHED] = "published", [BENCH_FORM_MATCHED] = "matched", [BENCH_FORM_BOTH] = "both"};
+    *out = BENCH_FORM_DEFAULT;
+    for (int i = BENCH_FORM_PUBLISHED; text && i <= BENCH_FORM_BOTH; i++) {
+        if (!strcmp(text, names[i])) {
+            *out = (bench_form)i;
+            return -1;
         }
-        form = matched ? BENCH_FORM_MATCHED : BENCH_FORM_PUBLISHED;
     }
-    if (args->be.n || args->shapes.n || args->synthetic.n) {
-        return cli_usage(name_of_command, "--be, --shape and --synthetic belong to reef bench preempt");
+    return text ? cli_usage(name_of_command, "--form: '%s' is none of published, matched, both", text) : -1;
+}
+
+/* The workloads named; `all` stands for the six that are built in. workloads: room for MAX_WORKLOADS, zeroed. */
+static int load_workloads(const cli_list *words, bench_workload *workloads, size_t *n)
+{
+    static const char *const every[] = {"A", "B", "C", "D", "E", "REAL"};
+    for (size_t i = 0; i < words->n; i++) {
+        bool all = !strcmp(words->items[i], "all");
+        for (size_t k = 0; k < (all ? sizeof every / sizeof every[0] : 1); k++) {
+            const char *spec = all ? every[k] : words->items[i];
+            if (*n == MAX_WORKLOADS) {
+                return cli_usage(name_of_command, "more than %d workloads", MAX_WORKLOADS);
+            }
+            reef_error error = {0};
+            if (bench_workload_load(spec, &workloads[(*n)++], &error)) {
+                return cli_error(name_of_command, spec, &error);
+            }
+        }
     }
+    return -1;
+}
+
+static int run_workloads(const bench_args *args, bench_form form, const bench_workload *workloads, size_t n)
+{
     reef_error error = {0};
-    bench_workload workload = {0};
-    reef_status status = bench_workload_load(spec, &workload, &error);
-    if (status) {
-        bench_workload_free(&workload);
-        return cli_error(name_of_command, spec, &error);
-    }
-    int code = check_writable("json", args->json);
-    code = code < 0 ? check_writable("chart", args->chart) : code;
-    if (code >= 0) {
-        bench_workload_free(&workload);
-        return code;
-    }
     cli_progress progress;
     cli_progress_begin(&progress, name_of_command);
     bench_options options = {
@@ -83,16 +84,19 @@ static int bench_workload_command(const bench_args *args, const char *spec)
         .models = args->models,
         .policies = args->policies.items,
         .n_policies = args->policies.n,
+        .skip_unsupported = args->all_policies,
         .form = form,
         .seconds = args->seconds,
         .warmup = args->warmup,
+        .rounds = (unsigned)args->rounds,
         .seed = args->seed,
         .profile_runs = (unsigned)args->profile_runs,
+        .trace = args->trace,
         .progress = cli_progress_show,
         .progress_context = &progress,
     };
     bench_report report = {0};
-    status = bench_run(&workload, &options, &report, &error);
+    reef_status status = bench_run(workloads, n, &options, &report, &error);
     cli_progress_end(&progress);
     if (!status) {
         bench_report_print(&report, stdout);
@@ -106,12 +110,37 @@ static int bench_workload_command(const bench_args *args, const char *spec)
         }
     }
     uint64_t mismatches = status ? 0 : bench_report_mismatches(&report);
-    code = status       ? cli_error(name_of_command, NULL, &error)
-           : mismatches ? cli_fail(name_of_command, "%llu answers differ from the undisturbed ones",
-                                   (unsigned long long)mismatches)
-                        : EXIT_OK;
+    char first[500] = "";
+    bench_report_first_mismatch(&report, first, sizeof first);
+    int code = status       ? cli_error(name_of_command, NULL, &error)
+               : mismatches ? cli_fail(name_of_command, "%llu answers differ from the undisturbed ones; the first: %s",
+                                       (unsigned long long)mismatches, first)
+                            : EXIT_OK;
     bench_report_free(&report);
-    bench_workload_free(&workload);
+    return code;
+}
+
+static int bench_workload_command(const bench_args *args, const cli_list *words)
+{
+    bench_form form;
+    int code = parse_form(args->form, &form);
+    if (code < 0 && (args->be.n || args->shapes.n || args->synthetic.n)) {
+        code = cli_usage(name_of_command, "--be, --shape and --synthetic belong to reef bench preempt");
+    }
+    bench_workload *workloads = code < 0 ? calloc(MAX_WORKLOADS, sizeof *workloads) : NULL;
+    if (code < 0 && !workloads) {
+        code = cli_fail(name_of_command, "out of memory");
+    }
+    size_t n = 0;
+    code = code < 0 ? load_workloads(words, workloads, &n) : code;
+    code = code < 0 ? cli_check_writable(name_of_command, "json", args->json) : code;
+    code = code < 0 ? cli_check_writable(name_of_command, "chart", args->chart) : code;
+    code = code < 0 ? cli_check_writable(name_of_command, "trace", args->trace) : code;
+    code = code < 0 ? run_workloads(args, form, workloads, n) : code;
+    for (size_t i = 0; i < n; i++) {
+        bench_workload_free(&workloads[i]);
+    }
+    free(workloads);
     return code;
 }
 
@@ -183,27 +212,57 @@ static bool take_count(const char **at, unsigned *out)
     return true;
 }
 
+/* "10ms", "100us", "2.5ms": microseconds, or 0. */
+static double length_us(const char *text)
+{
+    char *end = NULL;
+    double number = *text && strchr("0123456789.", *text) ? strtod(text, &end) : 0;
+    double unit = !end || end == text ? 0 : !strcmp(end, "ms") ? 1e3 : !strcmp(end, "us") ? 1 : 0;
+    return number * unit >= 1 && number * unit <= 1e7 ? number * unit : 0;
+}
+
 static int add_synthetic(load_list *list, const char *text)
 {
     unsigned kernels = 0, tiles = 0;
     const char *at = text;
     char *end = NULL;
-    bool counts = take_count(&at, &kernels) && take_count(&at, &tiles);
-    double us = counts ? strtod(at, &end) : 0;
-    if (!counts || end == at || *end || !kernels || !tiles || !(us >= 0.1 && us <= 1e7)) {
-        return cli_usage(name_of_command,
-                         "--synthetic: '%s' is not KERNELSxTILESxUS, such as 100x2x1000 (microseconds per tile)", text);
+    double us = 0, kernel_us = 0;
+    bool good = take_count(&at, &kernels) && kernels;
+    if (good && !(kernel_us = length_us(at))) {
+        good = take_count(&at, &tiles) && tiles;
+        us = good ? strtod(at, &end) : 0;
+        good = good && end != at && !*end && us >= 0.1 && us <= 1e7;
     }
-    return add_load(list, (preempt_load){.kernels = kernels, .tiles = tiles, .tile_us = us})
+    if (!good) {
+        return cli_usage(name_of_command,
+                         "--synthetic: '%s' is neither KERNELSxLENGTH, such as 100x10ms, nor KERNELSxTILESxUS, such as "
+                         "100x2x1000 (microseconds per tile)",
+                         text);
+    }
+    return add_load(list, (preempt_load){.kernels = kernels, .kernel_us = kernel_us, .tiles = tiles, .tile_us = us})
                ? -1
                : cli_fail(name_of_command, "out of memory");
+}
+
+/* REEF's: so many kernels queued, each so long. */
+static int add_all_synthetic(load_list *list)
+{
+    static const unsigned kernels[] = {10, 100, 1000};
+    static const double ms[] = {0.1, 1, 10, 50};
+    for (size_t i = 0; i < 12; i++) {
+        if (!add_load(list, (preempt_load){.kernels = kernels[i / 4], .kernel_us = 1e3 * ms[i % 4]})) {
+            return cli_fail(name_of_command, "out of memory");
+        }
+    }
+    return -1;
 }
 
 static int collect_loads(const bench_args *args, load_list *list)
 {
     int code = -1;
     for (size_t i = 0; code < 0 && i < args->synthetic.n; i++) {
-        code = add_synthetic(list, args->synthetic.items[i]);
+        const char *text = args->synthetic.items[i];
+        code = strcmp(text, "all") ? add_synthetic(list, text) : add_all_synthetic(list);
     }
     for (size_t i = 0; code < 0 && i < args->be.n; i++) {
         code = add_path(list, strdup(args->be.items[i])) ? -1 : cli_fail(name_of_command, "out of memory");
@@ -211,18 +270,7 @@ static int collect_loads(const bench_args *args, load_list *list)
     if (code < 0 && args->models) {
         code = add_folder(list, args->models);
     }
-    if (code < 0 && list->n == 0) {
-        static const unsigned kernels[] = {10, 100, 1000};
-        static const double us[] = {100, 1000, 10000};
-        for (size_t i = 0; i < 9; i++) {
-            /* Two tiles for every unit there can sensibly be would hide a kernel's length; two keep two units busy. */
-            unsigned tiles = args->units ? (unsigned)args->units : 2;
-            if (!add_load(list, (preempt_load){.kernels = kernels[i / 3], .tiles = tiles, .tile_us = us[i % 3]})) {
-                return cli_fail(name_of_command, "out of memory");
-            }
-        }
-    }
-    return code;
+    return code < 0 && list->n == 0 ? add_all_synthetic(list) : code;
 }
 
 static int preempt_command(const bench_args *args)
@@ -237,8 +285,9 @@ static int preempt_command(const bench_args *args)
     }
     load_list loads = {0};
     code = collect_loads(args, &loads);
-    code = code < 0 ? check_writable("json", args->json) : code;
-    code = code < 0 ? check_writable("chart", args->chart) : code;
+    code = code < 0 ? cli_check_writable(name_of_command, "json", args->json) : code;
+    code = code < 0 ? cli_check_writable(name_of_command, "chart", args->chart) : code;
+    code = code < 0 ? cli_check_writable(name_of_command, "trace", args->trace) : code;
     if (code < 0) {
         reef_error error = {0};
         cli_progress progress;
@@ -254,8 +303,10 @@ static int preempt_command(const bench_args *args)
             .shapes = shapes,
             .n_shapes = args->shapes.n,
             .count = (unsigned)args->count,
+            .rounds = (unsigned)args->rounds,
             .seconds_per_cell = args->seconds,
             .seed = args->seed,
+            .trace = args->trace,
             .progress = cli_progress_show,
             .progress_context = &progress,
         };
@@ -302,6 +353,7 @@ static int default_policies(bench_args *args, bool preempt)
     if (args->policies.n) {
         return -1;
     }
+    args->all_policies = true;
     for (size_t i = 0; !preempt && ok && reef_policy_list(i, &name, &meaning); i++) {
         ok = cli_add_names(&args->policies, name);
     }
@@ -311,23 +363,31 @@ static int default_policies(bench_args *args, bool preempt)
 
 int cli_bench(int argc, char **argv)
 {
-    bench_args args = {.device = "cpu", .seed = 1, .count = 200, .profile_runs = 5, .seconds = 10, .warmup = 1};
+    bench_args args = {
+        .device = "cpu", .seed = 1, .count = 200, .profile_runs = 5, .seconds = 10, .warmup = 1, .rounds = 3};
     cli_option options[] = {
         {"policy", "P[,P...]",
-         "policies to measure, in this order (default: all of them, see reef devices; preempt: wait,reset)", CLI_NAMES,
-         &args.policies, 0, 0},
+         "policies to measure beside rt-only (default: all that the device can run, see reef devices; preempt: "
+         "wait,reset)",
+         CLI_NAMES, &args.policies, 0, 0},
         {"device", "NAME", "device (default cpu)", CLI_TEXT, &args.device, 0, 0},
         {"precision", "P", CLI_PRECISION_HELP, CLI_TEXT, &args.precision_text, 0, 0},
         {"units", "N", "compute units (default: one per processor)", CLI_COUNT, &args.units, 1, 4096},
         {"models", "DIR", "folder of NAME.onnx files (preempt: all of them as best-effort load)", CLI_TEXT,
          &args.models, 0, 0},
         {"form", "FORM",
-         "published: rates as written; matched: scaled so that RT work keeps the device as busy as in "
-         "the paper (default on cpu)",
+         "published: rates as written; matched: scaled so that RT work keeps the device as busy as in the paper; both "
+         "(default: matched on cpu, else both)",
          CLI_TEXT, &args.form, 0, 0},
-        {"seconds", "S", "measured time per policy (default 10); preempt: at most this long per row", CLI_SECONDS,
+        {"seconds", "S",
+         "measured time per policy, all rounds together (default 10); preempt: at most this long per row", CLI_SECONDS,
          &args.seconds, 0.05, 86400},
-        {"warmup", "S", "time before it that does not count (default 1)", CLI_SECONDS, &args.warmup, 0, 3600},
+        {"rounds", "N",
+         "the policies take turns N times, so that what drifts favours none (default 3); preempt: idle and loaded "
+         "device take turns",
+         CLI_COUNT, &args.rounds, 1, 1000},
+        {"warmup", "S", "time before each measured part that does not count (default 1)", CLI_SECONDS, &args.warmup, 0,
+         3600},
         {"seed", "N", "of arrivals and inputs (default 1)", CLI_COUNT, &args.seed, 0, 4294967295.0},
         {"profile-runs", "N", "measurements per kernel of a model that has no profile yet (default 5)", CLI_COUNT,
          &args.profile_runs, 1, 1000},
@@ -335,33 +395,41 @@ int cli_bench(int argc, char **argv)
         {"be", "MODEL.onnx", "preempt: a best-effort model; may be repeated", CLI_LIST, &args.be, 0, 0},
         {"shape", "NAME=DIMS", "preempt: dimensions of an input of the --be model (the DISB networks need none)",
          CLI_LIST, &args.shapes, 0, 0},
-        {"synthetic", "KxTxUS", "preempt: K kernels of T tiles of US microseconds; may be repeated, or a comma list",
+        {"synthetic", "KxLENGTH",
+         "preempt: K kernels, each LENGTH (100us, 10ms) long on the whole device in tiles as short as real ones; or "
+         "KxTxUS: of T tiles of US microseconds; all: 10, 100, 1000 kernels of 0.1, 1, 10, 50 ms, the default without "
+         "models; may be repeated, or a comma list",
          CLI_NAMES, &args.synthetic, 0, 0},
         {"json", "FILE", "write the results as JSON", CLI_TEXT, &args.json, 0, 0},
         {"chart", "FILE.svg", "draw the results", CLI_TEXT, &args.chart, 0, 0},
+        {"trace", "FILE.json", CLI_TRACE_HELP, CLI_TEXT, &args.trace, 0, 0},
     };
     cli_command command = {
         .name = name_of_command,
-        .synopsis = "WORKLOAD [--policy P[,P...]] [options]",
-        .about = "Plays a workload of real-time (RT) and best-effort (BE) clients under each policy and compares "
-                 "latency and\n"
-                 "throughput. WORKLOAD is A, B, C, D, E or REAL (DISB, the benchmark of the REEF paper), a JSON file "
-                 "of your own\n"
-                 "(workloads/README.md), or preempt: how long it takes from an RT request to its first tile. Latency "
-                 "counts\n"
-                 "from when a request was due. Every answer is compared bit for bit with the undisturbed one; exit "
-                 "status 1\n"
-                 "if one differs. The SLO of a client without slo_us is twice its time alone on the device.",
+        .synopsis = "WORKLOAD... [--policy P[,P...]] [options]",
+        .about =
+            "Plays workloads of real-time (RT) and best-effort (BE) clients under each policy and compares latency "
+            "and\n"
+            "throughput. WORKLOAD is A, B, C, D, E or REAL (DISB, the benchmark of the REEF paper), all (these "
+            "six), a JSON\n"
+            "file of your own (workloads/README.md), or preempt: how long it takes from an RT request to its first "
+            "tile.\n"
+            "Latency counts from when a request was due. Every answer is compared bit for bit with the undisturbed "
+            "one;\n"
+            "exit status 1 if one differs. The SLO of a client without slo_us is twice its time alone on the "
+            "device.",
         .examples =
-            "  reef bench A --models models --policy rt-only,seq,wait,reset --json a.json --chart a.svg\n"
+            "  reef bench A --models models --policy seq,wait,reset --json a.json --chart a.svg\n"
+            "  reef bench all --models models --device cuda:0 --precision fp16 --seconds 6 --warmup 0.2 --json "
+            "disb.json\n"
             "  reef bench my.json --policy reset --seconds 30\n"
-            "  reef bench preempt --policy wait,reset --synthetic 100x2x1000\n"
+            "  reef bench preempt --policy wait,reset --synthetic 100x10ms --synthetic 100x2x1000\n"
             "  reef bench preempt --policy reset --be resnet152.onnx --count 1000\n"
             "  reef bench --url http://localhost:8000 --model NAME    (a server; see reef bench --url --help)\n",
         .options = options,
         .n_options = sizeof options / sizeof options[0],
         .min_words = 1,
-        .max_words = 1,
+        .max_words = MAX_WORKLOADS,
         .word = "WORKLOAD",
     };
     for (int i = 0; i < argc; i++) {
@@ -371,12 +439,18 @@ int cli_bench(int argc, char **argv)
     }
     cli_list words = {0};
     int code = cli_parse(&command, argc, argv, &words);
-    code = code < 0 ? default_policies(&args, strcmp(words.items[0], "preempt") == 0) : code;
+    bool preempt = false;
+    for (size_t i = 0; code < 0 && i < words.n; i++) {
+        preempt |= !strcmp(words.items[i], "preempt");
+    }
+    if (preempt && words.n > 1) {
+        code = cli_usage(name_of_command, "preempt is a benchmark of its own: no other workload beside it");
+    }
+    code = code < 0 ? default_policies(&args, preempt) : code;
     code = code < 0 ? check_names(&args) : code;
     code = code < 0 ? cli_precision(name_of_command, args.precision_text, &args.precision) : code;
     if (code < 0) {
-        code =
-            strcmp(words.items[0], "preempt") ? bench_workload_command(&args, words.items[0]) : preempt_command(&args);
+        code = preempt ? preempt_command(&args) : bench_workload_command(&args, &words);
     }
     cli_free(&command, &words);
     return code;

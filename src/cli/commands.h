@@ -12,5 +12,6 @@ int cli_bench_remote(int argc, char **argv); /* reef bench --url, --ring */
 int cli_serve(int argc, char **argv);
 int cli_top(int argc, char **argv);
 int cli_devices(int argc, char **argv);
+int cli_nice(int argc, char **argv);
 
 #endif

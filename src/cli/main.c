@@ -21,6 +21,7 @@ static const struct {
     {"serve", cli_serve, "serve a folder of models over HTTP and shared memory"},
     {"top", cli_top, "show what a server does, live"},
     {"devices", cli_devices, "list devices and policies"},
+    {"nice", cli_nice, "run any CUDA program so that it yields the GPU to others"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -36,7 +37,10 @@ static void print_help(void)
 
 int main(int argc, char **argv)
 {
-    signal(SIGPIPE, SIG_IGN);
+    /* nice becomes another program, which inherits what is ignored here. */
+    if (argc < 2 || strcmp(argv[1], "nice") != 0) {
+        signal(SIGPIPE, SIG_IGN);
+    }
     if (argc < 2) {
         return cli_usage("", "a command is missing; see reef --help");
     }
@@ -57,6 +61,6 @@ int main(int argc, char **argv)
             return code;
         }
     }
-    return cli_usage("", "unknown command '%s'; there are run, inspect, profile, bench, serve, top and devices",
+    return cli_usage("", "unknown command '%s'; there are run, inspect, profile, bench, serve, top, devices and nice",
                      argv[1]);
 }

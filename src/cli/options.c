@@ -65,14 +65,16 @@ static void print_help(const cli_command *command)
     for (size_t i = 0; i < command->n_options; i++) {
         const cli_option *option = &command->options[i];
         char left[64];
-        snprintf(left, sizeof left, "--%s%s%s", option->name, option->value ? " " : "",
+        char letter[] = {'-', option->letter, ',', ' ', 0};
+        snprintf(left, sizeof left, "%s--%s%s%s", option->letter ? letter : "", option->name, option->value ? " " : "",
                  option->value ? option->value : "");
         printf("  %-26s ", left);
         print_wrapped(option->help, 29);
     }
     printf("  %-26s %s\n", "--help", "this text");
     printf("\nexamples:\n%s", command->examples);
-    printf("\nexit status: 0 ok; 1 a file, model or device failed; 2 wrong usage\n");
+    printf("\nexit status: %s\n",
+           command->exits ? command->exits : "0 ok; 1 a file, model or device failed; 2 wrong usage");
 }
 
 /* ------------------------------------------------------------------------------------------------- parsing -- */
@@ -119,6 +121,16 @@ static int set_number(const cli_command *command, const cli_option *option, cons
         *(uint64_t *)option->to = number;
         return -1;
     }
+    if (option->kind == CLI_INTEGER) {
+        long long number = strtoll(value, &end, 10);
+        if (!*value || *end || errno || !strchr("-0123456789", *value) || (double)number < option->low ||
+            (double)number > option->high) {
+            return cli_usage(command->name, "--%s: '%s' is not a whole number from %.0f to %.0f", option->name, value,
+                             option->low, option->high);
+        }
+        *(int64_t *)option->to = number;
+        return -1;
+    }
     double number = strtod(value, &end);
     if (!*value || *end || !isfinite(number) || number < option->low || number > option->high) {
         return cli_usage(command->name, "--%s: '%s' is not a number from %g to %g", option->name, value, option->low,
@@ -142,6 +154,7 @@ static int set(const cli_command *command, const cli_option *option, const char 
     case CLI_LIST: ok = append(option->to, value); break;
     case CLI_NAMES: ok = cli_add_names(option->to, value); break;
     case CLI_COUNT:
+    case CLI_INTEGER:
     case CLI_SECONDS: return set_number(command, option, value);
     }
     return ok ? -1 : cli_fail(command->name, "out of memory");
@@ -163,10 +176,13 @@ static int parse_one(const cli_command *command, int argc, char **argv, int *i)
     const char *text = argv[*i] + 2, *value = NULL;
     size_t length = strcspn(text, "=");
     const cli_option *option = argv[*i][1] == '-' ? find(command, text, length) : NULL;
+    for (size_t k = 0; argv[*i][1] != '-' && !argv[*i][2] && k < command->n_options; k++) {
+        option = command->options[k].letter == argv[*i][1] ? &command->options[k] : option;
+    }
     if (!option) {
         return cli_usage(command->name, "unknown option '%s'; see reef %s --help", argv[*i], command->name);
     }
-    if (text[length]) {
+    if (argv[*i][1] == '-' && text[length]) {
         value = text + length + 1;
     }
     if (option->kind == CLI_FLAG && value) {
@@ -201,6 +217,8 @@ int cli_parse(const cli_command *command, int argc, char **argv, cli_list *words
             return cli_usage(command->name, "'%s' is one argument too many; see reef %s --help", text, command->name);
         } else if (!append(words, text)) {
             return cli_fail(command->name, "out of memory");
+        } else {
+            only_words = only_words || command->program;
         }
     }
     return words->n < command->min_words
@@ -279,6 +297,18 @@ int cli_shapes(const char *command, const cli_list *texts, reef_shape **out)
         }
     }
     *out = shapes;
+    return -1;
+}
+
+int cli_check_writable(const char *command, const char *option, const char *path)
+{
+    FILE *file = path ? fopen(path, "a") : NULL;
+    if (path && !file) {
+        return cli_fail(command, "--%s: %s cannot be written", option, path);
+    }
+    if (file) {
+        fclose(file);
+    }
     return -1;
 }
 

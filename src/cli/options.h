@@ -8,7 +8,7 @@
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
-typedef enum cli_kind { CLI_FLAG, CLI_TEXT, CLI_COUNT, CLI_SECONDS, CLI_LIST, CLI_NAMES } cli_kind;
+typedef enum cli_kind { CLI_FLAG, CLI_TEXT, CLI_COUNT, CLI_INTEGER, CLI_SECONDS, CLI_LIST, CLI_NAMES } cli_kind;
 
 typedef struct cli_list { /* values borrowed from argv, or from a copy for CLI_NAMES */
     const char **items;
@@ -20,8 +20,10 @@ typedef struct cli_option {
     const char *value; /* "FILE"; NULL for flags */
     const char *help;
     cli_kind kind;
-    void *to; /* bool, const char *, uint64_t, double, cli_list (repeatable), cli_list (comma separated, repeatable) */
-    double low, high; /* COUNT, SECONDS: inclusive */
+    void *
+        to; /* bool, const char *, uint64_t, int64_t, double, cli_list (repeatable), cli_list (comma separated, repeatable) */
+    double low, high; /* COUNT, INTEGER, SECONDS: inclusive */
+    char letter;      /* "-n" as well; 0: none */
 } cli_option;
 
 typedef struct cli_command {
@@ -32,7 +34,9 @@ typedef struct cli_command {
     cli_option *options;
     size_t n_options;
     size_t min_words, max_words;
-    const char *word; /* what a missing word is called: "MODEL.onnx" */
+    const char *word;  /* what a missing word is called: "MODEL.onnx" */
+    const char *exits; /* what the exit status means; NULL: the usual */
+    bool program;      /* the first word is a program: what follows is its own, options too */
 } cli_command;
 
 /*
@@ -60,11 +64,18 @@ bool cli_shape(const char *text, char *name, size_t size, reef_shape *out);
 /* Parses every --shape. *out is malloced, with names behind it. -1 or an exit code. */
 int cli_shapes(const char *command, const cli_list *texts, reef_shape **out);
 
+/* Whether the file can be written (it is made if it is not there); -1 or EXIT_FAILED. Found out now rather than after
+ * minutes of work. path may be NULL. */
+int cli_check_writable(const char *command, const char *option, const char *path);
 /* Checks a device's or policy's name; -1 or EXIT_USAGE with the names there are. */
 int cli_check_device(const char *command, const char *device);
 int cli_check_policy(const char *command, const char *policy);
 /* "fp32", "tf32" or "fp16" (NULL: the default); -1 or EXIT_USAGE. */
 int cli_precision(const char *command, const char *text, reef_precision *out);
+#define CLI_TRACE_HELP                                                                                                 \
+    "write a timeline of requests, preemptions and kernel segments, to be opened in ui.perfetto.dev (the newest "      \
+    "524288 "                                                                                                          \
+    "spans)"
 #define CLI_PRECISION_HELP                                                                                             \
     "fp32, tf32 (default) or fp16: the least precise arithmetic that may be used; the CPU always computes in fp32"
 

@@ -28,7 +28,7 @@ typedef struct input_arg {
 } input_arg;
 
 typedef struct run_args {
-    const char *model, *output, *device, *policy, *class_name, *batch, *precision_text;
+    const char *model, *output, *device, *policy, *class_name, *batch, *trace, *precision_text;
     reef_precision precision;
     uint64_t units, seed, repeat;
     bool random, as_json, solo;
@@ -403,6 +403,7 @@ static int run_one(run_args *args)
     bench_tensors inputs = {0}, outputs = {0};
     bench_stats latency = {0}, solo = {0};
     double load_s = 0;
+    bool trace_failed = false;
     cli_progress_begin(&progress, name_of_command);
     reef_device_options options = {.units = (unsigned)args->units, .policy = args->policy};
     reef_status status = reef_device_open(args->device, &options, &device, &error);
@@ -414,8 +415,15 @@ static int run_one(run_args *args)
             reef_fail(&error, status, "out of memory for its inputs and outputs");
         }
     }
-    if (!status && !(status = fill_inputs(args, model, &inputs, &error))) {
+    if (!status && !(status = fill_inputs(args, model, &inputs, &error)) && args->trace) {
+        status = reef_device_trace_start(device, 0, &error);
+    }
+    if (!status) {
         status = run_repeatedly(args, model, &inputs, &outputs, &latency, &progress, &error);
+    }
+    if (!status && args->trace) {
+        status = reef_device_trace_stop(device, args->trace, &error);
+        trace_failed = status != REEF_OK;
     }
     if (!status && args->solo) {
         status = run_solo(args, model, &inputs, &outputs, &solo, &error);
@@ -426,9 +434,9 @@ static int run_one(run_args *args)
     }
     cli_progress_end(&progress);
     if (status) {
-        /* An input file is a place of its own; everything else happened to the model. */
-        bool about_npy = strstr(error.message, ".npy: ") != NULL;
-        code = cli_error(name_of_command, about_npy ? NULL : args->model, &error);
+        /* An input file or the trace is a place of its own; everything else happened to the model. */
+        bool elsewhere = trace_failed || strstr(error.message, ".npy: ") != NULL;
+        code = cli_error(name_of_command, elsewhere ? NULL : args->model, &error);
     } else if (code < 0) {
         args->as_json ? print_json(args, device, model, &outputs, &latency, &solo, load_s)
                       : print_text(args, model, &outputs, &latency, &solo);
@@ -505,7 +513,13 @@ static void batch_report(const run_args *args, const char *model, reef_status st
         printf("\n");
         json_decref(root);
     } else if (status) {
-        printf("FAIL %s: %s: %s\n", model, reef_status_name(status), error->message);
+        /* Most errors begin with the model's name, which the line has already. */
+        const char *message = error->message;
+        size_t length = strlen(model);
+        if (!strncmp(message, model, length) && !strncmp(message + length, ": ", 2)) {
+            message += length + 2;
+        }
+        printf("FAIL %s: %s: %s\n", model, reef_status_name(status), message);
     } else {
         printf("ok %s\n", model);
     }
@@ -572,9 +586,14 @@ static int check_args(run_args *args, const cli_list *words, bool seed_given)
         return cli_usage(name_of_command, "--policy rt-only serves no best-effort requests; leave --class be out");
     }
     if (args->batch) {
-        return words->n || args->input_texts.n || args->output
-                   ? cli_usage(name_of_command, "--batch takes models, inputs and outputs from its file only")
+        return words->n || args->input_texts.n || args->output || args->trace
+                   ? cli_usage(name_of_command,
+                               "--batch takes models, inputs and outputs from its file only, and records no --trace")
                    : -1;
+    }
+    code = cli_check_writable(name_of_command, "trace", args->trace);
+    if (code >= 0) {
+        return code;
     }
     return words->n ? -1 : cli_usage(name_of_command, "MODEL.onnx is missing; see reef run --help");
 }
@@ -613,6 +632,7 @@ int cli_run(int argc, char **argv)
          "also time the model without the way in and out: inputs and outputs stay on the device; outputs shown and\n"
          "written are those of these runs",
          CLI_FLAG, &args.solo, 0, 0},
+        {"trace", "FILE.json", CLI_TRACE_HELP, CLI_TEXT, &args.trace, 0, 0},
         {"json", NULL, "print JSON", CLI_FLAG, &args.as_json, 0, 0},
     };
     cli_command command = {

@@ -59,14 +59,9 @@ static void print_text(const char *path, const reef_model *model)
 {
     reef_model_info info;
     reef_tensor_info tensor;
-    reef_kernel_info kernel;
-    size_t preemptible = 0;
     reef_model_info_get(model, &info);
-    for (size_t i = 0; reef_model_kernel(model, i, &kernel); i++) {
-        preemptible += kernel.preemptible;
-    }
     printf("%s: %zu nodes became %zu kernels, %zu of them preemptible inside\n", path, info.nodes, info.kernels,
-           preemptible);
+           info.kernels_preemptible);
     printf("%.2f Gflop, weights %.1f MB, activations %.1f MB (%.1f MB without reuse), %s %.2f ms alone, fills up to %u "
            "compute units\n\n",
            info.flops / 1e9, (double)info.weight_bytes / 1e6, (double)info.activation_bytes / 1e6,
@@ -174,6 +169,7 @@ static void print_json(const char *path, const reef_model *model)
         bench_json_number(info.flops), "profiled", (int)info.profiled, "solo_us", (double)info.solo_ns / 1e3,
         "units_needed", (int)info.units_needed, "kernels", kernels_json(model), "buffers", buffers_json(model),
         "reef_version", reef_version());
+    json_object_set_new(root, "kernels_preemptible", json_integer((json_int_t)info.kernels_preemptible));
     json_object_set_new(root, "precision", json_string(reef_precision_name(info.precision)));
     json_object_set_new(root, "device_bytes", json_integer((json_int_t)info.device_bytes));
     json_dumpf(root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(10));

@@ -56,6 +56,8 @@ typedef enum reef_launch_mode {
     /* Tiles are dispatched one by one, the highest queue priority first, equals in turn, on any unit, and run to their
      * end: what a device does by itself. */
     REEF_LAUNCH_PLAIN,
+    /* As plain, but kernels of the launch that have not begun can still be evicted when it has started. */
+    REEF_LAUNCH_EVICTABLE,
     /* Persistent workers: only on units inside the lease, which they keep as long as there is work; a tile whose unit
      * leaves the lease is abandoned. */
     REEF_LAUNCH_LEASED,
@@ -78,9 +80,11 @@ typedef struct reef_launch {
 } reef_launch;
 
 typedef enum reef_event_kind {
-    REEF_EVENT_DONE,    /* every kernel of the launch is finished */
-    REEF_EVENT_EVICTED, /* it stopped early; progress says where. None of its tiles is running any more. */
-    REEF_EVENT_FAILED,  /* the device failed under it: progress and outputs are worth nothing; health() says why */
+    REEF_EVENT_DONE, /* every kernel of the launch is finished */
+    /* It stopped early, evicted, or (a device may choose to) because its units have left the lease; progress says where.
+     * None of its tiles is running any more. */
+    REEF_EVENT_EVICTED,
+    REEF_EVENT_FAILED, /* the device failed under it: progress and outputs are worth nothing; health() says why */
 } reef_event_kind;
 
 typedef struct reef_event {
@@ -102,8 +106,9 @@ typedef struct reef_evicted {
 } reef_evicted;
 
 typedef struct reef_dev_config {
-    unsigned ordinal; /* which of the backend's devices */
-    unsigned units;   /* 0: the device's own choice */
+    unsigned ordinal;  /* which of the backend's devices */
+    unsigned units;    /* 0: the device's own choice */
+    uint32_t slice_us; /* time slice against other processes; 0: the driver's own. Only where there is an op `slice`. */
     void (*on_event)(void *context, const reef_event *event);
     void *context;
 } reef_dev_config;
@@ -184,8 +189,16 @@ struct reef_device_ops {
      * the last begin are copied to the device first (otherwise they are there from an earlier replay); out: its outputs
      * are copied back. *ns: the time from handing over to seeing the end. NULL: the queues are as short a way as any. */
     reef_status (*replay)(reef_instance *instance, bool in, bool out, uint64_t *ns, reef_error *error);
+    /* Compute units with which a run takes at most so much longer than with all of them: measured on the idle device with
+     * what is in the instance's buffers. NULL: as many as the widest kernel has tiles. */
+    unsigned (*units_needed)(reef_instance *instance, unsigned per_mille);
     /* OK, or the last failure at run time. NULL: it cannot fail. */
     reef_status (*health)(const reef_dev *dev, reef_error *error);
+    /* A real-time request is about to come: makes the device ready for it (a GPU switches to this process) and keeps it so
+     * until the request has ended, for hold_ns at the most. hold_ns 0: it has ended; no system call, no lock. NULL: there is nothing to prepare. */
+    reef_status (*hint)(reef_dev *dev, uint64_t hold_ns, reef_error *error);
+    /* The time slice that config.slice_us has led to. UNSUPPORTED: none, and why. NULL: the device has no time slices. */
+    reef_status (*slice)(const reef_dev *dev, uint32_t *us, reef_error *error);
 };
 
 /* The i-th backend of this build; NULL past the end. */

@@ -6,8 +6,10 @@
  * transposing, broadcasting and writing in place into a concatenation are all the same thing and need no kernel of
  * their own.
  *
- * Invariant: kernels run one after another; a kernel starts when its predecessors have finished completely. So storage
- * may be reused as soon as the last reader has finished. What a kernel's tiles may do to storage: see transaction.
+ * Invariant: a kernel starts when those that it follows (plan->after) have finished completely; running one after another
+ * in the plan's order always does, and a device may run at once what is not ordered. Storages share memory only where
+ * all kernels that touch the one follow all that touch the other. What a kernel's tiles may do to storage: see
+ * transaction.
  */
 #ifndef REEF_MODEL_PLAN_H
 #define REEF_MODEL_PLAN_H
@@ -250,6 +252,12 @@ typedef struct reef_kernel {
         reef_arg_max arg_max;
         reef_spin spin;
     };
+    /* A convolution whose y only kernel `then` reads, and that takes maxima over 2x2 of it: a device may do both in one, and
+     * so write the y of `then` in place of this one. 0: none. Set by reef_plan_memory, which keeps that place free. */
+    uint32_t then;
+    /* 1 + the copy that makes in[0] of a convolution, from a request's input and for nobody else: a device may read what
+     * the copy reads. 0: none. Set by reef_plan_memory. */
+    uint32_t through;
     double flops, bytes; /* useful arithmetic and least memory traffic, for cost models and reports */
     /* Set by reef_plan_validate: no tile may read what another tile of the same kernel writes. */
     bool transaction;
@@ -270,6 +278,9 @@ typedef struct reef_plan {
     reef_graph *graph; /* owned: names and mapped weights live there; NULL for synthetic plans */
     reef_kernel *kernels;
     size_t n_kernels;
+    /* Kernel k follows after[after_at[k]] .. after[after_at[k + 1] - 1], latest first, and what those follow; NULL: each
+     * kernel follows the one before it. Set by reef_plan_memory. */
+    const uint32_t *after, *after_at;
     reef_storage *storage;
     size_t n_storage;
     reef_plan_io *inputs, *outputs;
@@ -291,10 +302,10 @@ reef_status reef_plan_create(reef_graph *graph, reef_plan **out, reef_error *err
 reef_status reef_plan_create_synthetic(uint32_t kernels, uint32_t tiles, uint64_t tile_ns, reef_plan **out);
 void reef_plan_destroy(reef_plan *plan);
 
-/* Assigns activation offsets by liveness (memory.c). Called by reef_plan_create. */
+/* Orders the kernels (order.c) and assigns activation offsets by liveness (memory.c). Called by reef_plan_create. */
 reef_status reef_plan_memory(reef_plan *plan, reef_error *error);
-/* Whether no two storages that are live at once share bytes, but for in-place pairs; otherwise *a and *b are such two.
- * For tests and debug builds. */
+/* Whether no two storages that may be live at once share bytes, but for in-place pairs; otherwise *a and *b are such
+ * two. For tests and debug builds. */
 bool reef_plan_memory_check(const reef_plan *plan, uint32_t *a, uint32_t *b);
 /* Sets transaction and why_not of every kernel (validate.c). Called by reef_plan_create. */
 void reef_plan_validate(reef_plan *plan);

@@ -9,56 +9,34 @@
 #include "model/plan.h"
 #include "model/view.h"
 
-/* Bytes of the address space that the storages of one instance make up: activations by offset, the rest apart. */
+/*
+ * Activations share one address space, by offset; other storages are apart. A device may keep elements of one type
+ * smaller than the plan says (float32 activations as float16, where offsets of storages stay): what is proved here must
+ * hold then, too. So bytes are compared between views of the same type that start in the same place only, whatever the
+ * size of their elements; otherwise whole storages are.
+ */
 static bool may_overlap(const reef_plan *plan, const reef_view *x, const reef_view *y)
 {
     const reef_storage *a = &plan->storage[x->storage], *b = &plan->storage[y->storage];
     int64_t first_x, end_x, first_y, end_y;
-    reef_view_range(x, &first_x, &end_x);
-    reef_view_range(y, &first_y, &end_y);
     if (x->storage != y->storage) {
-        if (a->kind != REEF_STORAGE_ACTIVATION || b->kind != REEF_STORAGE_ACTIVATION) {
+        if (a->kind != REEF_STORAGE_ACTIVATION || b->kind != REEF_STORAGE_ACTIVATION ||
+            a->offset + a->bytes <= b->offset || b->offset + b->bytes <= a->offset) {
             return false;
         }
-        first_x += (int64_t)a->offset, end_x += (int64_t)a->offset;
-        first_y += (int64_t)b->offset, end_y += (int64_t)b->offset;
-    }
-    if (end_x <= first_y || end_y <= first_x) {
-        return false;
-    }
-    /* Ranges interleave when both are slices of one wider array: channels [0,64) and [64,96) of the same pixels. Then
-     * compare positions within the widest common stride. */
-    if (x->storage != y->storage || x->dtype != y->dtype) {
-        return true;
-    }
-    int64_t pitch = 0;
-    for (int d = 0; d < y->rank; d++) {
-        pitch = y->dims[d] > 1 && y->stride[d] > 1 && (pitch == 0 || y->stride[d] < pitch) ? y->stride[d] : pitch;
-    }
-    for (int pass = 0; pass < 2 && pitch; pass++) {
-        const reef_view *v = pass ? y : x;
-        for (int d = 0; d < v->rank; d++) {
-            if (v->dims[d] > 1 && v->stride[d] % pitch != 0 && v->stride[d] != 1) {
-                return true;
-            }
-        }
-    }
-    if (!pitch) {
-        return true;
-    }
-    int64_t low[2], high[2]; /* within a pitch */
-    for (int pass = 0; pass < 2; pass++) {
-        const reef_view *v = pass ? y : x;
-        low[pass] = v->offset % pitch;
-        high[pass] = low[pass];
-        for (int d = 0; d < v->rank; d++) {
-            high[pass] += v->dims[d] > 1 && v->stride[d] == 1 && pitch > 1 ? v->dims[d] - 1 : 0;
-        }
-        if (low[pass] < 0 || high[pass] >= pitch) {
+        if (a->offset != b->offset) {
             return true;
         }
     }
-    return low[0] <= high[1] && low[1] <= high[0];
+    if (x->dtype != y->dtype) {
+        return true;
+    }
+    if (x->storage == y->storage) {
+        return reef_view_overlap(x, y);
+    }
+    reef_view_range(x, &first_x, &end_x);
+    reef_view_range(y, &first_y, &end_y);
+    return end_x > first_y && end_y > first_x;
 }
 
 static bool same_place(const reef_plan *plan, const reef_view *x, const reef_view *y)
@@ -107,6 +85,10 @@ static const char *why_not(const reef_plan *plan, const reef_kernel *k)
 {
     if (k->kind == REEF_K_SPIN) {
         return NULL;
+    }
+    const reef_storage_kind to = plan->storage[k->y.storage].kind;
+    if (to != REEF_STORAGE_ACTIVATION && to != REEF_STORAGE_OUTPUT) {
+        return "it writes a constant or an input, which others may be reading";
     }
     if (writes_twice(&k->y)) {
         return "its output view visits an element twice";

@@ -149,3 +149,46 @@ bool reef_view_unit(reef_view *view, int axis)
     }
     return view->stride[axis] == 1;
 }
+
+bool reef_view_overlap(const reef_view *x, const reef_view *y)
+{
+    int64_t first_x, end_x, first_y, end_y;
+    reef_view_range(x, &first_x, &end_x);
+    reef_view_range(y, &first_y, &end_y);
+    if (end_x <= first_y || end_y <= first_x) {
+        return false;
+    }
+    /* Ranges interleave when both are slices of one wider array: channels [0,64) and [64,96) of the same pixels. Then
+     * compare positions within the widest common stride. */
+    if (x->dtype != y->dtype) {
+        return true;
+    }
+    int64_t pitch = 0;
+    for (int d = 0; d < y->rank; d++) {
+        pitch = y->dims[d] > 1 && y->stride[d] > 1 && (pitch == 0 || y->stride[d] < pitch) ? y->stride[d] : pitch;
+    }
+    for (int pass = 0; pass < 2 && pitch; pass++) {
+        const reef_view *v = pass ? y : x;
+        for (int d = 0; d < v->rank; d++) {
+            if (v->dims[d] > 1 && v->stride[d] % pitch != 0 && v->stride[d] != 1) {
+                return true;
+            }
+        }
+    }
+    if (!pitch) {
+        return true;
+    }
+    int64_t low[2], high[2]; /* within a pitch */
+    for (int pass = 0; pass < 2; pass++) {
+        const reef_view *v = pass ? y : x;
+        low[pass] = v->offset % pitch;
+        high[pass] = low[pass];
+        for (int d = 0; d < v->rank; d++) {
+            high[pass] += v->dims[d] > 1 && v->stride[d] == 1 && pitch > 1 ? v->dims[d] - 1 : 0;
+        }
+        if (low[pass] < 0 || high[pass] >= pitch) {
+            return true;
+        }
+    }
+    return low[0] <= high[1] && low[1] <= high[0];
+}

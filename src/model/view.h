@@ -20,6 +20,8 @@ bool reef_view_expand(const reef_view *view, int rank, const int64_t *dims, reef
 void reef_view_slice(const reef_view *view, int axis, int64_t start, int64_t step, int64_t count, reef_view *out);
 /* Same element at every index: storage, dtype, dims, offset, and strides where a dimension is not 1. */
 bool reef_view_same(const reef_view *a, const reef_view *b);
+/* Whether two views of one storage may have a byte in common; false only where that is certain. */
+bool reef_view_overlap(const reef_view *x, const reef_view *y);
 /* Axis has stride 1, or a single element: then the stride is set to 1. */
 bool reef_view_unit(reef_view *view, int axis);
 

@@ -50,11 +50,12 @@ void reef_vhq_fill(reef_vhq *vhq, reef_launch_mode mode)
         return;
     }
     while (vhq->cursor < task->kernels) {
-        uint32_t left = task->kernels - vhq->cursor;
+        /* Up to where a segment ends when nothing was taken back: devices keep something ready for each. */
+        uint32_t left = task->kernels - vhq->cursor, whole = vhq->segment - vhq->cursor % vhq->segment;
         reef_launch launch = {
             .instance = task->instance,
             .first = vhq->cursor,
-            .count = left < vhq->segment ? left : vhq->segment,
+            .count = left < whole ? left : whole,
             .mode = mode,
             .tag = vhq,
         };
@@ -95,6 +96,10 @@ reef_task *reef_vhq_event(reef_vhq *vhq, const reef_event *event)
     if (event) {
         vhq->on_device--;
         vhq->failed |= event->kind == REEF_EVENT_FAILED;
+        if (event->kind == REEF_EVENT_EVICTED && !vhq->evicting) { /* the device let go of it: start over from there */
+            bool touched;
+            reef_vhq_evict(vhq, REEF_EVICT_NOW, &touched);
+        }
         /* Two units may bring the events of two launches in either order. */
         if (vhq->running && event->start_ns && (!vhq->running->start_ns || event->start_ns < vhq->running->start_ns)) {
             vhq->running->start_ns = event->start_ns;

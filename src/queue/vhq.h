@@ -28,8 +28,10 @@ typedef struct reef_vhq {
     unsigned padding;   /* RT launches that carry tiles of `running` */
     unsigned segment;   /* kernels per launch */
     unsigned waiting_count, waiting_limit;
-    bool evicting; /* until on_device is 0 */
-    bool failed;   /* the device failed under `running`: it ends as soon as it is off the device */
+    unsigned number;               /* of the queue, from 1; set by the scheduler */
+    uint64_t taken_ns, vacated_ns; /* for the scheduler's trace: when RT work took units, when it was off the device */
+    bool evicting;                 /* until on_device is 0 */
+    bool failed;                   /* the device failed under `running`: it ends as soon as it is off the device */
 } reef_vhq;
 
 reef_status reef_vhq_create(reef_dev *dev, unsigned capacity, unsigned weight, unsigned waiting_limit, reef_vhq *out);

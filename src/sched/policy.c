@@ -47,7 +47,7 @@ static const reef_policy policies[] = {
         .evict = REEF_TAKE_QUEUED,
         .lease = REEF_LEASE_ALL,
         .start = REEF_AFTER_KERNEL,
-        .be_mode = REEF_LAUNCH_PLAIN,
+        .be_mode = REEF_LAUNCH_EVICTABLE,
         .rt_first = true,
     },
     {

@@ -7,6 +7,7 @@
 #include "sched/sched.h"
 
 #include "sched/pad.h"
+#include "sched/timeline.h"
 
 static const reef_device_ops *ops_of(const reef_sched *sched)
 {
@@ -18,25 +19,35 @@ static void end_task(reef_sched *sched, reef_task *task, reef_status status)
     task->status = status;
     task->state = REEF_TASK_ENDED;
     task->end_ns = sched->clock.now_ns(sched->clock.context);
+    reef_timeline_ended(sched, task);
     reef_list_insert(&sched->ended, &task->link);
 }
+
+/* Ended tasks that this thread is about to deliver; NULL when it delivers none. A callback that submits may end tasks on
+ * the spot (their deadline has passed): they join this list, so that callbacks never nest, however many follow. */
+static _Thread_local reef_list *delivering;
 
 /* Drops the lock, then delivers. A task may be gone the moment its on_end was called. */
 static void unlock_and_deliver(reef_sched *sched)
 {
-    reef_list ended;
-    reef_list_init(&ended);
+    reef_list own, *ended = delivering ? delivering : &own;
+    reef_list_init(&own);
     while (!reef_list_empty(&sched->ended)) {
         reef_list *link = sched->ended.next;
         reef_list_remove(link);
-        reef_list_insert(&ended, link);
+        reef_list_insert(ended, link);
     }
     pthread_mutex_unlock(&sched->lock);
-    while (!reef_list_empty(&ended)) {
-        reef_task *task = reef_task_first(&ended);
+    if (delivering) {
+        return;
+    }
+    delivering = &own;
+    while (!reef_list_empty(&own)) {
+        reef_task *task = reef_task_first(&own);
         reef_list_remove(&task->link);
         task->on_end(task);
     }
+    delivering = NULL;
 }
 
 /* --------------------------------------------------------- real-time side -- */
@@ -64,13 +75,14 @@ static void set_lease_for(reef_sched *sched, const reef_task *task)
     case REEF_LEASE_NOTHING: first = units; break;
     }
     sched->be_beside_rt = sched->policy->be_fill && first < units;
+    sched->rt_units = first;
     if (sched->policy->lease != REEF_LEASE_ALL) {
         ops_of(sched)->lease(sched->dev, reef_lease_make(first, units));
     }
 }
 
-/* Takes BE work off the device as the policy says and counts what that did to whom. */
-static void evict_be(reef_sched *sched)
+/* Takes BE work off the device as the policy says and counts what that did to whom. Returns whether anything was there. */
+static bool evict_be(reef_sched *sched)
 {
     const reef_policy *policy = sched->policy;
     /* Where BE work keeps some units its launches stay: only the workers outside the lease leave. */
@@ -85,10 +97,13 @@ static void evict_be(reef_sched *sched)
         }
         if (touched && vhq->running) {
             vhq->running->preemptions++;
+            reef_timeline_taken(sched, vhq);
+            reef_timeline_vacated(sched, vhq); /* all of it waited in the ring */
         }
         any |= touched;
     }
     sched->stats.preemptions += any;
+    return any;
 }
 
 static bool be_quiet(const reef_sched *sched, bool tasks)
@@ -110,6 +125,13 @@ static bool may_start_rt(const reef_sched *sched)
     case REEF_AFTER_TASK: return be_quiet(sched, true);
     }
     return true;
+}
+
+static void note_launch(const reef_sched *sched, reef_task *task)
+{
+    if (!task->launch_ns) {
+        task->launch_ns = sched->clock.now_ns(sched->clock.context);
+    }
 }
 
 /* Hands the running RT task's next launch to the device: all that is left, or one padded kernel. */
@@ -134,9 +156,11 @@ static void launch_rt(reef_sched *sched)
     }
     /* Never full: the RT queue holds one launch, of the one running task. */
     ops_of(sched)->launch(sched->rt_queue, &launch);
+    note_launch(sched, task);
 }
 
-static void start_rt(reef_sched *sched, reef_task *task)
+/* The units leave BE work while the RT launch is being written, not while its inputs are being copied. */
+static void start_rt(reef_sched *sched, reef_task *task, bool take_units)
 {
     reef_list_remove(&task->link);
     sched->rt_waiting_count--;
@@ -144,6 +168,9 @@ static void start_rt(reef_sched *sched, reef_task *task)
     task->state = REEF_TASK_RUNNING;
     sched->rt_running = task;
     ops_of(sched)->begin(task->instance, 0, task->inputs, task->outputs);
+    if (take_units) {
+        set_lease_for(sched, task);
+    }
     launch_rt(sched);
 }
 
@@ -156,24 +183,33 @@ static void settle_rt(reef_sched *sched)
     if (!task) {
         if (sched->rt_mode) {
             sched->rt_mode = false;
+            sched->rt_units = 0;
             ops_of(sched)->lease(sched->dev, reef_lease_make(0, sched->dev->units));
+            reef_timeline_mode(sched);
         }
         return;
     }
     bool entering = !sched->rt_mode;
+    unsigned rt_units = sched->rt_units; /* of the request before, when this one comes right behind it */
+    uint64_t begin = reef_timeline_now(sched);
+    if (entering) {
+        sched->mode_ns = begin;
+    }
     sched->rt_mode = true;
-    /* The order is the point: units leave BE work while the RT launch is being written, and the bookkeeping of what
-     * they left comes last. */
-    set_lease_for(sched, task);
+    /* The order is the point: the bookkeeping of what BE work has left comes last. */
     bool started = sched->policy->start == REEF_AT_ONCE;
     if (started) {
-        start_rt(sched, task);
+        start_rt(sched, task, true);
+    } else {
+        set_lease_for(sched, task);
     }
-    if (entering || (sched->policy->lease == REEF_LEASE_LEFTOVER && !sched->be_beside_rt)) {
-        evict_be(sched);
+    if (entering || sched->rt_units > rt_units) {
+        if (evict_be(sched)) {
+            reef_timeline_preempt(sched, begin, task);
+        }
     }
     if (!started && may_start_rt(sched)) {
-        start_rt(sched, task);
+        start_rt(sched, task, false);
     }
 }
 
@@ -224,7 +260,11 @@ static void settle_be(reef_sched *sched)
         }
         if (fill && vhq->padding == 0) {
             reef_vhq_fill(vhq, policy->be_mode);
+            if (vhq->running && vhq->on_device) {
+                note_launch(sched, vhq->running);
+            }
         }
+        reef_timeline_back(sched, vhq);
     }
 }
 
@@ -286,10 +326,13 @@ void reef_sched_event(void *context, const reef_event *event)
     reef_sched *sched = context;
     pthread_mutex_lock(&sched->lock);
     if (!event->tag) {
+        reef_timeline_launch(sched, sched->rt_running, event);
         rt_event(sched, event);
     } else {
         reef_vhq *vhq = event->tag;
+        reef_timeline_launch(sched, vhq->running, event);
         reef_task *ended = reef_vhq_event(vhq, event);
+        reef_timeline_vacated(sched, vhq);
         if (ended) {
             settle_be_task(sched, vhq, vhq->failed ? REEF_DEVICE : REEF_OK);
         }
@@ -322,6 +365,7 @@ reef_status reef_sched_submit(reef_sched *sched, reef_task *task)
         task->vhq->waiting_count++;
     }
     if (!status) {
+        reef_timeline_submitted(sched, task);
         settle(sched);
     }
     unlock_and_deliver(sched);
@@ -421,9 +465,21 @@ void reef_sched_destroy(reef_sched *sched)
     pthread_mutex_destroy(&sched->lock);
 }
 
+static bool number_taken(const reef_sched *sched, unsigned number)
+{
+    for (reef_list *link = sched->queues.next; link != &sched->queues; link = link->next) {
+        if (REEF_CONTAINER(link, reef_vhq, link)->number == number) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void reef_sched_add_queue(reef_sched *sched, reef_vhq *vhq)
 {
     pthread_mutex_lock(&sched->lock);
+    for (vhq->number = 1; number_taken(sched, vhq->number); vhq->number++) {
+    }
     reef_list_insert(&sched->queues, &vhq->link);
     pthread_mutex_unlock(&sched->lock);
 }
@@ -486,4 +542,36 @@ const reef_policy *reef_sched_policy(reef_sched *sched)
     const reef_policy *policy = sched->policy;
     pthread_mutex_unlock(&sched->lock);
     return policy;
+}
+
+reef_status reef_sched_trace_begin(reef_sched *sched, reef_trace *trace)
+{
+    pthread_mutex_lock(&sched->lock);
+    bool free = !sched->trace;
+    if (free) {
+        trace->start_ns = sched->clock.now_ns(sched->clock.context);
+        sched->trace = trace;
+    }
+    pthread_mutex_unlock(&sched->lock);
+    return free ? REEF_OK : REEF_BUSY;
+}
+
+reef_trace *reef_sched_trace_end(reef_sched *sched)
+{
+    pthread_mutex_lock(&sched->lock);
+    reef_trace *trace = sched->trace;
+    sched->trace = NULL;
+    sched->mode_ns = 0;
+    pthread_mutex_unlock(&sched->lock);
+    return trace;
+}
+
+void reef_sched_trace_span(reef_sched *sched, const char *name, uint64_t begin_ns, uint64_t end_ns)
+{
+    pthread_mutex_lock(&sched->lock);
+    if (sched->trace) {
+        reef_trace_add(sched->trace, &(reef_trace_span){.kind = REEF_TRACE_CALLER, .at = {begin_ns, 0, 0, end_ns}},
+                       name);
+    }
+    pthread_mutex_unlock(&sched->lock);
 }

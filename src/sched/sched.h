@@ -21,6 +21,7 @@
 #include <stdatomic.h>
 
 #include "base/clock.h"
+#include "base/trace.h"
 #include "sched/policy.h"
 
 typedef struct reef_sched_stats {
@@ -39,6 +40,7 @@ typedef struct reef_sched {
     reef_task *rt_running;
     bool rt_mode;      /* RT work waits or runs: the lease and the queues are in the policy's RT state */
     bool be_beside_rt; /* in RT mode: BE launches go on (the lease left them something) */
+    unsigned rt_units; /* units that the lease keeps from BE work; 0 outside RT mode */
     bool held;         /* tasks wait and none starts: the device is somebody else's (profiling) */
     reef_vhq *padding[REEF_LAUNCH_MAX_PADS]; /* queues whose tiles ride in the current RT launch */
     unsigned n_padding;
@@ -46,6 +48,8 @@ typedef struct reef_sched {
     reef_list queues; /* of reef_vhq; rotated so that padding takes turns */
     reef_list ended;  /* tasks to deliver once the lock is dropped */
     reef_sched_stats stats;
+    reef_trace *trace; /* NULL: nothing is recorded */
+    uint64_t mode_ns;  /* with a trace: when real-time mode was entered */
 } reef_sched;
 
 /* dev's events must be routed to reef_sched_event with this scheduler. clock: NULL for the real one. */
@@ -75,5 +79,12 @@ void reef_sched_release(reef_sched *sched);
 reef_status reef_sched_set_policy(reef_sched *sched, const reef_policy *policy);
 void reef_sched_stats_get(reef_sched *sched, reef_sched_stats *out);
 const reef_policy *reef_sched_policy(reef_sched *sched);
+
+/* Records into trace from now on, by the scheduler's clock. BUSY when one is being recorded already. */
+reef_status reef_sched_trace_begin(reef_sched *sched, reef_trace *trace);
+/* The trace, which is the caller's again; NULL when none was being recorded. */
+reef_trace *reef_sched_trace_end(reef_sched *sched);
+/* A span of the caller's own. */
+void reef_sched_trace_span(reef_sched *sched, const char *name, uint64_t begin_ns, uint64_t end_ns);
 
 #endif

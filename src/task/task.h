@@ -24,8 +24,10 @@ typedef struct reef_task {
     reef_list link;            /* in its queue, then in the scheduler's list of ended tasks */
     const void *const *inputs; /* borrowed until the task has ended */
     void *const *outputs;
-    uint64_t deadline_ns; /* 0: none */
-    uint64_t submit_ns, start_ns, end_ns;
+    uint64_t deadline_ns;                            /* 0: none */
+    uint64_t submit_ns, launch_ns, start_ns, end_ns; /* launch: its first launch has been handed to the device */
+    uint64_t trace_id;                               /* its number in the scheduler's trace; 0: none */
+    const char *name;                                /* of its model, for traces; borrowed, may be NULL */
     uint32_t preemptions;
     reef_status status;
     reef_task_state state;

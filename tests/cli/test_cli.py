@@ -11,6 +11,7 @@ what is wrong. No test looks at how long anything took.
 import argparse
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -136,7 +137,14 @@ class Suite:
             assert lines[0].startswith("reef"), lines[0]
             for word in words:
                 assert word in lines[0], f"{word!r} is not in {lines[0]!r}"
+            self.named_once(lines[0])
         self.check("reef " + " ".join(arguments), test)
+
+    @staticmethod
+    def named_once(line: str) -> None:
+        """No file is named twice in a message: "x.onnx: x.onnx: ..." """
+        for file in set(re.findall(r"[\w./-]+\.(?:onnx|npy|json|txt)\b", line)):
+            assert line.count(file) == 1, f"{file} is named twice: {line!r}"
 
     def good(self, look, *arguments: str, **environment: str) -> None:
         def test() -> None:
@@ -185,16 +193,21 @@ def usage(t: Suite) -> None:
     t.bad(2, ["--policy", "fast", "reset"], "run", "relu.onnx", "--random", "1", "--policy", "fast")
     t.bad(2, ["rt-only"], "run", "relu.onnx", "--random", "1", "--policy", "rt-only", "--class", "be")
     t.bad(2, ["--batch"], "run", "relu.onnx", "--batch", "list.txt")
+    t.bad(2, ["--batch", "--trace"], "run", "--batch", "list.txt", "--trace", "t.json")
     t.bad(2, ["--shape"], "bench", "preempt", "--shape", "x=1x", "--be", "relu.onnx")
     t.bad(2, ["--shape"], "bench", "A", "--shape", "x=1")
     t.bad(2, ["fast", "reset"], "bench", "A", "--policy", "reset,fast")
     t.bad(2, ["''"], "bench", "A", "--policy", "reset,")
     t.bad(2, ["warp"], "bench", "A", "--policy", "reset", "--device", "warp")
+    t.bad(2, ["preempt"], "bench", "A", "preempt")
+    t.bad(2, ["--rounds"], "bench", "A", "--rounds", "0")
     t.bad(2, ["--form"], "bench", "A", "--policy", "reset", "--form", "round")
     t.bad(2, ["--seconds"], "bench", "A", "--policy", "reset", "--seconds", "nan")
     t.bad(2, ["--seconds"], "bench", "A", "--policy", "reset", "--seconds", "-1")
     t.bad(2, ["--synthetic", "10x2"], "bench", "preempt", "--policy", "reset", "--synthetic", "10x2")
     t.bad(2, ["--synthetic", "-1x2x1000"], "bench", "preempt", "--policy", "reset", "--synthetic", "-1x2x1000")
+    for text in ("10xms", "10x0ms", "0x1ms", "10x1s", "10x-1ms", "10x1msx", "10xnanms", "10x1e99ms", "x", ""):
+        t.bad(2, ["--synthetic"], "bench", "preempt", "--policy", "reset", "--synthetic", text)
     t.bad(2, ["--be"], "bench", "A", "--policy", "reset", "--be", "relu.onnx")
 
 
@@ -229,6 +242,9 @@ def files(t: Suite) -> None:
     t.bad(1, ["vgg19", "--models"], "bench", "A", "--policy", "reset", "--models", "nothing")
     t.bad(1, ["no/such"], "bench", "good.json", "--policy", "reset", "--json", "no/such/file")
     t.bad(1, ["no/such"], "bench", "good.json", "--policy", "reset", "--chart", "no/such/file")
+    t.bad(1, ["no/such", "--trace"], "bench", "good.json", "--policy", "reset", "--trace", "no/such/file")
+    t.bad(1, ["no/such", "--trace"], "bench", "preempt", "--trace", "no/such/file")
+    t.bad(1, ["no/such", "--trace"], "run", "relu.onnx", "--random", "1", "--trace", "no/such/file")
     t.bad(1, ["nothing"], "bench", "preempt", "--policy", "reset", "--models", "nothing")
     t.bad(1, ["gone.onnx"], "bench", "preempt", "--policy", "reset", "--be", "gone.onnx")
     t.bad(1, ["rt-only"], "bench", "preempt", "--policy", "rt-only")
@@ -253,6 +269,8 @@ def work(t: Suite) -> None:
         assert done.returncode == 1 and len(lines) == 4, done
         assert [line.split()[0] for line in lines] == ["ok", "FAIL", "ok", "FAIL"], lines
         assert "text.onnx" in lines[1] and "line 4" in lines[3], lines
+        for line in lines:
+            t.named_once(line)
         assert (t.folder / "out_a" / "y.npy").exists() and (t.folder / "out_c" / "y.npy").exists()
     t.check("batch goes on after a failure", batch)
 
@@ -264,6 +282,10 @@ def work(t: Suite) -> None:
             assert kernel["preemptible"] or kernel["why_not"], kernel
     t.good(inspected, "inspect", "relu.onnx", "--json")
     t.good(holds("input", "output", "kernels"), "inspect", "relu.onnx")
+    if t.fake:  # its kernel cannot be stopped inside
+        t.good(holds("1 kernels, 0 of them preemptible", "not preemptible: it only sleeps"), "inspect", "relu.onnx")
+        t.good(holds("1 of 1 kernels are not preemptible inside", "relu: it only sleeps"), "bench", "good.json", "--policy",
+               "reset", "--seconds", "0.1", "--warmup", "0", "--form", "published")
     t.good(inspected, "profile", "relu.onnx", "--runs", "3", "--json")
     t.good(lambda text: json.loads(text)["devices"][0]["name"] == "cpu" or sys.exit(text), "devices", "--json")
     t.good(holds("cpu", "reset"), "devices")
@@ -275,25 +297,46 @@ def work(t: Suite) -> None:
         for row in result["rows"]:
             for key in ("form", "rt_p50_us", "rt_p90_us", "rt_p99_us", "rt_p999_us", "rt_max_us", "rt_alone_p50_us",
                         "rt_alone_p99_us", "rt_n", "rt_per_s", "be_per_s", "be_work_share", "idle_share", "slo_pct", "drops",
-                        "deadline_missed", "preemptions", "tiles_abandoned", "lost_pct", "mismatches",
+                        "deadline_missed", "preemptions", "tiles_abandoned", "be_lost_pct", "mismatches", "workload",
+                        "requests_ratio", "work_ratio", "be_idle_share", "rt_busy_share", "rt_submitted_p50_us",
                         "generator_late_p99_us", "clients"):
                 assert key in row, key
             assert row["mismatches"] == 0 and row["rt_n"] > 0, row
         assert result["rows"][0]["be_per_s"] == 0, result
         xml.etree.ElementTree.parse(t.folder / "r.svg")
-    t.good(benched, "bench", "good.json", "--policy", "rt-only,reset", "--seconds", "0.5", "--warmup", "0.1", "--form",
+    t.good(benched, "bench", "good.json", "--policy", "reset", "--seconds", "0.5", "--warmup", "0.1", "--form",
            "published", "--json", "r.json", "--chart", "r.svg")
+
+    def traced(requests: int):
+        """The timeline holds so many real-time requests and nests."""
+        def look(_: str) -> None:
+            events = json.loads((t.folder / "t.json").read_text())["traceEvents"]
+            begun = [event for event in events if event["ph"] == "b" and event["name"].startswith("RT ")]
+            assert len(begun) == requests, (len(begun), requests)
+            depth = {}
+            for event in events:
+                if event["ph"] in "be":
+                    depth[event["id"]] = depth.get(event["id"], 0) + (1 if event["ph"] == "b" else -1)
+                    assert 0 <= depth[event["id"]] <= 2, event
+            assert not any(depth.values()), depth
+        return look
+    t.good(traced(4), "run", "relu.onnx", "--random", "1", "--repeat", "3", "--trace", "t.json")
+    t.good(traced(2 * 10), "bench", "preempt", "--policy", "reset", "--synthetic", "3x2x300", "--count", "10", "--trace",
+           "t.json")
 
     def preempted(text: str) -> None:
         holds("wait", "reset")(text)
         rows = json.loads((t.folder / "p.json").read_text())["rows"]
-        assert [row["mechanism"] for row in rows] == ["wait", "reset"] * 2, rows
+        assert [row["mechanism"] for row in rows] == ["wait", "reset"] * 3, rows
+        assert [row["be"] for row in rows[::2]] == ["3 kernels x 2 tiles x 300 us", "4 kernels x 0.5 ms", "relu"], rows
         for row in rows:
-            for key in ("be", "idle_p50_us", "idle_p99_us", "p50_us", "p99_us", "max_us", "due_p50_us", "due_p99_us", "n",
+            for key in ("be", "idle_p50_us", "idle_p99_us", "p50_us", "p99_us", "max_us", "call_p50_us", "call_p99_us", "due_p50_us",
+                        "due_p99_us", "n",
                         "be_lost_pct"):
                 assert key in row, key
+            assert list(row["steps"]) == ["wake", "submit", "launch", "device", "run", "told"] == list(row["idle_steps"]), row
         xml.etree.ElementTree.parse(t.folder / "p.svg")
-    t.good(preempted, "bench", "preempt", "--policy", "wait,reset", "--synthetic", "3x2x300", "--be", "relu.onnx", "--count",
+    t.good(preempted, "bench", "preempt", "--policy", "wait,reset", "--synthetic", "3x2x300,4x500us", "--be", "relu.onnx", "--count",
            "10", "--json", "p.json", "--chart", "p.svg")
 
 
@@ -329,8 +372,11 @@ def damaged_models(t: Suite) -> None:
 
 def wrong_answers(t: Suite) -> None:
     def test() -> None:
-        done = t.call("bench", "good.json", "--policy", "reset", "--seconds", "0.5", "--warmup", "0", FAKE_REEF_WRONG="180")
+        done = t.call("bench", "good.json", "--policy", "reset", "--seconds", "0.5", "--warmup", "0", "--rounds", "1",
+                      FAKE_REEF_WRONG="310")
         assert done.returncode == 1 and "WRONG" in done.stdout and "differ" in done.stderr, done
+        for word in ("under ", "client ", "request ", "output 'y'"):  # which answer it was
+            assert word in done.stderr, done
     t.check("an answer that differs by one bit fails the benchmark", test)
 
 

@@ -19,6 +19,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/trace.h"
 #include "reef/reef.h"
 
 struct reef_request {
@@ -40,6 +41,7 @@ struct reef_device {
     reef_request *queue[2]; /* RT, BE */
     size_t active;
     reef_device_stats stats;
+    reef_trace *trace;
 };
 
 struct reef_model {
@@ -131,6 +133,15 @@ static void end_request(reef_device *device, reef_request *request, reef_status 
     }
     request->info.status = status;
     request->info.end_ns = reef_now_ns();
+    if (device->trace) {
+        reef_trace_add(device->trace,
+                       &(reef_trace_span){.kind = REEF_TRACE_REQUEST,
+                                          .id = ++device->trace->requests,
+                                          .queue = !rt,
+                                          .at = {request->info.submit_ns, request->info.launch_ns,
+                                                 request->info.start_ns, request->info.end_ns}},
+                       "fake");
+    }
     *(rt ? &device->stats.rt_completed : &device->stats.be_completed) += 1;
     session->stats.completed += status == REEF_OK;
     pthread_mutex_unlock(&device->lock);
@@ -174,7 +185,7 @@ static void *device_main(void *context)
         bool be = request->session->options.service_class == REEF_BE;
         if (!request->started) {
             request->started = true;
-            request->info.start_ns = reef_now_ns();
+            request->info.launch_ns = request->info.start_ns = reef_now_ns();
         }
         uint64_t deadline = request->options.deadline_ns;
         bool late = deadline && request->info.start_ns > deadline;
@@ -260,6 +271,40 @@ uint64_t reef_device_expire(reef_device *device)
 {
     (void)device; /* requests find out when their turn comes */
     return UINT64_MAX;
+}
+
+reef_status reef_device_trace_start(reef_device *device, size_t max_spans, reef_error *error)
+{
+    reef_trace *trace = reef_trace_create(max_spans ? max_spans : 10000);
+    if (!trace) {
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
+    pthread_mutex_lock(&device->lock);
+    trace->start_ns = reef_now_ns();
+    device->trace = trace;
+    pthread_mutex_unlock(&device->lock);
+    return REEF_OK;
+}
+
+reef_status reef_device_trace_stop(reef_device *device, const char *path, reef_error *error)
+{
+    pthread_mutex_lock(&device->lock);
+    reef_trace *trace = device->trace;
+    device->trace = NULL;
+    pthread_mutex_unlock(&device->lock);
+    reef_status status = trace && path ? reef_trace_write(trace, path, error) : REEF_OK;
+    reef_trace_destroy(trace);
+    return status;
+}
+
+void reef_device_trace_span(reef_device *device, const char *name, uint64_t begin_ns, uint64_t end_ns)
+{
+    pthread_mutex_lock(&device->lock);
+    if (device->trace) {
+        reef_trace_add(device->trace, &(reef_trace_span){.kind = REEF_TRACE_CALLER, .at = {begin_ns, 0, 0, end_ns}},
+                       name);
+    }
+    pthread_mutex_unlock(&device->lock);
 }
 
 void reef_device_stats_get(const reef_device *device, reef_device_stats *out)

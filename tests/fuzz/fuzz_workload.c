@@ -25,7 +25,7 @@ static void check_client(const bench_client *client, uint64_t seed)
     size_t n = 0;
     /* About a thousand requests, whatever the rate. */
     const uint64_t span_ns = rate > 0 ? (uint64_t)fmin(1e12, 1e12 / rate) : 1000000;
-    if (bench_arrival_times(arrival, 1, seed, span_ns, &times, &n) == REEF_OK) {
+    if (bench_arrival_times(arrival, 1, seed, seed % 1000000007u, span_ns, &times, &n) == REEF_OK) {
         for (size_t i = 0; i < n; i++) {
             check(times[i] < span_ns && (i == 0 || times[i] >= times[i - 1]), "due times ascend inside the span");
         }

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 folder=$1
 seconds=$2
 shift 2
-[ $# -gt 0 ] || set -- onnx npy workload profile request ring config
+[ $# -gt 0 ] || set -- onnx npy workload profile nice request ring config
 
 failed=0
 for name in "$@"; do
@@ -19,7 +19,7 @@ for name in "$@"; do
     [ -x "$program" ] || { echo "no fuzzer '$name'" >&2; exit 2; }
     mkdir -p "$folder/corpus/$name" "$folder/found"
     log=$folder/fuzz_$name.log
-    options=(-timeout=10 -rss_limit_mb=3072 -malloc_limit_mb=2048 -max_len=16384 -print_final_stats=1
+    options=(-timeout=60 -report_slow_units=10 -rss_limit_mb=3072 -malloc_limit_mb=2048 -max_len=16384 -print_final_stats=1
         "-artifact_prefix=$folder/found/$name-")
     [ -f "tests/fuzz/$name.dict" ] && options+=("-dict=tests/fuzz/$name.dict")
     if "$program" "${options[@]}" -runs=0 "tests/fuzz/corpus/$name" >"$log" 2>&1 &&

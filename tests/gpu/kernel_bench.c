@@ -2,7 +2,7 @@
  * kernel_bench.c - the matrix kernels on a GPU, without models: every shape in a list (dump_layers.c writes it), every
  * candidate that the prepare functions offer, checked against naive.cu and timed.
  *
- *   kernel_bench MODULE.cubin NAIVE.cubin layers.txt OUT.json [PRECISION...] [--network NAME] [--shapes N] [--arch N]
+ *   kernel_bench MODULE.cubin[,MODULE.cubin]... NAIVE.cubin layers.txt OUT.json [PRECISION...] [--network NAME] [--shapes N] [--arch N]
  *                [--workers]
  *                [--no-time]
  *
@@ -23,6 +23,7 @@
 #include <time.h>
 
 #include "device/cuda/kernels/cuda_tile.h"
+#include "device/cuda/kernels/worker.h"
 #include "naive.h"
 
 #define CU(call)                                                                                                       \
@@ -49,12 +50,23 @@ typedef struct layer {
 } layer;
 
 static CUstream stream;
-static CUmodule module, naive;
+static CUmodule modules[8], naive;
+static int n_modules;
 static struct {
     CUdeviceptr at[MAX_UPLOADS];
     size_t bytes[MAX_UPLOADS];
     int n;
 } uploads;
+
+static bool find_function(CUfunction *out, const char *name)
+{
+    for (int i = 0; i < n_modules; i++) {
+        if (cuModuleGetFunction(out, modules[i], name) == CUDA_SUCCESS) {
+            return true;
+        }
+    }
+    return false;
+}
 
 static reef_status upload(void *owner, const void *host, size_t bytes, uint64_t *address)
 {
@@ -170,33 +182,34 @@ static void launch(const reef_cuda_kernel *c, CUfunction f, void *args)
     CU(cuLaunchKernelEx(&config, f, params, NULL));
 }
 
-/* The worker form, as device.cuh has it. It is started under a lease of everything; `take` microseconds later the lease is
- * taken away, and it is started again until the last tile is finished. Says how often it was started. */
+/* The worker form (device.cuh). `take` microseconds after it was started its generation is revoked, and it is started
+ * again with a younger one until no tile is missing. Says how often it was started; 0: it does not finish. */
 static int run_worker(const reef_cuda_kernel *c, CUfunction f, int sms, int take)
 {
-    static unsigned epoch = 1;
-    static CUdeviceptr control = 0;
+    enum { FLAGS = 65536 };
+    static uint32_t run, generation, flags[FLAGS];
+    static CUdeviceptr memory = 0;
     static CUstream side;
-    struct {
-        uint64_t lease, task, kernel;
-        unsigned index, tiles, epoch;
-    } worker = {.tiles = c->tiles, .epoch = ++epoch};
-    const size_t task_bytes = 16 + 4096 * 4;
-    if (!control) {
-        CU(cuMemAlloc(&control, 1024 + task_bytes));
+    if (!memory) {
+        CU(cuMemAlloc(&memory, 1024 + sizeof flags));
+        CU(cuMemsetD8(memory, 0, 1024 + sizeof flags));
         CU(cuStreamCreate(&side, CU_STREAM_NON_BLOCKING));
     }
-    worker.lease = control;
-    worker.kernel = control + 256;
-    worker.task = control + 512;
-    const uint64_t claim[2] = {(uint64_t)epoch << 32, 0}, all = (uint64_t)1024 << 32, none = 0;
-    uint64_t current = claim[0];
-    CU(cuMemsetD8(control, 0, 1024 + task_bytes));
-    CU(cuMemcpyHtoD(worker.kernel, claim, 16));
-    CU(cuMemcpyHtoD(worker.task, &current, 8));
+    reef_cuda_worker worker = {.revoked = memory,
+                               .lost = memory + 64,
+                               .control = memory + 128,
+                               .begun = memory + 256,
+                               .done = memory + 1024,
+                               .tiles = c->tiles,
+                               .share = 1};
+    run++;
+    if (c->tiles > FLAGS) {
+        return 0;
+    }
     for (int starts = 1; starts < 100; starts++) {
+        const uint32_t control[2] = {++generation, run};
         void *params[] = {c->args, &worker};
-        CU(cuMemcpyHtoD(control, &all, 8));
+        CU(cuMemcpyHtoD(worker.control, control, sizeof control));
         CU(cuLaunchKernel(f, c->tiles < (unsigned)sms * 2 ? c->tiles : (unsigned)sms * 2, 1, 1, c->threads, 1, 1,
                           c->dynamic_smem, stream, params, NULL));
         if (take > 0 && starts < 8) {
@@ -205,12 +218,16 @@ static int run_worker(const reef_cuda_kernel *c, CUfunction f, int sms, int take
             do {
                 clock_gettime(CLOCK_MONOTONIC, &now);
             } while ((now.tv_sec - from.tv_sec) * 1000000 + (now.tv_nsec - from.tv_nsec) / 1000 < take);
-            CU(cuMemcpyHtoDAsync(control, &none, 8, side));
+            CU(cuStreamWriteValue32(side, worker.revoked, generation, 0));
             CU(cuStreamSynchronize(side));
         }
         CU(cuStreamSynchronize(stream));
-        CU(cuMemcpyDtoH(&current, worker.task, 8));
-        if ((unsigned)current == 1) {
+        CU(cuMemcpyDtoH(flags, worker.done, c->tiles * 4));
+        unsigned missing = 0;
+        for (unsigned t = 0; t < c->tiles; t++) {
+            missing += flags[t] != run;
+        }
+        if (!missing) {
             return starts;
         }
     }
@@ -269,7 +286,9 @@ int main(int argc, char **argv)
     CU(cuDeviceGetAttribute(&sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device));
     CU(cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device));
     CU(cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device));
-    CU(cuModuleLoad(&module, argv[1]));
+    for (char *name = strtok(argv[1], ","); name && n_modules < 8; name = strtok(NULL, ",")) {
+        CU(cuModuleLoad(&modules[n_modules++], name));
+    }
     CU(cuModuleLoad(&naive, argv[2]));
     FILE *json = fopen(argv[4], "w");
     CUdeviceptr result, copies, workspace = 0;
@@ -455,6 +474,7 @@ int main(int argc, char **argv)
             }
             CU(cuCtxSynchronize()); /* uploads come from pageable memory and may still be under way */
             double best = 1e30, first_us = 0;
+            uint64_t copied = 0; /* the packing that `copies` holds */
             const char *best_variant = "";
             int t = 0;
             while (t < n_totals && strcmp(totals[t].network, l.network) != 0) {
@@ -471,7 +491,7 @@ int main(int argc, char **argv)
             for (size_t i = 0; i < n; i++) {
                 reef_cuda_kernel *c = &candidates[i];
                 CUfunction f;
-                if (cuModuleGetFunction(&f, module, c->function) != CUDA_SUCCESS) {
+                if (!find_function(&f, c->function)) {
                     fprintf(stderr, "no entry point %s\n", c->function);
                     return 1;
                 }
@@ -529,20 +549,23 @@ int main(int argc, char **argv)
                 for (int take = 0; workers && c->worker && take < 24; take += 3) {
                     CUfunction be;
                     uint64_t bits;
-                    CU(cuModuleGetFunction(&be, module, c->worker));
+                    if (!find_function(&be, c->worker)) {
+                        fprintf(stderr, "no entry point %s\n", c->worker);
+                        return 1;
+                    }
                     CU(cuFuncSetAttribute(be, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)c->dynamic_smem));
                     CU(cuMemsetD8Async(y_base, 0xff, bytes[l.n_in], stream));
                     CU(cuMemsetD8Async(result, 0, 16, stream));
                     CU(cuStreamSynchronize(stream));
-                    const int n = run_worker(c, be, sms, take);
+                    const int started = run_worker(c, be, sms, take);
                     launch_naive("naive_compare", (void *[]){&ref, &y_at, &y_type, &result},
                                  ref.total < 1 << 18 ? ref.total : 1 << 18);
                     CU(cuStreamSynchronize(stream));
                     CU(cuMemcpyDtoH(&bits, result + 8, 8));
-                    starts = n > starts ? n : starts;
-                    if (!n || bits != hash[0]) {
-                        fprintf(stderr, "WRONG %s %s, %s: worker form, lease taken after %d us, %d starts\n", l.network,
-                                title, c->variant, take, n);
+                    starts = started > starts ? started : starts;
+                    if (!started || bits != hash[0]) {
+                        fprintf(stderr, "WRONG %s %s, %s: worker form, revoked after %d us, %d starts\n", l.network,
+                                title, c->variant, take, started);
                         totals[t].bad++;
                     }
                 }
@@ -560,7 +583,8 @@ int main(int argc, char **argv)
                     int launches = k.flops > 2e9 ? 12 : MAX_LAUNCHES,
                         n_copies = w_bytes ? (int)(copies_bytes / w_bytes) : 0;
                     n_copies = n_copies > launches ? launches : n_copies;
-                    if (i == 0) {
+                    if (packed != copied) {
+                        copied = packed;
                         for (int u = 0; u < n_copies; u++) {
                             CU(cuMemcpyDtoDAsync(copies + (size_t)u * w_bytes, packed, w_bytes, stream));
                         }

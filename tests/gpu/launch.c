@@ -3,6 +3,8 @@
  */
 #include "gpu/launch.h"
 
+#include "device/cuda/kernels/worker.h"
+
 #include <cuda.h>
 #include <dirent.h>
 #include <dlfcn.h>
@@ -15,7 +17,7 @@
 #define CALLS(X)                                                                                                       \
     X(cuInit) X(cuDeviceGet) X(cuDeviceGetAttribute) X(cuDevicePrimaryCtxRetain) X(cuCtxSetCurrent)                    \
     X(cuCtxSynchronize) X(cuModuleLoadData) X(cuModuleGetFunction) X(cuMemAlloc) X(cuMemcpyHtoD) X(cuMemcpyDtoH)       \
-    X(cuMemcpyHtoDAsync) X(cuMemsetD8) X(cuStreamCreate) X(cuStreamSynchronize) X(cuStreamQuery) X(cuLaunchKernelEx)   \
+    X(cuMemsetD8) X(cuStreamWriteValue32) X(cuStreamCreate) X(cuStreamSynchronize) X(cuStreamQuery) X(cuLaunchKernelEx)   \
     X(cuStreamBeginCapture) X(cuStreamEndCapture) X(cuGraphInstantiate) X(cuGraphLaunch) X(cuGraphDestroy)             \
     X(cuGraphExecDestroy) X(cuEventCreate) X(cuEventRecord) X(cuEventElapsedTime) X(cuEventSynchronize)                \
     X(cuFuncSetAttribute) X(cuGetErrorString)
@@ -29,30 +31,17 @@ static struct {
 #undef X
 } cu;
 
-enum { MAX_MODULES = 64 };
+enum { MAX_MODULES = 64, MAX_TILES = 1 << 17 };
 #define HEAP_BYTES ((size_t)1 << 30)
-
-/* As in device.cuh. */
-typedef struct kernel_progress {
-    unsigned long long claim;
-    unsigned done, pad;
-} kernel_progress;
-typedef struct task_progress {
-    unsigned long long current;
-    unsigned lock, n_abandoned, abandoned[4096];
-} task_progress;
-typedef struct worker_args {
-    uint64_t lease, task, kernel;
-    unsigned index, tiles, epoch;
-} worker_args;
 
 static CUmodule modules[MAX_MODULES];
 static int n_modules;
 static CUstream stream, side;
-static CUdeviceptr heap, control; /* control: lease, kernel_progress, task_progress */
+static CUdeviceptr heap, control; /* control: what a worker is told and tells (worker.h), then its flags */
 static size_t heap_used;
 static unsigned sm_count;
-static const unsigned epoch = 7;
+static uint32_t run, generation;
+static unsigned worker_tiles;
 
 static void check(CUresult result, const char *call)
 {
@@ -124,7 +113,8 @@ void gpu_open(const char *folder)
     DO(cuStreamCreate(&stream, CU_STREAM_DEFAULT)); /* in order with plain copies */
     DO(cuStreamCreate(&side, CU_STREAM_NON_BLOCKING));
     DO(cuMemAlloc(&heap, HEAP_BYTES));
-    DO(cuMemAlloc(&control, 65536));
+    DO(cuMemAlloc(&control, 1024 + 4 * MAX_TILES));
+    DO(cuMemsetD8(control, 0, 1024 + 4 * MAX_TILES));
 }
 
 unsigned gpu_sm_count(void)
@@ -205,7 +195,8 @@ static CUfunction find(const char *name, unsigned dynamic_smem)
     exit(2);
 }
 
-static void launch(const char *name, const reef_cuda_kernel *c, unsigned blocks, worker_args *worker, bool programmatic)
+static void launch(const char *name, const reef_cuda_kernel *c, unsigned blocks, reef_cuda_worker *worker,
+                   bool programmatic)
 {
     CUlaunchAttribute attributes[2];
     CUlaunchConfig config = {.gridDimX = blocks,
@@ -237,23 +228,33 @@ void gpu_run_plain(const reef_cuda_kernel *c)
 
 void gpu_worker_begin(const reef_cuda_kernel *c)
 {
-    static task_progress task;
-    kernel_progress kernel = {.claim = (unsigned long long)epoch << 32};
-    (void)c;
-    task.current = (unsigned long long)epoch << 32;
-    gpu_put(control + 256, &kernel, sizeof kernel);
-    gpu_put(control + 512, &task, sizeof task);
+    worker_tiles = c->tiles;
+    run++;
 }
-void gpu_worker_lease(unsigned first, unsigned end)
+void gpu_worker_revoked(bool revoked)
 {
-    uint64_t lease = (uint64_t)end << 32 | first;
-    DO(cuMemcpyHtoDAsync(control, &lease, sizeof lease, side));
+    const uint32_t words[2] = {++generation, run}, youngest = revoked ? generation : generation - 1;
+    DO(cuMemcpyHtoD(control + 128, words, sizeof words));
+    DO(cuMemcpyHtoD(control, &youngest, sizeof youngest));
+}
+void gpu_worker_revoke(void)
+{
+    DO(cuStreamWriteValue32(side, control, generation, 0));
     DO(cuStreamSynchronize(side));
 }
 void gpu_worker_start(const reef_cuda_kernel *c, unsigned workers)
 {
-    worker_args w = {
-        .lease = control, .task = control + 512, .kernel = control + 256, .tiles = c->tiles, .epoch = epoch};
+    if (c->tiles > MAX_TILES) {
+        fprintf(stderr, "%s: %u tiles are more than the test has flags for\n", c->variant, c->tiles);
+        exit(2);
+    }
+    reef_cuda_worker w = {.revoked = control,
+                          .lost = control + 64,
+                          .control = control + 128,
+                          .begun = control + 256,
+                          .done = control + 1024,
+                          .tiles = c->tiles,
+                          .share = 1};
     launch(c->worker, c, workers, &w, false);
 }
 bool gpu_worker_wait(uint64_t within_ns)
@@ -275,21 +276,13 @@ bool gpu_worker_wait(uint64_t within_ns)
 }
 unsigned gpu_worker_done(void)
 {
-    kernel_progress kernel;
-    gpu_get(&kernel, control + 256, sizeof kernel);
-    return kernel.done;
-}
-unsigned gpu_worker_abandoned(void)
-{
-    task_progress task;
-    gpu_get(&task, control + 512, sizeof task);
-    return task.n_abandoned;
-}
-bool gpu_worker_finished(void)
-{
-    task_progress task;
-    gpu_get(&task, control + 512, sizeof task);
-    return (unsigned)task.current == 1;
+    static uint32_t flags[MAX_TILES];
+    unsigned n = 0;
+    gpu_get(flags, control + 1024, worker_tiles * 4);
+    for (unsigned t = 0; t < worker_tiles; t++) {
+        n += flags[t] == run;
+    }
+    return n;
 }
 
 double gpu_time_us(const reef_cuda_kernel *c, int count, bool programmatic)

@@ -29,14 +29,13 @@ void gpu_bind(reef_cuda_kernel *c, const uint64_t *base, uint64_t workspace);
 /* Runs the plain form and waits for it. */
 void gpu_run_plain(const reef_cuda_kernel *c);
 
-/* The worker form. begin: a new run of one kernel; run: `workers` blocks under a lease of units first..end, waits. */
+/* The worker form. begin: a new run of one kernel; revoked: what the next launch will find; start: `workers` blocks. */
 void gpu_worker_begin(const reef_cuda_kernel *c);
-void gpu_worker_lease(unsigned first, unsigned end);
+void gpu_worker_revoked(bool revoked);
+void gpu_worker_revoke(void); /* while it runs */
 void gpu_worker_start(const reef_cuda_kernel *c, unsigned workers);
 bool gpu_worker_wait(uint64_t within_ns); /* false: still running */
 unsigned gpu_worker_done(void);           /* finished tiles */
-unsigned gpu_worker_abandoned(void);      /* tiles in the list */
-bool gpu_worker_finished(void);           /* the next kernel is open */
 
 /* Microseconds per launch in a graph of `count` of them, each after the one before; programmatic edges or full ones. */
 double gpu_time_us(const reef_cuda_kernel *c, int count, bool programmatic);

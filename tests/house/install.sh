@@ -39,6 +39,7 @@ cc -Wall -Werror "$prefix/user.c" $(pkg-config --cflags reef) "$prefix/lib/libre
 "$prefix/static"
 g++ -Wall -Werror -x c++ -fsyntax-only "$prefix/user.c" $(pkg-config --cflags reef)
 "$prefix/bin/reef" --version
+"$prefix/bin/reef" nice -n 5 -- sh -c 'case "$LD_PRELOAD" in '"$prefix"'/lib/libreef-nice.so*) exit 0 ;; *) exit 1 ;; esac'
 
 # The client of the ring, against a server that is installed too.
 cat >"$prefix/client.c" <<'C'

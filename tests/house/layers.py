@@ -12,14 +12,15 @@ import sys
 # folder -> folders it may include; "reef" is include/reef.
 ALLOWED = {
     "base": {"base", "reef"},
+    "nice": {"nice", "base", "reef"},
     "model": {"model", "base", "reef"},
-    "device": {"device", "model", "base", "reef"},
+    "device": {"device", "model", "nice", "base", "reef"},
     "task": {"task", "device", "model", "base", "reef"},
     "queue": {"queue", "task", "device", "base", "reef"},
     "sched": {"sched", "queue", "task", "base", "reef"},
     "api": {"api", "sched", "queue", "task", "device", "model", "base", "reef"},
     "bench": {"bench", "client", "base", "reef"},
-    "cli": {"cli", "serve", "client", "bench", "base", "reef"},
+    "cli": {"cli", "serve", "client", "bench", "nice", "base", "reef"},
     "serve": {"serve", "client", "base", "reef"},
     "client": {"client", "base", "reef"},
 }

@@ -120,6 +120,10 @@ def convolutions(suite: Suite) -> None:
     conv("stride3", (1, 4, 17, 19), (5, 4, 3, 3), strides=[3, 3])
     conv("stem_7x7", (1, 3, 56, 56), (64, 3, 7, 7), pads=[3, 3, 3, 3], strides=[2, 2])
     conv("11x11_stride4", (1, 3, 67, 67), (8, 3, 11, 11), strides=[4, 4])
+    for name, x, filters, attributes in (
+            ("vgg", (1, 3, 40, 44), 64, {"pads": [1] * 4}), ("inception", (2, 3, 61, 59), 32, {"strides": [2, 2]}), ("odd", (1, 3, 37, 41), 45, {"pads": [0, 1, 2, 1]}),
+            ("dilated", (1, 2, 50, 48), 72, {"dilations": [2, 3], "pads": [2, 3, 2, 3]}), ("7ch", (1, 7, 40, 33), 33, {"pads": [1] * 4}), ("stride_2_1", (1, 4, 70, 35), 16, {"strides": [2, 1]})):
+        conv(f"stem_{name}", x, (filters, x[1], 3, 3), **attributes)
     conv("5x5", (1, 6, 13, 13), (10, 6, 5, 5), pads=[2, 2, 2, 2])
     conv("1x7", (1, 16, 17, 17), (24, 16, 1, 7), pads=[0, 3, 0, 3])
     conv("7x1", (1, 16, 17, 17), (24, 16, 7, 1), pads=[3, 0, 3, 0])
@@ -590,6 +594,23 @@ def conv_patterns(suite: Suite) -> None:
     for name in ("relu", "add"):
         tail = [op("Relu", "g", "y")] if name == "relu" else [op("Add", "g r", "y")]
         suite.add(f"pattern_gemm_{name}", [op("Gemm", "x w b", "g", transB=1), *tail], {"x": normal(5, 24), **({"r": normal(5, 10)} if name == "add" else {})}, {"w": normal(10, 24), "b": normal(10)})
+    # What a 2x2 maximum behind a convolution may look like; 64 channels are what tensor cores take whole.
+    for name, x, filters, activation, attributes in (
+            ("even", (1, 64, 16, 24), 64, "Relu", {}), ("odd", (2, 64, 15, 13), 96, "Relu", {}), ("deep", (1, 192, 14, 14), 136, "", {}), ("small", (1, 128, 2, 2), 32, "Relu", {}),
+            ("sigmoid", (1, 64, 12, 10), 40, "Sigmoid", {}), ("wide", (1, 512, 28, 28), 64, "Relu", {}), ("ceil", (1, 64, 9, 9), 64, "Relu", {"ceil_mode": 1}),
+            ("3x3", (1, 64, 12, 12), 64, "Relu", {"kernel_shape": [3, 3]}), ("padded", (1, 64, 12, 12), 64, "Relu", {"pads": [1, 1, 1, 1]}), ("8ch", (1, 8, 12, 12), 16, "Relu", {}),
+            ("1x1_pixel_high", (1, 64, 1, 9), 64, "Relu", {})):
+        weights = {}
+        nodes = [op("Conv", "x w b", "c", pads=[1] * 4)] + ([op(activation, "c", "r")] if activation else [])
+        kernel = [1, 2] if name == "1x1_pixel_high" else [2, 2]
+        suite.add(f"pattern_conv_pool_{name}", [*nodes, op("MaxPool", "r" if activation else "c", "y", **{"kernel_shape": kernel, "strides": kernel, **attributes})], {"x": normal(*x)},
+                  {"w": normal(filters, x[1], 3, 3, scale=1 / math.sqrt(9 * x[1])), "b": normal(filters)})
+    suite.add("pattern_conv_pool_used_twice", [op("Conv", "x w", "c", pads=[1] * 4), op("MaxPool", "c", "p", kernel_shape=[2, 2], strides=[2, 2]), op("Relu", "c", "y"), op("Relu", "p", "z")],
+              {"x": normal(1, 64, 12, 12)}, {"w": normal(64, 64, 3, 3, scale=0.04)}, outputs=("y", "z"))
+    suite.add("pattern_conv_pool_concat", [op("Conv", "x w", "c", pads=[1] * 4), op("MaxPool", "c", "p", kernel_shape=[2, 2], strides=[2, 2]), op("MaxPool", "x", "q", kernel_shape=[2, 2], strides=[2, 2]), op("Concat", "q p", "k", axis=1), op("Conv", "k v", "y")],
+              {"x": normal(1, 64, 16, 16)}, {"w": normal(48, 64, 3, 3, scale=0.04), "v": normal(16, 112, 1, 1, scale=0.1)})
+    suite.add("pattern_stem_clip", [op("Conv", "x w b", "c", strides=[2, 2], pads=[1] * 4), op("Clip", "c lo hi", "y")], {"x": normal(1, 3, 80, 72)}, {"w": normal(32, 3, 3, 3, scale=0.4), "b": normal(32), "lo": scalar(0), "hi": scalar(1)})
+    suite.add("pattern_stem_input_used_twice", [op("Conv", "x w", "c", pads=[1] * 4), op("Relu", "c", "y"), op("AveragePool", "x", "z", kernel_shape=[2, 2])], {"x": normal(1, 3, 40, 40)}, {"w": normal(32, 3, 3, 3, scale=0.2)}, outputs=("y", "z"))
     suite.add("pattern_dead_nodes", [op("Relu", "x", "y"), op("Exp", "x", "unused")], {"x": normal(3, 4)})
     suite.add("pattern_unused_input", [op("Relu", "x", "y")], {"x": normal(3, 4), "z": normal(2)})
 

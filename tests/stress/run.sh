@@ -2,6 +2,11 @@
 # Random preemption over every model there is: at least 10,000 in all, every answer compared bit for bit.
 #
 #   bash tests/stress/run.sh [PREEMPT_PROGRAM [PREEMPTIONS]]
+#
+# On a GPU (the models first: tools/models/make_models.py): at least 10^5 over the five networks,
+#
+#   build/release/tests/preempt --device cuda:0 --count 100000 --policy reset,lease --json stress.json \
+#       build/models/vgg19.onnx:input=1x3x224x224 ...
 set -eu
 cd "$(dirname "$0")/../.."
 program=${1:-build/release/tests/preempt}
@@ -24,10 +29,8 @@ light=$(.venv/bin/python -c 'import onnx.backend.test, os; print(os.path.join(os
 for model in "$light"/light_*.onnx; do
     models+=("$model")
 done
-each=$(((total + ${#models[@]} - 1) / ${#models[@]}))
 
-# Most of them under reset; the other two policies that stop work inside a kernel get a share.
-"$program" --count "$each" --policy reset "${models[@]}"
-"$program" --count 50 --policy lease --units 3 "${models[@]:3:6}"
-"$program" --count 50 --policy pad --units 3 "${models[@]:3:6}"
-"$program" --count 20 --policy wait "${models[@]:4:5}"
+# Most of them under reset; the other policies, with a lease that leaves one or two of three units, get a share.
+mkdir -p build/test
+"$program" --count "$total" --policy reset --json build/test/stress.json "${models[@]}"
+"$program" --count $((total / 5)) --policy lease,pad,wait --units 3 --json build/test/stress_3.json "${models[@]:3:6}"

@@ -365,6 +365,34 @@ static void a_callback_may_submit_the_next_request(void **state)
     world_free(w);
 }
 
+/* Requests come from a set made with the session: handles that are kept are missing from it until they are released. */
+static void handles_of_ended_requests_count_until_they_are_released(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 2);
+    reef_session *be;
+    reef_error error = {0};
+    reef_session_options options = {.service_class = REEF_BE, .queue_limit = 2, .instances = 1};
+    assert_int_equal(reef_session_create(w->endless, &options, &be, &error), REEF_OK);
+    reef_request *kept[16], *more = NULL;
+    size_t n = 0;
+    for (; n < 16 && reef_session_submit(be, &(reef_submit_options){0}, &kept[n]) == REEF_OK; n++) {
+        reef_request_cancel(kept[n]);
+        assert_int_equal(reef_request_wait(kept[n], UINT64_MAX, NULL), REEF_OK);
+    }
+    assert_in_range(n, 3, 15); /* nothing waits or runs, and yet there is none left */
+    assert_int_equal(reef_session_submit(be, &(reef_submit_options){0}, &more), REEF_QUEUE_FULL);
+    reef_request_release(kept[--n]);
+    assert_int_equal(reef_session_submit(be, &(reef_submit_options){0}, &more), REEF_OK);
+    reef_request_cancel(more);
+    reef_request_release(more);
+    while (n) {
+        reef_request_release(kept[--n]);
+    }
+    reef_session_destroy(be);
+    world_free(w);
+}
+
 static void full_queues_refuse(void **state)
 {
     (void)state;
@@ -920,6 +948,7 @@ int main(void)
         cmocka_unit_test(a_model_answers_as_its_definition_says),
         cmocka_unit_test(the_callback_fires_once_with_the_answer_and_may_release_the_request),
         cmocka_unit_test(a_callback_may_submit_the_next_request),
+        cmocka_unit_test(handles_of_ended_requests_count_until_they_are_released),
         cmocka_unit_test(full_queues_refuse),
         cmocka_unit_test(rt_only_refuses_best_effort_work),
         cmocka_unit_test(real_time_requests_of_all_sessions_run_earliest_deadline_first),

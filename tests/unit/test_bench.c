@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "bench/chart.h"
+#include "bench/loadgen.h"
 #include "bench/npy.h"
 #include "bench/rng.h"
 #include "bench/runner.h"
@@ -151,9 +152,9 @@ static void arrivals_are_the_same_for_the_same_seed_and_ascending(void **state)
     for (size_t i = 0; i < 2; i++) {
         uint64_t *a, *b, *other;
         size_t n_a, n_b, n_other;
-        assert_int_equal(bench_arrival_times(&arrivals[i], 1, 7, 10000000000u, &a, &n_a), REEF_OK);
-        assert_int_equal(bench_arrival_times(&arrivals[i], 1, 7, 10000000000u, &b, &n_b), REEF_OK);
-        assert_int_equal(bench_arrival_times(&arrivals[i], 1, 8, 10000000000u, &other, &n_other), REEF_OK);
+        assert_int_equal(bench_arrival_times(&arrivals[i], 1, 7, 0, 10000000000u, &a, &n_a), REEF_OK);
+        assert_int_equal(bench_arrival_times(&arrivals[i], 1, 7, 0, 10000000000u, &b, &n_b), REEF_OK);
+        assert_int_equal(bench_arrival_times(&arrivals[i], 1, 8, 0, 10000000000u, &other, &n_other), REEF_OK);
         assert_int_equal(n_a, n_b);
         assert_memory_equal(a, b, n_a * sizeof *a);
         assert_int_not_equal(a[0], other[0]);
@@ -175,7 +176,7 @@ static void a_trace_repeats_and_is_played_faster_by_its_scale(void **state)
     bench_arrival trace = {.kind = BENCH_TRACE, .times_ms = times, .n_times = 4, .period_ms = 40};
     uint64_t *due;
     size_t n;
-    assert_int_equal(bench_arrival_times(&trace, 2, 1, 45000000, &due, &n), REEF_OK);
+    assert_int_equal(bench_arrival_times(&trace, 2, 1, 0, 45000000, &due, &n), REEF_OK);
     static const uint64_t expected_ms[] = {0, 5, 5, 15, 20, 25, 25, 35, 40};
     assert_int_equal(n, 9);
     for (size_t i = 0; i < n; i++) {
@@ -184,13 +185,32 @@ static void a_trace_repeats_and_is_played_faster_by_its_scale(void **state)
     free(due);
 }
 
+static void a_trace_goes_on_where_the_last_round_left_it(void **state)
+{
+    (void)state;
+    double times[] = {0, 10, 10, 30};
+    bench_arrival trace = {.kind = BENCH_TRACE, .times_ms = times, .n_times = 4, .period_ms = 40};
+    uint64_t *whole, *part;
+    size_t n, n_part, k = 0;
+    assert_int_equal(bench_arrival_times(&trace, 1, 1, 0, 400000000, &whole, &n), REEF_OK);
+    for (uint64_t from = 0; from < 400000000; from += 25000000) {
+        assert_int_equal(bench_arrival_times(&trace, 1, 1, from, 25000000, &part, &n_part), REEF_OK);
+        for (size_t i = 0; i < n_part; i++) {
+            assert_int_equal(part[i] + from, whole[k++]);
+        }
+        free(part);
+    }
+    assert_int_equal(k, n);
+    free(whole);
+}
+
 static void a_closed_loop_has_no_due_times(void **state)
 {
     (void)state;
     uint64_t *due;
     size_t n = 1;
     bench_arrival closed = {.kind = BENCH_CLOSED, .concurrency = 2};
-    assert_int_equal(bench_arrival_times(&closed, 1, 1, 1000000000, &due, &n), REEF_OK);
+    assert_int_equal(bench_arrival_times(&closed, 1, 1, 0, 1000000000, &due, &n), REEF_OK);
     assert_int_equal(n, 0);
     free(due);
 }
@@ -428,7 +448,7 @@ static void make_model(char *path)
 }
 
 /* The report borrows names from the workload. */
-static bench_report run_fake(const char *path, bench_workload *workload)
+static bench_report run_fake(const char *path, bench_workload *workload, unsigned rounds)
 {
     char json[2048];
     snprintf(
@@ -441,10 +461,15 @@ static bench_report run_fake(const char *path, bench_workload *workload)
     bench_report report = {0};
     reef_error error = {0};
     assert_int_equal(bench_workload_parse(json, strlen(json), "w.json", workload, &error), REEF_OK);
-    static const char *const policies[] = {"rt-only", "reset"};
-    bench_options options = {
-        .device = "cpu", .policies = policies, .n_policies = 2, .seconds = 0.4, .warmup = 0.1, .seed = 1};
-    assert_int_equal(bench_run(workload, &options, &report, &error), REEF_OK);
+    static const char *const policies[] = {"reset"};
+    bench_options options = {.device = "cpu",
+                             .policies = policies,
+                             .n_policies = 1,
+                             .seconds = 0.4,
+                             .warmup = 0.1,
+                             .rounds = rounds,
+                             .seed = 1};
+    assert_int_equal(bench_run(workload, 1, &options, &report, &error), REEF_OK);
     return report;
 }
 
@@ -454,18 +479,26 @@ static void a_run_counts_compares_and_reports(void **state)
     char path[64], chart[64];
     make_model(path);
     bench_workload workload = {0};
-    bench_report report = run_fake(path, &workload);
-    assert_int_equal(report.n_rows, 2);
-    assert_string_equal(report.form, "matched");
-    assert_int_equal(report.rows[0].n_clients, 2); /* rt-only starts no best-effort client */
-    assert_int_equal(report.rows[1].n_clients, 3);
+    bench_report report = run_fake(path, &workload, 2);
+    assert_int_equal(report.n_parts, 1);
+    const bench_part *part = &report.parts[0];
+    assert_int_equal(part->n_rows, 2); /* rt-only, which nobody asked for, is what the other is compared with */
+    assert_string_equal(part->rows[0].policy, "rt-only");
+    assert_string_equal(part->form, "matched");
+    assert_int_equal(part->rows[0].n_clients, 2); /* it starts no best-effort client */
+    assert_int_equal(part->rows[1].n_clients, 3);
     for (size_t i = 0; i < 2; i++) {
-        assert_true(report.rows[i].rt.n > 0);
-        assert_true(report.rows[i].compared >= report.rows[i].rt.n);
-        assert_int_equal(report.rows[i].mismatches, 0);
-        assert_int_equal(report.rows[i].failed, 0);
+        const bench_row *row = &part->rows[i];
+        assert_true(row->rt.n > 0);
+        assert_int_equal(row->rt_submitted.n, row->rt.n);
+        assert_true(row->compared >= row->rt.n);
+        assert_int_equal(row->mismatches, 0);
+        assert_int_equal(row->failed, 0);
+        double be = row->be_per_s, rt = row->rt_per_s;
+        assert_true(fabs(row->requests_ratio - (rt + be) / part->rows[0].rt_per_s) < 1e-9);
+        assert_true(row->work_ratio > 0 && row->be_idle_share >= 0);
     }
-    assert_true(report.rows[0].be_per_s == 0);
+    assert_true(part->rows[0].be_per_s == 0);
     json_t *json = bench_report_json(&report);
     assert_int_equal(json_array_size(json_object_get(json, "rows")), 2);
     assert_true(json_is_number(json_object_get(json_array_get(json_object_get(json, "rows"), 1), "rt_p99_us")));
@@ -484,13 +517,88 @@ static void one_wrong_bit_is_found(void **state)
     (void)state;
     char path[64];
     make_model(path);
-    setenv("FAKE_REEF_WRONG", "160", 1); /* later than the runs alone, which are at most 153 */
+    setenv("FAKE_REEF_WRONG", "310", 1); /* later than the runs alone, which are at most 303 */
     bench_workload workload = {0};
-    bench_report report = run_fake(path, &workload);
+    bench_report report = run_fake(path, &workload, 1);
     unsetenv("FAKE_REEF_WRONG");
     assert_true(bench_report_mismatches(&report) > 0);
+    char text[500];
+    bench_report_first_mismatch(&report, text, sizeof text);
+    assert_non_null(strstr(text, "w matched under "));
+    assert_non_null(strstr(text, ": request "));
+    assert_non_null(strstr(text, "output 'y' differs from element 1 of 4"));
     bench_report_free(&report);
     bench_workload_free(&workload);
+    unlink(path);
+}
+
+/* As on a GPU: a generator per open-loop client, a verifier that looks by itself. */
+static void every_due_request_is_sent_once_and_compared(void **state)
+{
+    (void)state;
+    enum { CLIENTS = 3 };
+    char path[64];
+    reef_error error = {0};
+    reef_device *device;
+    reef_model *model;
+    make_model(path);
+    assert_int_equal(reef_device_open("cpu", NULL, &device, &error), REEF_OK);
+    assert_int_equal(reef_model_load(device, path, NULL, &model, &error), REEF_OK);
+    bench_client clients[CLIENTS] = {
+        {.name = "a", .service_class = REEF_RT, .arrival = {.kind = BENCH_UNIFORM, .rate = 300}},
+        {.name = "b", .service_class = REEF_RT, .arrival = {.kind = BENCH_POISSON, .rate = 300}},
+        {.name = "c", .service_class = REEF_BE, .arrival = {.kind = BENCH_CLOSED, .concurrency = 2}},
+    };
+    bench_tensors inputs;
+    bench_verifier verifiers[CLIENTS];
+    load_client_spec specs[CLIENTS];
+    assert_int_equal(bench_tensors_create(model, false, &inputs), REEF_OK);
+    for (size_t i = 0; i < CLIENTS; i++) {
+        reef_session *session;
+        reef_session_options options = {.service_class = clients[i].service_class};
+        assert_int_equal(reef_session_create(model, &options, &session, &error), REEF_OK);
+        assert_int_equal(
+            bench_verifier_create(model, session, (const void *const *)inputs.data, 64, &verifiers[i], &error),
+            REEF_OK);
+        specs[i] = (load_client_spec){.client = &clients[i],
+                                      .session = session,
+                                      .inputs = (const void *const *)inputs.data,
+                                      .verifier = &verifiers[i],
+                                      .scale = 1,
+                                      .seed = i + 1,
+                                      .max_in_flight = 64,
+                                      .max_records = 10000};
+    }
+    load *run;
+    load_options options = {.warmup_ns = 50000000,
+                            .window_ns = 300000000,
+                            .max_tail_ns = 50000000,
+                            .thread_per_client = true,
+                            .spin_ns = 50000,
+                            .poll_ns = 500000};
+    assert_int_equal(load_create(specs, CLIENTS, &options, &run, &error), REEF_OK);
+    assert_int_equal(load_run(run, &error), REEF_OK);
+    for (size_t i = 0; i < CLIENTS; i++) {
+        size_t n, ok = 0, dropped = 0;
+        const load_record *records = load_records(run, i, &n);
+        assert_true(n > 50);
+        for (size_t k = 0; k < n; k++) {
+            assert_true(records[k].sent_ns >= records[k].due_ns);
+            ok += records[k].status == REEF_OK;
+            dropped += records[k].status == LOAD_DROPPED;
+        }
+        assert_int_equal(ok + dropped, n); /* none is pending */
+        assert_int_equal(verifiers[i].compared, ok);
+        assert_int_equal(verifiers[i].mismatches, 0);
+    }
+    load_destroy(run);
+    for (size_t i = 0; i < CLIENTS; i++) {
+        reef_session_destroy(specs[i].session);
+        bench_verifier_free(&verifiers[i]);
+    }
+    bench_tensors_free(&inputs);
+    reef_model_destroy(model);
+    reef_device_close(device);
     unlink(path);
 }
 
@@ -505,7 +613,8 @@ static void preemption_is_measured_for_every_load_and_policy(void **state)
                                .loads = loads,
                                .n_loads = 1,
                                .count = 10,
-                               .seconds_per_cell = 5,
+                               .rounds = 3,
+                               .seconds_per_cell = 60,
                                .seed = 1};
     preempt_report report = {0};
     reef_error error = {0};
@@ -513,8 +622,16 @@ static void preemption_is_measured_for_every_load_and_policy(void **state)
     assert_int_equal(report.n_rows, 2);
     for (size_t i = 0; i < 2; i++) {
         assert_string_equal(report.rows[i].mechanism, policies[i]);
-        assert_int_equal(report.rows[i].load.n, 10);
-        assert_int_equal(report.rows[i].idle.n, 10);
+        const preempt_cell *cells[] = {&report.rows[i].idle, &report.rows[i].load};
+        for (size_t k = 0; k < 2; k++) {
+            assert_int_equal(cells[k]->first.n, 10);
+            for (size_t step = 0; step < PREEMPT_N_STEPS; step++) {
+                assert_int_equal(cells[k]->steps[step].n, 10);
+            }
+            /* The steps up to the first tile are parts of the whole. */
+            assert_true(cells[k]->steps[PREEMPT_launch].min_us <= cells[k]->first.max_us);
+            assert_true(cells[k]->due.max_us >= cells[k]->first.min_us);
+        }
     }
     preempt_report_free(&report);
 }
@@ -538,6 +655,7 @@ int main(void)
         cmocka_unit_test(model_paths_are_relative_to_the_file),
         cmocka_unit_test(arrivals_are_the_same_for_the_same_seed_and_ascending),
         cmocka_unit_test(a_trace_repeats_and_is_played_faster_by_its_scale),
+        cmocka_unit_test(a_trace_goes_on_where_the_last_round_left_it),
         cmocka_unit_test(a_closed_loop_has_no_due_times),
         cmocka_unit_test(percentiles_are_samples_by_nearest_rank),
         cmocka_unit_test(good_npy_headers_are_understood),
@@ -549,6 +667,7 @@ int main(void)
         cmocka_unit_test(random_contents_follow_seed_dtype_and_name),
         cmocka_unit_test(a_run_counts_compares_and_reports),
         cmocka_unit_test(one_wrong_bit_is_found),
+        cmocka_unit_test(every_due_request_is_sent_once_and_compared),
         cmocka_unit_test(preemption_is_measured_for_every_load_and_policy),
         cmocka_unit_test(unknown_names_are_refused_with_those_there_are),
     };

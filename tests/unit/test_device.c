@@ -155,7 +155,8 @@ static void an_event_carries_the_end_of_the_last_tile(void **state)
         b->ops->begin(instance, 0, NULL, NULL);
         assert_int_equal(b->ops->launch(b->rt, &(reef_launch){.instance = instance, .count = 1}), REEF_OK);
         wait_events(b, 1);
-        assert_true(b->events[0].end_ns >= b->events[0].start_ns + 1000);
+        /* A device whose clock is not ours tells times as it sees them. */
+        assert_true(b->events[0].end_ns >= b->events[0].start_ns + (strcmp(device.name, "cpu") ? 0 : 1000));
     }
     b->ops->instance_destroy(instance);
     b->ops->program_destroy(program);
@@ -247,6 +248,7 @@ static void a_kernel_that_is_no_transaction_is_stopped_between_tiles_only(void *
     bench *b = *state;
     if (!(b->ops->caps & REEF_CAP_KILL)) {
         skip(); /* is stopped between kernels only */
+        return;
     }
     reef_plan *plan;
     reef_program *program;
@@ -270,6 +272,101 @@ static void a_kernel_that_is_no_transaction_is_stopped_between_tiles_only(void *
     b->ops->stats(b->dev, &stats);
     assert_int_equal(stats.tiles_abandoned, 0);
     assert_int_equal(stats.tiles_run, 300);
+    b->ops->instance_destroy(instance);
+    b->ops->program_destroy(program);
+    reef_plan_destroy(plan);
+}
+
+/* What the validator cannot prove runs, to the right answer, and no tile of it is ever thrown away. */
+static void a_kernel_that_is_not_proved_is_served_without_stopping_its_tiles(void **state)
+{
+    bench *b = *state;
+    reef_error error = {0};
+    enum { N = 6 };
+    reef_plan *plan = chain_plan_create(N, ELEMS);
+    /* The first activation's storage now reaches over the second: views are apart, but nothing says so for elements of
+     * another size. */
+    plan->storage[2].bytes += plan->storage[3].offset;
+    reef_plan_validate(plan);
+    unsigned unproved = 0;
+    for (uint32_t k = 0; k < N; k++) {
+        unproved += !plan->kernels[k].transaction;
+    }
+    assert_in_range(unproved, 1, N - 2);
+    reef_program *program;
+    reef_instance *instance;
+    assert_int_equal(b->ops->program_create(b->dev, plan, NULL, &program, &error), REEF_OK);
+    assert_int_equal(b->ops->instance_create(program, &instance, &error), REEF_OK);
+    for (uint32_t k = 0; k < N; k++) {
+        reef_dev_kernel info;
+        b->ops->kernel_info(program, k, &info);
+        assert_true(plan->kernels[k].transaction || !info.preemptible);
+        assert_true(info.preemptible || (info.why_not && *info.why_not));
+    }
+    float *expected = malloc(ELEMS * sizeof *expected);
+    chain_plan_expect(N, ELEMS, b->x, expected);
+    uint32_t events = 0;
+    for (int round = 0; round < 20; round++) {
+        memset(b->y, 0xff, ELEMS * sizeof *b->y);
+        b->ops->begin(instance, 0, (const void *[]){b->x}, (void *[]){b->y});
+        for (uint32_t k; (k = b->ops->progress(instance)) < N;) {
+            reef_evicted evicted;
+            struct timespec moment = {.tv_nsec = 20000 + 7000 * round};
+            assert_int_equal(
+                b->ops->launch(
+                    b->be,
+                    &(reef_launch){.instance = instance, .first = k, .count = N - k, .mode = REEF_LAUNCH_LEASED}),
+                REEF_OK);
+            nanosleep(&moment, NULL);
+            b->ops->lease(b->dev, reef_lease_make(b->units, b->units));
+            b->ops->evict(b->be, REEF_EVICT_NOW, &evicted);
+            b->ops->lease(b->dev, reef_lease_make(0, b->units));
+            events += 1 - evicted.launches;
+            wait_events(b, events);
+        }
+        assert_memory_equal(b->y, expected, ELEMS * sizeof *expected);
+    }
+    free(expected);
+    b->ops->instance_destroy(instance);
+    b->ops->program_destroy(program);
+    reef_plan_destroy(plan);
+}
+
+/* Kernels that no unit has touched count as evicted, also the one that the running launch has come to. */
+static void eviction_counts_the_kernels_that_had_not_started(void **state)
+{
+    bench *b = *state;
+    if (!(b->ops->caps & REEF_CAP_KILL) || !(b->ops->caps & REEF_CAP_PAD)) {
+        skip(); /* tiles_left says what is claimed only where padding is possible */
+        return;
+    }
+    enum { N = 4 };
+    reef_plan *plan;
+    reef_program *program;
+    reef_instance *instance;
+    assert_int_equal(reef_plan_create_synthetic(N, 1, 20000000, &plan), REEF_OK);
+    for (int k = 0; k < N; k++) {
+        plan->kernels[k].transaction = false; /* a tile ends, even when its unit has left the lease */
+        plan->kernels[k].why_not = "the test says so";
+    }
+    assert_int_equal(b->ops->program_create(b->dev, plan, NULL, &program, NULL), REEF_OK);
+    assert_int_equal(b->ops->instance_create(program, &instance, NULL), REEF_OK);
+    b->ops->begin(instance, 0, NULL, NULL);
+    b->ops->launch(b->be, &(reef_launch){.instance = instance, .count = N, .mode = REEF_LAUNCH_LEASED});
+    struct timespec moment = {.tv_nsec = 200000};
+    while (b->ops->tiles_left(instance)) {
+        nanosleep(&moment, NULL);
+    }
+    b->ops->lease(b->dev, reef_lease_make(b->units, b->units));
+    while (b->ops->progress(instance) == 0) {
+        nanosleep(&moment, NULL);
+    }
+    uint32_t started = b->ops->progress(instance) + !b->ops->tiles_left(instance);
+    reef_evicted evicted;
+    b->ops->evict(b->be, REEF_EVICT_NOW, &evicted);
+    assert_int_equal(evicted.kernels, N - started);
+    b->ops->lease(b->dev, reef_lease_make(0, b->units));
+    wait_events(b, 1);
     b->ops->instance_destroy(instance);
     b->ops->program_destroy(program);
     reef_plan_destroy(plan);
@@ -320,6 +417,11 @@ static void real_time_launches_run_while_best_effort_units_are_taken_away(void *
         /* Either may be first when a unit stays leased; give both their end. */
         b->ops->lease(b->dev, reef_lease_make(0, b->units));
         wait_events(b, ++events);
+        while (b->ops->progress(b->instance) < KERNELS) { /* it lost its units, and the device has let it go */
+            uint32_t first = b->ops->progress(b->instance);
+            launch(b, b->be, REEF_LAUNCH_LEASED, first, KERNELS - first);
+            wait_events(b, ++events);
+        }
         assert_memory_equal(z, b->expected, ELEMS * sizeof *z);
         assert_answer(b);
         atomic_store(&b->n_events, 0);
@@ -362,6 +464,7 @@ static void a_replay_computes_what_a_launch_does(void **state)
     bench *b = *state;
     if (!b->ops->replay) {
         skip();
+        return; /* not reached, which analysers do not know */
     }
     uint64_t ns;
     reef_error error;
@@ -384,6 +487,7 @@ static void a_kernel_can_be_measured_alone(void **state)
     bench *b = *state;
     if (!b->ops->measure) {
         skip();
+        return;
     }
     uint64_t ns[9];
     reef_error error;
@@ -398,6 +502,7 @@ static void padded_tiles_advance_the_other_instance_exactly(void **state)
     bench *b = *state;
     if (!(b->ops->caps & REEF_CAP_PAD)) {
         skip();
+        return;
     }
     reef_instance *be;
     assert_int_equal(b->ops->instance_create(b->program, &be, NULL), REEF_OK);
@@ -437,6 +542,7 @@ static void a_kernel_that_faults_fails_its_request_and_says_why(void **state)
     bench *b = *state;
     if (!b->ops->health) {
         skip();
+        return;
     }
     reef_error error = {0};
     reef_plan *plan = chain_plan_create(3, 1024);
@@ -474,6 +580,7 @@ static void more_memory_than_there_is_is_refused_with_the_reason(void **state)
     bench *b = *state;
     if (!b->ops->health) {
         skip(); /* host memory is overcommitted: nothing to see */
+        return;
     }
     reef_error error = {0};
     reef_plan *plan = chain_plan_create(3, 1024);
@@ -569,8 +676,9 @@ static void next_turn(bench *b, const reef_event *event)
 static void a_worker_that_stays_makes_room_for_a_queue_that_comes_later(void **state)
 {
     (void)state;
-    if (!(device.ops->caps & REEF_CAP_KILL)) {
+    if (!(device.ops->caps & REEF_CAP_PAD)) { /* it does not dispatch tile by tile */
         skip();
+        return;
     }
     pair *p = pair_make();
     bench *b = p->b;
@@ -591,8 +699,9 @@ static void a_worker_that_stays_makes_room_for_a_queue_that_comes_later(void **s
 static void short_launches_get_their_share_beside_a_long_one(void **state)
 {
     (void)state;
-    if (!(device.ops->caps & REEF_CAP_KILL)) {
+    if (!(device.ops->caps & REEF_CAP_PAD)) { /* it does not dispatch tile by tile */
         skip();
+        return;
     }
     pair *p = pair_make();
     bench *b = p->b;
@@ -623,6 +732,8 @@ int main(void)
         T(evicting_what_has_not_started_drops_it_silently),
         T(preempted_anywhere_and_launched_again_the_answer_is_the_same),
         T(a_kernel_that_is_no_transaction_is_stopped_between_tiles_only),
+        T(a_kernel_that_is_not_proved_is_served_without_stopping_its_tiles),
+        T(eviction_counts_the_kernels_that_had_not_started),
         T(units_that_leave_between_kernels_hand_the_work_over),
         T(real_time_launches_run_while_best_effort_units_are_taken_away),
         T(padded_tiles_advance_the_other_instance_exactly),

@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "model/plan.h"
+#include "model/order.h"
 #include "support/graph_builder.h"
 #include "support/plan_interp.h"
 
@@ -88,13 +88,40 @@ static bool has(const reef_plan *plan, const char *ops)
     return false;
 }
 
+/* The plan's answers with its kernels in another order that plan->after allows: of those that could be next, the last. */
+static void **run_in_another_order(const reef_plan *plan)
+{
+    reef_plan other = *plan;
+    bool *done = calloc(plan->n_kernels + 1, sizeof *done);
+    other.kernels = calloc(plan->n_kernels + 1, sizeof *other.kernels);
+    for (size_t i = 0; i < plan->n_kernels; i++) {
+        size_t next = SIZE_MAX;
+        for (size_t k = 0; k < plan->n_kernels; k++) {
+            bool ready = !done[k];
+            for (uint32_t a = plan->after_at[k]; a < plan->after_at[k + 1]; a++) {
+                assert_true(plan->after[a] < k);
+                ready &= done[plan->after[a]];
+            }
+            next = ready ? k : next;
+        }
+        assert_true(next < plan->n_kernels);
+        done[next] = true;
+        other.kernels[i] = plan->kernels[next];
+    }
+    void **out = run(&other);
+    free(other.kernels);
+    free(done);
+    return out;
+}
+
 /* The fused plan, after its answers were compared with the unfused one's. */
 static reef_plan *checked(builder build)
 {
     reef_plan *plain = plan_of(build, false), *fused = plan_of(build, true);
-    void **want = run(plain), **got = run(fused);
+    void **want = run(plain), **got = run(fused), **again = run_in_another_order(fused);
     for (size_t i = 0; i < fused->n_outputs; i++) {
         assert_int_equal(fused->outputs[i].dtype, REEF_F32);
+        assert_memory_equal(got[i], again[i], fused->outputs[i].bytes);
         for (size_t j = 0; j < fused->outputs[i].bytes / 4; j++) {
             const float w = ((float *)want[i])[j], g = ((float *)got[i])[j];
             assert_false(isnan(w));
@@ -104,9 +131,11 @@ static reef_plan *checked(builder build)
         }
         free(want[i]);
         free(got[i]);
+        free(again[i]);
     }
     free(want);
     free(got);
+    free(again);
     reef_plan_destroy(plain);
     return fused;
 }
@@ -466,6 +495,54 @@ static void validator_refuses_overlap_and_allows_in_place(void **state)
     }
 }
 
+/* Two storages in one place are a kernel working in place; at different places, or of different types, they are not. */
+static void validator_looks_at_whole_storages_where_sizes_may_change(void **state)
+{
+    (void)state;
+    enum { N = 8 };
+    reef_storage storage[] = {
+        {.kind = REEF_STORAGE_ACTIVATION, .bytes = 400, .offset = 0},
+        {.kind = REEF_STORAGE_ACTIVATION, .bytes = 400, .offset = 0},
+        {.kind = REEF_STORAGE_ACTIVATION, .bytes = 400, .offset = 200},
+        {.kind = REEF_STORAGE_ACTIVATION, .bytes = 400, .offset = 600},
+        {.kind = REEF_STORAGE_INPUT, .bytes = 400},
+        {.kind = REEF_STORAGE_OUTPUT, .bytes = 400},
+        {.kind = REEF_STORAGE_CONST, .bytes = 400},
+    };
+    const reef_view all = {.dtype = REEF_F32, .rank = 1, .dims = {100}, .stride = {1}};
+    reef_view low = all, high = all, second = all, third = all, fourth = all, whole = all, input = all, output = all,
+              constant = all;
+    low.dims[0] = high.dims[0] = 40;
+    second.storage = 1;
+    third.storage = 2;
+    third.dims[0] = 40;
+    third.offset = 60; /* bytes 440 to 600 of the activations: apart from the first storage in float32, not in half */
+    fourth.storage = 3;
+    whole.dtype = REEF_I32;
+    whole.storage = 1;
+    input.storage = 4;
+    output.storage = 5;
+    constant.storage = 6;
+    reef_kernel kernels[N] = {
+        {.kind = REEF_K_ELTWISE, .in = {all}, .n_in = 1, .y = second}, /* in place */
+        {.kind = REEF_K_ELTWISE, .in = {low}, .n_in = 1, .y = third},  /* they share bytes, whoever uses which */
+        {.kind = REEF_K_ELTWISE, .in = {all}, .n_in = 1, .y = fourth}, /* apart */
+        {.kind = REEF_K_ELTWISE, .in = {all}, .n_in = 1, .y = whole},  /* another type in the same place */
+        {.kind = REEF_K_MATMUL, .in = {input, constant, second}, .n_in = 3, .y = all, .matmul = {.has_residual = true}},
+        {.kind = REEF_K_MATMUL, .in = {second, constant}, .n_in = 2, .y = all}, /* reads rows that others write */
+        {.kind = REEF_K_ELTWISE, .in = {input}, .n_in = 1, .y = output},
+        {.kind = REEF_K_ELTWISE, .in = {all}, .n_in = 1, .y = input}, /* an input is not ours to write */
+    };
+    reef_plan plan = {.kernels = kernels, .n_kernels = N, .storage = storage, .n_storage = 7};
+    reef_plan_validate(&plan);
+    const bool expected[N] = {true, false, true, false, true, false, true, false};
+    for (int i = 0; i < N; i++) {
+        if (kernels[i].transaction != expected[i] || (kernels[i].why_not == NULL) != expected[i]) {
+            fail_msg("kernel %d: %s", i, kernels[i].why_not ? kernels[i].why_not : "proved");
+        }
+    }
+}
+
 static void memory_check_sees_overlap(void **state)
 {
     (void)state;
@@ -482,6 +559,150 @@ static void memory_check_sees_overlap(void **state)
         plan->storage[i].offset = plan->storage[other].offset;
     }
     assert_false(reef_plan_memory_check(plan, &a, &b));
+    reef_plan_destroy(plan);
+}
+
+/* Inception's blocks: branches of different length write their part of a concatenation. */
+static reef_graph *branches(void)
+{
+    reef_graph *g = build_graph(17);
+    reef_value *x = build_input(g, "x", REEF_F32, 4, DIMS(1, 3, 9, 9));
+    for (int block = 0; block < 3; block++) {
+        const int64_t in = block ? 14 : 3;
+        reef_value *b[4] = {conv(g, x, in, 4, 1, 0), conv(g, conv(g, x, in, 5, 1, 0), 5, 4, 3, 1),
+                            conv(g, conv(g, conv(g, x, in, 3, 1, 0), 3, 5, 3, 1), 5, 4, 3, 1)};
+        b[3] = build_node(g, "AveragePool", x, NULL, NULL, NULL);
+        build_int_list(g, "kernel_shape", 2, DIMS(3, 3));
+        build_int_list(g, "pads", 4, DIMS(1, 1, 1, 1));
+        b[3] = conv(g, b[3], in, 2, 1, 0);
+        x = build_variadic(g, "Concat", 4, b);
+        build_int(g, "axis", 1);
+    }
+    build_output(g, conv(g, x, 14, 3, 1, 0));
+    return g;
+}
+
+static void branches_follow_only_what_they_need(void **state)
+{
+    (void)state;
+    reef_plan *plan = checked(branches);
+    reef_order order;
+    assert_int_equal(reef_order_read(plan, &order), REEF_OK);
+    assert_int_equal(count(plan, REEF_K_CONV), 22);
+    assert_int_equal(count(plan, REEF_K_POOL), 3);
+    size_t pairs = 0;
+    for (size_t k = 0; k < plan->n_kernels; k++) {
+        for (size_t i = 0; i < k; i++) {
+            pairs += !reef_order_follows(&order, k, i);
+        }
+    }
+    /* branches of 1, 2, 3 and 2 kernels: 2 + 3 + 2 + 6 + 4 + 6 unordered pairs in each of three blocks */
+    assert_int_equal(pairs, 3 * 23);
+    reef_order_free(&order);
+    reef_plan_destroy(plan);
+}
+
+/* Convolutions in front of maxima over 2x2: which may be one with them, and which not. */
+static reef_graph *conv_pools(void)
+{
+    reef_graph *g = build_graph(17);
+    reef_value *x = build_input(g, "x", REEF_F32, 4, DIMS(1, 3, 17, 16));
+    reef_value *a = conv(g, x, 3, 8, 3, 1);
+    for (int i = 0; i < 4; i++) { /* 0: fits; 1: 3x3; 2: its input has another reader; 3: padded */
+        const int64_t size = i == 1 ? 3 : 2, pad = i == 3;
+        reef_value *b = conv(g, a, 8, 8, 3, 1);
+        reef_value *p = build_node(g, "MaxPool", b, NULL, NULL, NULL);
+        build_int_list(g, "kernel_shape", 2, DIMS(size, size));
+        build_int_list(g, "strides", 2, DIMS(2, 2));
+        build_int_list(g, "pads", 4, DIMS(pad, pad, pad, pad));
+        build_output(g, conv(g, p, 8, 2, 1, 0));
+        if (i == 2) {
+            build_output(g, conv(g, b, 8, 2, 1, 0));
+        }
+    }
+    return g;
+}
+
+static void a_maximum_joins_the_convolution_in_front_of_it(void **state)
+{
+    (void)state;
+    reef_plan *plan = checked(conv_pools);
+    size_t pairs = 0;
+    for (uint32_t k = 0; k < plan->n_kernels; k++) {
+        const reef_kernel *conv = &plan->kernels[k];
+        if (!conv->then) {
+            continue;
+        }
+        const reef_kernel *max = &plan->kernels[conv->then];
+        pairs++;
+        assert_int_equal(max->kind, REEF_K_POOL);
+        assert_int_equal(max->pool.kernel[0], 2);
+        assert_int_equal(max->pool.pad[0], 0);
+        assert_int_equal(max->in[0].storage, conv->y.storage);
+        /* Done in one, it is written while other inputs of the convolution are read. */
+        const reef_storage *x = &plan->storage[conv->in[0].storage], *y = &plan->storage[max->y.storage];
+        assert_true(x->offset + x->bytes <= y->offset || y->offset + y->bytes <= x->offset);
+        assert_true(y->first <= k);
+    }
+    assert_int_equal(pairs, 1);
+    /* The first convolution is the only one to read what the first kernel copies of the request. */
+    assert_int_equal(plan->kernels[0].kind, REEF_K_COPY);
+    assert_int_equal(plan->kernels[1].through, 1);
+    reef_plan_destroy(plan);
+    plan = checked(branches); /* there four kernels read the copy of the request */
+    for (uint32_t k = 0; k < plan->n_kernels; k++) {
+        assert_int_equal(plan->kernels[k].through, 0);
+        assert_int_equal(plan->kernels[k].then, 0);
+    }
+    reef_plan_destroy(plan);
+}
+
+static void memory_check_sees_missing_order(void **state)
+{
+    (void)state;
+    reef_plan *plan = plan_of(branches, true);
+    uint32_t a, b;
+    uint32_t *none = calloc(plan->n_kernels + 1, sizeof *none);
+    assert_true(plan->activation_bytes < plan->activation_sum_bytes);
+    plan->after = none;
+    plan->after_at = none; /* nobody follows anybody */
+    assert_false(reef_plan_memory_check(plan, &a, &b));
+    free(none);
+    reef_plan_destroy(plan);
+}
+
+/* Too many operands of one storage to compare each with each: then they are ordered, and the answers stay. */
+static reef_graph *many_readers(void)
+{
+    reef_graph *g = build_graph(17);
+    reef_value *x = build_input(g, "x", REEF_F32, 2, DIMS(4, 3)), *parts[2200];
+    const int n = (int)(sizeof parts / sizeof *parts);
+    for (int i = 0; i < n; i++) {
+        parts[i] = build_node(g, "Softmax", x, NULL, NULL, NULL);
+        build_int(g, "axis", i % 2);
+    }
+    build_output(g, build_variadic(g, "Concat", (size_t)n, parts));
+    build_int(g, "axis", 0);
+    return g;
+}
+
+static void a_crowded_storage_is_used_in_order(void **state)
+{
+    (void)state;
+    reef_plan *plan = plan_of(many_readers, false);
+    reef_order order;
+    assert_int_equal(reef_order_read(plan, &order), REEF_OK);
+    assert_true(plan->n_kernels > 2100);
+    assert_false(reef_order_follows(&order, 1000, 999));
+    assert_true(reef_order_follows(&order, plan->n_kernels - 1, plan->n_kernels - 2));
+    assert_true(reef_order_follows(&order, plan->n_kernels - 1, 5));
+    void **want = run(plan), **got = run_in_another_order(plan);
+    assert_memory_equal(want[0], got[0], plan->outputs[0].bytes);
+    free(want[0]);
+    free(got[0]);
+    free(want);
+    free(got);
+    reef_order_free(&order);
     reef_plan_destroy(plan);
 }
 
@@ -511,7 +732,12 @@ int main(void)
         cmocka_unit_test(long_element_chains_are_cut_at_the_limits),
         cmocka_unit_test(unsupported_operators_are_all_named),
         cmocka_unit_test(validator_refuses_overlap_and_allows_in_place),
+        cmocka_unit_test(validator_looks_at_whole_storages_where_sizes_may_change),
         cmocka_unit_test(memory_check_sees_overlap),
+        cmocka_unit_test(branches_follow_only_what_they_need),
+        cmocka_unit_test(a_maximum_joins_the_convolution_in_front_of_it),
+        cmocka_unit_test(memory_check_sees_missing_order),
+        cmocka_unit_test(a_crowded_storage_is_used_in_order),
         cmocka_unit_test(synthetic_plans_spin),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -168,7 +168,7 @@ static void best_effort_work_resumes_at_the_first_unfinished_kernel(void **state
     fake_leave(&w->device, "be0");
     fake_log(&w->device);
     fake_finish(&w->device, "rt");
-    assert_log(w, "lease 0..4\nlaunch be0 1+4 leased\nlaunch be0 5+4 leased\n");
+    assert_log(w, "lease 0..4\nlaunch be0 1+3 leased\nlaunch be0 4+4 leased\n");
     assert_int_equal(w->ended[1], 1);
     drain(w);
     assert_int_equal(w->ended[0], 1);
@@ -220,7 +220,7 @@ static void wait_evicts_queued_kernels_and_starts_behind_the_running_one(void **
     fake_finish(&w->device, "be0"); /* the running kernel ends */
     assert_log(w, "launch rt 0+1\n");
     fake_finish(&w->device, "rt");
-    assert_log(w, "lease 0..4\nlaunch be0 1+4\nlaunch be0 5+4\n");
+    assert_log(w, "lease 0..4\nlaunch be0 1+3\nlaunch be0 4+4\n");
     drain(w);
     world_free(w);
 }
@@ -319,6 +319,62 @@ static void lease_counts_a_preemption_once_however_many_wide_requests_follow(voi
     assert_int_equal(w->sched.stats.preemptions, 1);
     assert_int_equal(w->tasks[0].preemptions, 1);
     drain(w);
+    world_free(w);
+}
+
+static void a_wider_request_behind_a_narrow_one_is_a_preemption_of_its_own(void **state)
+{
+    (void)state;
+    world *w = world_make("lease", 1, 1, 4, 8);
+    submit_be(w, 0, 0, 0);
+    fake_finish_tiles(&w->device, "be0", 1);
+    submit_rt(w, 1, 0); /* takes one unit */
+    assert_int_equal(w->sched.stats.preemptions, 1);
+    w->rt_program.tiles = 3;
+    submit_rt(w, 2, 0); /* takes two more, when its turn comes */
+    w->rt_program.tiles = 1;
+    submit_rt(w, 3, 0); /* gives them back */
+    assert_int_equal(w->sched.stats.preemptions, 1);
+    fake_log(&w->device);
+    fake_finish(&w->device, "rt");
+    assert_log(w, "lease 3..4\nlaunch rt 0+1\n"); /* the best-effort launch stays, on one unit */
+    assert_int_equal(w->sched.stats.preemptions, 2);
+    assert_int_equal(w->tasks[0].preemptions, 2);
+    fake_finish(&w->device, "rt");
+    assert_int_equal(w->sched.stats.preemptions, 2);
+    drain(w);
+    assert_int_equal(w->tasks[0].status, REEF_OK);
+    world_free(w);
+}
+
+enum { RESUBMISSIONS = 200000 };
+static unsigned resubmitted, nested;
+
+static void submit_again(reef_task *task)
+{
+    static unsigned depth;
+    nested = ++depth > nested ? depth : nested;
+    if (resubmitted < RESUBMISSIONS) {
+        resubmitted++;
+        submit_rt(current, 0, 1); /* its deadline has passed */
+        current->tasks[0].on_end = submit_again;
+    }
+    depth--;
+    (void)task;
+}
+
+static void callbacks_that_submit_what_ends_at_once_do_not_nest(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 1, 1, 4, 8);
+    w->now = 1000;
+    resubmitted = nested = 0;
+    w->tasks[0] = (reef_task){
+        .deadline_ns = 1, .pool = &w->rt_instances, .kernels = 1, .costs = w->rt_costs, .on_end = submit_again};
+    reef_list_init(&w->tasks[0].link);
+    assert_int_equal(reef_sched_submit(&w->sched, &w->tasks[0]), REEF_OK);
+    assert_int_equal(resubmitted, RESUBMISSIONS);
+    assert_int_equal(nested, 1);
     world_free(w);
 }
 
@@ -604,9 +660,70 @@ static void random_traffic_under_every_policy_ends_every_request_once(void **sta
     }
 }
 
+static const reef_trace_span *span_of(const reef_trace *trace, reef_trace_kind kind, uint32_t queue)
+{
+    const reef_trace_span *found = NULL;
+    for (uint64_t i = 0; i < trace->n; i++) {
+        const reef_trace_span *span = &trace->ring[i];
+        if (span->kind == kind && span->queue == queue) {
+            assert_null(found);
+            found = span;
+        }
+    }
+    assert_non_null(found);
+    return found;
+}
+
+static void a_trace_tells_a_preemption_from_arrival_to_resumption(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 3, 8, 12, 8);
+    reef_trace *trace = reef_trace_create(64);
+    w->now = 10;
+    assert_int_equal(submit_be(w, 0, 0, 0), REEF_OK); /* before the trace: not in it */
+    w->now = 20;
+    assert_int_equal(reef_sched_trace_begin(&w->sched, trace), REEF_OK);
+    reef_trace *other = reef_trace_create(1);
+    assert_int_equal(reef_sched_trace_begin(&w->sched, other), REEF_BUSY);
+    reef_trace_destroy(other);
+    assert_int_equal(submit_be(w, 1, 0, 0), REEF_OK);
+    fake_finish_tiles(&w->device, "be0", 3);
+    w->now = 100;
+    assert_int_equal(submit_rt(w, 2, 0), REEF_OK);
+    w->now = 150;
+    assert_true(fake_leave(&w->device, "be0"));
+    w->now = 200;
+    for (int k = 0; k < 3; k++) {
+        assert_true(fake_finish(&w->device, "rt"));
+    }
+    w->now = 300;
+    reef_sched_cancel(&w->sched, &w->tasks[1]);
+    drain(w);
+    assert_ptr_equal(reef_sched_trace_end(&w->sched), trace);
+    assert_null(reef_sched_trace_end(&w->sched));
+
+    const reef_trace_span *preempt = span_of(trace, REEF_TRACE_PREEMPT, 0);
+    assert_true(preempt->at[0] == 100 && preempt->at[3] == 100);
+    const reef_trace_span *mode = span_of(trace, REEF_TRACE_MODE, 0);
+    assert_true(mode->at[0] == 100 && mode->at[3] == 200);
+    const reef_trace_span *preempted = span_of(trace, REEF_TRACE_PREEMPTED, 1);
+    assert_true(preempted->at[0] == 100 && preempted->at[1] == 150 && preempted->at[3] == 200);
+    const reef_trace_span *rt = span_of(trace, REEF_TRACE_REQUEST, 0);
+    assert_true(rt->at[0] == 100 && rt->at[1] == 100 && rt->at[3] == 200 && rt->status == REEF_OK);
+    const reef_trace_span *be = span_of(trace, REEF_TRACE_REQUEST, 1);
+    assert_true(be->at[0] == 20 && be->at[1] == 0 && be->at[3] == 300 && be->status == REEF_CANCELLED);
+    const reef_trace_span *launch = span_of(trace, REEF_TRACE_LAUNCH, 0);
+    assert_int_equal(launch->value, 3);
+    reef_trace_destroy(trace);
+    world_free(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_wider_request_behind_a_narrow_one_is_a_preemption_of_its_own),
+        cmocka_unit_test(callbacks_that_submit_what_ends_at_once_do_not_nest),
+        cmocka_unit_test(a_trace_tells_a_preemption_from_arrival_to_resumption),
         cmocka_unit_test(a_queue_hands_over_no_more_than_the_device_queue_holds),
         cmocka_unit_test(reset_takes_the_lease_before_it_launches_and_evicts_last),
         cmocka_unit_test(best_effort_work_resumes_at_the_first_unfinished_kernel),

@@ -71,11 +71,14 @@ if [ "${2:-}" = sanitize ]; then
             # shellcheck disable=SC2046
             ./reef run "$models/$network.onnx" --device cuda:0 --precision $precision --random 1 $(shape_of $network) \
                 >>"$out/models.log" 2>&1 || true
-            for tool in memcheck racecheck initcheck; do
+            for tool in memcheck initcheck racecheck; do
                 echo "$tool $precision $network" >>"$list"
             done
         done
     done
-    xargs -P "${JOBS:-8}" -L 1 "$self" --one "$out" <"$list"
+    # racecheck keeps a record of all shared memory: two of them at once beside the others are enough.
+    grep -v racecheck "$list" | xargs -P "${JOBS:-6}" -L 1 "$self" --one "$out" &
+    grep racecheck "$list" | xargs -P 2 -L 1 "$self" --one "$out"
+    wait
 fi
 ! grep -q FAILED "$results"

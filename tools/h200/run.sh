@@ -1,17 +1,19 @@
 #!/bin/sh
-# Runs the solo comparison and the GPU tests on a machine with an NVIDIA GPU, from a build on a machine without one.
+# Runs the solo comparison, the measurements of reef nice and the GPU tests on a machine with an NVIDIA GPU, from a build on a machine without one.
 #
-#     tools/h200/run.sh user@host [solo|tests|all]      copies the stage there by ssh, runs, brings the results back
-#     tools/h200/run.sh --local   [solo|tests|all]      runs here
+#     tools/h200/run.sh user@host [solo|tests|nice|all]      copies the stage there by ssh, runs, brings the results back
+#     tools/h200/run.sh --local   [solo|tests|nice|all]      runs here
 #     tools/h200/run.sh --stage DIR                     only makes the stage: to be carried by other means, then
-#                                                       DIR/tools/h200/run.sh --here [solo|tests|all]
+#                                                       DIR/tools/h200/run.sh --here [solo|tests|nice|all]
 #
 # The stage is one folder: the reef command, the tests, the libraries they need, graphs without weights (models are made
 # from them over there, with seeded weights) and these scripts. The GPU machine needs the driver and, for solo, python3
-# with numpy, onnx, onnxruntime, torch, torchvision and transformers; for tests, compute-sanitizer.
+# with numpy, onnx, onnxruntime, torch, torchvision and transformers; for nice, torch, torchvision and onnx (about three
+# minutes; `make nice-programs` first; it starts an MPS daemon of its own and stops it); for tests, compute-sanitizer.
 #
-# Results: build/h200/out, and the rows of solo as docs/results/h200/solo.json.
-# Environment: MODE (release), SOLO (arguments for solo.py, such as "--precisions fp16 vgg19").
+# Results: build/h200/out, and the rows of solo and nice as docs/results/h200/solo.json and nice.json.
+# Environment: MODE (release), SOLO (arguments for solo.py, such as "--precisions fp16 vgg19"), NICE (for nice.py, such as
+# "--only kernel").
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -28,12 +30,15 @@ stage() {
     rm -rf "$out"
     mkdir -p "$out/tests" "$out/lib" "$out/tools/models" "$out/tools/h200" "$out/models/graphs"
     cp "$built/reef" "$out/"
-    for test in test_device; do
+    for test in test_device nice_rt nice_load nice_load_shared; do
         [ ! -x "$built/tests/$test" ] || cp "$built/tests/$test" "$out/tests/"
     done
+    [ ! -e "$built/libreef-nice.so" ] || cp "$built/libreef-nice.so" "$out/"
     strip "$out/reef" "$out"/tests/*
+    git -C "$root" rev-parse HEAD | sed "$(git -C "$root" diff --quiet HEAD -- src include tools tests || echo 's/$/ and changes/')" \
+        >"$out/COMMIT"
     # What a bare machine may lack; the C library is taken from there.
-    ldd "$out/reef" "$out"/tests/* | sed -n 's/.*=> \(.*lib\(jansson\|cmocka\)[^ ]*\).*/\1/p' | sort -u |
+    ldd "$out/reef" "$out"/tests/* | sed -n 's/.*=> \(.*lib\(jansson\|cmocka\|cudart\)[^ ]*\).*/\1/p' | sort -u |
         while read -r file; do cp -L "$file" "$out/lib/"; done
     cp "$root"/tools/reeflib.py "$out/tools/"
     cp "$root"/tools/models/*.py "$out/tools/models/"
@@ -59,6 +64,8 @@ run_here() {
     case $1 in tests | all) tools/h200/gpu_tests.sh "$results" sanitize || failed=1 ;; esac
     # shellcheck disable=SC2086
     case $1 in solo | all) python3 tools/h200/solo.py --reef ./reef --out "$results" ${SOLO:-} || failed=1 ;; esac
+    # shellcheck disable=SC2086
+    case $1 in nice | all) python3 tools/h200/nice.py --reef ./reef --out "$results" ${NICE:-} || failed=1 ;; esac
     return $failed
 }
 
@@ -66,6 +73,10 @@ collect() {
     if [ -f "$1/solo.json" ] && [ -z "${SOLO:-}" ]; then
         mkdir -p "$root/docs/results/h200"
         cp "$1/solo.json" "$root/docs/results/h200/solo.json"
+    fi
+    if [ -f "$1/nice.json" ] && [ -z "${NICE:-}" ]; then
+        mkdir -p "$root/docs/results/h200"
+        cp "$1/nice.json" "$root/docs/results/h200/nice.json"
     fi
     echo "results: $1"
 }
@@ -89,7 +100,7 @@ case $1 in
     mkdir -p "$root/build/h200/out"
     tar -C "$root/build/h200" -cz stage | ssh "$1" 'rm -rf reef-stage && mkdir reef-stage && tar -C reef-stage -xz'
     status=0
-    ssh "$1" "SOLO='${SOLO:-}' reef-stage/stage/tools/h200/run.sh --here $what" || status=$?
+    ssh "$1" "SOLO='${SOLO:-}' NICE='${NICE:-}' reef-stage/stage/tools/h200/run.sh --here $what" || status=$?
     ssh "$1" 'tar -C reef-stage/stage/out -cz .' | tar -C "$root/build/h200/out" -xz
     collect "$root/build/h200/out"
     exit $status

@@ -129,8 +129,10 @@ void *cpu_unit_main(void *unit);
 /* Waits until no unit is on its way out of a launch record that `concerns` answers true for. */
 void cpu_wait_detached(cpu_device *device, bool (*concerns)(const cpu_queue *, const cpu_launch *, const void *),
                        const void *context);
-/* Something changed that idle units should look at. */
+/* Something changed that idle units should look at; all that sleep are woken. */
 void cpu_bump(cpu_device *device);
+/* So many tiles can run, leased ones or not: no more units are woken, where it is certain that whoever is woken runs one. */
+void cpu_bump_tiles(cpu_device *device, uint32_t tiles, bool leased);
 
 /* Memory for tensors: 64-byte aligned, zeroed, on huge pages where it pays; freed with free(). */
 void *cpu_big_alloc(size_t bytes);

@@ -236,7 +236,9 @@ static reef_status cpu_launch_kernels(reef_dqueue *base, const reef_launch *want
     if (!launch) {
         return REEF_QUEUE_FULL;
     }
-    cpu_bump(device);
+    const cpu_instance *instance = (const cpu_instance *)wanted->instance;
+    wanted->n_pads ? cpu_bump(device)
+                   : cpu_bump_tiles(device, cpu_tiles(instance, wanted->first), wanted->mode == REEF_LAUNCH_LEASED);
     return REEF_OK;
 }
 
@@ -278,7 +280,7 @@ static void cpu_evict(reef_dqueue *base, reef_evict how, reef_evicted *out)
         if (kernel < end && stop < end) {
             launch->evicted = true;
             atomic_store_explicit(&launch->end, stop, memory_order_relaxed);
-            out->kernels += end - kernel - 1;
+            out->kernels += end - kernel - kernel_started(launch, kernel);
         }
         out->running = true;
         nobody = launch->attached == 0;

@@ -19,14 +19,29 @@
 
 /* ------------------------------------------------------------- sleeping -- */
 
-void cpu_bump(cpu_device *device)
+static void bump(cpu_device *device, int units)
 {
     /* Sequentially consistent with the sleeper's increment and re-read in wait_for_change: either the sleeper sees the
      * new count, or we see the sleeper. */
     atomic_fetch_add(&device->changes, 1);
     if (atomic_load(&device->sleepers)) {
-        reef_futex_wake(&device->changes, INT32_MAX);
+        reef_futex_wake(&device->changes, units);
     }
+}
+
+void cpu_bump(cpu_device *device)
+{
+    bump(device, INT32_MAX);
+}
+
+void cpu_bump_tiles(cpu_device *device, uint32_t tiles, bool leased)
+{
+    /* A unit that is woken and may not run the tile, or prefers another one, sleeps again or stays away, and nobody is
+     * woken in its place. So everybody is woken for leased tiles, and while a lease gives some units work of their own. */
+    reef_lease lease = atomic_load(&device->lease);
+    uint32_t first = (uint32_t)lease, end = (uint32_t)(lease >> 32);
+    bool any = !leased && (first >= end || end - first == device->n_units);
+    bump(device, any && tiles < CPU_MAX_UNITS ? (int)tiles : INT32_MAX);
 }
 
 static void wait_for_change(cpu_device *device, uint32_t seen)
@@ -209,8 +224,11 @@ static bool run_tile(tile_run *run, cpu_instance *instance, uint32_t epoch, uint
     /* Before the tile counts as finished: whoever sees the last one may report the launch at once. */
     atomic_store_explicit(&run->launch->end_ns, run->now_ns, memory_order_relaxed);
     if (cpu_finish_tile(instance, epoch, kernel)) {
-        if (opens_for_others(run->launch, instance, kernel)) {
-            cpu_bump(device);
+        const cpu_launch *launch = run->launch;
+        if (opens_for_others(launch, instance, kernel)) {
+            bool next = launch->instance == instance && !launch->n_pads &&
+                        kernel + 1 < atomic_load_explicit(&launch->end, memory_order_relaxed);
+            next ? cpu_bump_tiles(device, cpu_tiles(instance, kernel + 1), leased) : cpu_bump(device);
         } else {
             run->owes_bump = true;
         }

@@ -1,5 +1,5 @@
 /*
- * code.c - the embedded kernels as modules of a context.
+ * code.c - the embedded kernels as libraries of the driver, which every context of the process can run.
  *
  * Of the targets that the build made of one source file the best for the GPU is taken: the cubin of its very
  * architecture, else the newest cubin of the same major that is not newer than the GPU, else PTX, which the driver
@@ -78,7 +78,8 @@ reef_status cuda_code_load(cuda_device *device, reef_error *error)
             return reef_fail(error, REEF_INTERNAL, "more than %d kernel modules", CUDA_MAX_MODULES);
         }
         unsigned n = device->n_modules;
-        status = CUDA_TRY(device->cu, error, module_load(&device->modules[n], best->begin));
+        status =
+            CUDA_TRY(device->cu, error, library_load(&device->modules[n], best->begin, NULL, NULL, 0, NULL, NULL, 0));
         if (status) {
             reef_error_prefix(error, "kernels '%s' for sm_%u%s: ", best->name, best->arch,
                               best->is_ptx ? " (PTX)" : "");
@@ -110,7 +111,7 @@ static bool has_function(const reef_cuda_image *image, const char *name)
 
 typedef struct cuda_function {
     struct cuda_function *next;
-    CUfunction function;
+    CUkernel kernel;
     unsigned dynamic_smem; /* that it was allowed; only ever raised. The default of 48 KiB counts static memory too. */
     char name[];
 } cuda_function;
@@ -130,14 +131,14 @@ static reef_status find(cuda_device *device, const char *name, cuda_function **o
     if (i == device->n_modules) {
         return reef_fail(error, REEF_NOT_FOUND, "no kernel '%s' for this GPU", name);
     }
-    CUfunction function;
-    reef_status status = CUDA_TRY(device->cu, error, module_function(&function, device->modules[i], name));
+    CUkernel kernel;
+    reef_status status = CUDA_TRY(device->cu, error, library_kernel(&kernel, device->modules[i], name));
     size_t name_bytes = strlen(name) + 1;
     cuda_function *added = status ? NULL : malloc(sizeof *added + name_bytes);
     if (!added) {
         return status ? status : reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }
-    *added = (cuda_function){.next = device->functions, .function = function};
+    *added = (cuda_function){.next = device->functions, .kernel = kernel};
     memcpy(added->name, name, name_bytes);
     device->functions = added;
     *out = added;
@@ -151,8 +152,9 @@ reef_status cuda_code_function(cuda_device *device, const char *name, unsigned d
     pthread_mutex_lock(&device->code_lock);
     reef_status status = find(device, name, &found, error);
     if (!status && dynamic_smem > found->dynamic_smem) {
-        status =
-            CUDA_TRY(device->cu, error, func_set_attribute(found->function, CUDA_FUNC_DYNAMIC_SMEM, (int)dynamic_smem));
+        status = CUDA_TRY(
+            device->cu, error,
+            kernel_set_attribute(CUDA_FUNC_DYNAMIC_SMEM, (int)dynamic_smem, found->kernel, device->gpu->device));
         found->dynamic_smem = status ? found->dynamic_smem : dynamic_smem;
         if (status) {
             reef_error_prefix(error, "kernel '%s' with %u bytes of shared memory: ", name, dynamic_smem);
@@ -160,7 +162,7 @@ reef_status cuda_code_function(cuda_device *device, const char *name, unsigned d
     }
     pthread_mutex_unlock(&device->code_lock);
     if (!status) {
-        *out = found->function;
+        *out = (CUfunction)found->kernel; /* the driver takes either */
     }
     return status;
 }
@@ -171,6 +173,9 @@ void cuda_code_unload(cuda_device *device)
         cuda_function *function = device->functions;
         device->functions = function->next;
         free(function);
+    }
+    for (unsigned i = 0; i < device->n_modules; i++) {
+        device->cu->library_unload(device->modules[i]);
     }
     device->n_modules = 0;
 }

@@ -3,7 +3,7 @@
  *
  * Every launch ends by raising a word in pinned memory, so looking costs a load and no call of the driver. How it looks:
  *
- *   nothing in the streams              sleeps on the futex `changes`
+ *   nothing in the streams              sleeps on the futex `changes`; spins for a while when a request was announced
  *   far from the end one can expect     sleeps until a little before it
  *   near it                             spins
  *   long past it                        naps, and asks the driver now and then whether the context has failed
@@ -61,6 +61,32 @@ static void learn(cuda_device *device, const cuda_queue *queue, const cuda_launc
     }
 }
 
+/* The GPU's clock and the host's run at the same pace, some constant apart; the shortest time that was ever seen from the
+ * GPU's "ended" to the host's seeing it says how far. Drift is small, but forgotten every second all the same. */
+static void compare_clocks(cuda_device *device, uint64_t gpu_ns, uint64_t now)
+{
+    int64_t apart = (int64_t)(now - gpu_ns);
+    if (now - device->clock_since_ns > UINT64_C(1000000000)) {
+        device->clock_apart[0] = device->clock_apart[1];
+        device->clock_apart[1] = apart;
+        device->clock_since_ns = now;
+    }
+    device->clock_apart[1] = apart < device->clock_apart[1] ? apart : device->clock_apart[1];
+    device->clock_apart[0] = device->clock_apart[1] < device->clock_apart[0] || !device->clock_apart[0]
+                                 ? device->clock_apart[1]
+                                 : device->clock_apart[0];
+}
+
+/* When the host could have seen the launch begin; otherwise says when it was handed over. */
+static uint64_t begun_at(const cuda_device *device, const cuda_launch *launch, uint64_t otherwise, uint64_t now)
+{
+    if (!launch->graph || !(launch->graph->kind & CUDA_GRAPH_IN) || launch->failed) {
+        return otherwise;
+    }
+    uint64_t at = launch->instance->words->begun_at_ns + (uint64_t)device->clock_apart[0];
+    return at < otherwise ? otherwise : at > now ? now : at;
+}
+
 /* The head of the queue is over: takes it out of the ring and tells what happened. */
 static reef_event retire(cuda_device *device, cuda_queue *queue, cuda_instance **outputs)
 {
@@ -68,25 +94,38 @@ static reef_event retire(cuda_device *device, cuda_queue *queue, cuda_instance *
     cuda_instance *instance = launch->instance;
     uint64_t now = reef_now_ns();
     uint64_t start = launch->start_ns > queue->last_end_ns ? launch->start_ns : queue->last_end_ns;
-    uint32_t end = launch->first + launch->count;
+    uint32_t end = launch->first + launch->count, reached = end;
+    uint32_t before = atomic_load_explicit(&instance->current, memory_order_relaxed);
     *outputs = NULL;
-    if (!launch->failed) {
-        if (end > atomic_load_explicit(&instance->current, memory_order_relaxed)) {
-            atomic_store_explicit(&instance->current, end, memory_order_release);
-        }
-        if (launch->graph) {
-            learn(device, queue, launch, now - start);
-            *outputs = launch->graph->ends & CUDA_GRAPH_OUT ? instance : NULL;
-        }
+    if (launch->workers && launch->graph && !launch->failed) {
+        reached = instance->words->progress[launch->ticket % REEF_IO_REPORTS];
+        reached = launch->first > before ? before : reached; /* behind one that stopped early */
     }
+    bool done = reached >= end && !launch->failed;
+    if (launch->graph && !launch->failed) {
+        compare_clocks(device, instance->words->ended_at_ns, now);
+    }
+    if (!launch->failed) {
+        if (reached > before) {
+            atomic_store_explicit(&instance->current, reached, memory_order_release);
+        }
+        if (done && launch->graph) {
+            learn(device, queue, launch, now - start);
+            *outputs = launch->graph->kind & CUDA_GRAPH_OUT ? instance : NULL;
+        }
+        instance->partial &= reached < instance->base.program->plan->n_kernels;
+    }
+    device->workers -= launch->workers;
     queue->last_end_ns = now;
     queue->head = (queue->head + 1) % queue->capacity;
     queue->count--;
     queue->submitted--;
     return (reef_event){
-        .kind = launch->failed ? REEF_EVENT_FAILED : REEF_EVENT_DONE,
+        .kind = launch->failed ? REEF_EVENT_FAILED
+                : done         ? REEF_EVENT_DONE
+                               : REEF_EVENT_EVICTED,
         .tag = launch->tag,
-        .start_ns = start,
+        .start_ns = begun_at(device, launch, start, now),
         .end_ns = now,
     };
 }
@@ -100,7 +139,9 @@ static unsigned collect(cuda_device *device, reef_event *events, cuda_instance *
             events[n] = retire(device, queue, &outputs[n]);
             n++;
         }
-        cuda_queue_fill(queue);
+    }
+    if (n) {
+        cuda_work(device); /* streams have room */
     }
     return n;
 }
@@ -170,6 +211,13 @@ static void nap(cuda_device *device, uint32_t seen, uint64_t until_ns)
 static bool wait_for_news(cuda_device *device, const watch *w, uint32_t seen)
 {
     if (!w->n) {
+        /* Waking up takes longer than a short request: one that was announced is waited for on the spot. */
+        while (reef_now_ns() < atomic_load_explicit(&device->request_due_ns, memory_order_relaxed)) {
+            if (atomic_load_explicit(&device->changes, memory_order_relaxed) != seen) {
+                return false;
+            }
+            reef_cpu_relax();
+        }
         nap(device, seen, UINT64_MAX);
         return false;
     }

@@ -8,6 +8,11 @@
  *
  *     launch ->[ ring: waiting | submitted ]-> stream: in, k0, k1 ... end -> word in pinned memory -> completer -> event
  *
+ * A real-time launch goes into its stream at once, by the caller's thread. Best-effort launches are put there by a thread
+ * of their own, the submitter, so that nothing on a real-time path waits for the driver on their account. Leased ones are
+ * made of workers (kernels/device.cuh) and belong to a generation: to preempt is to write one word of device memory,
+ * "every generation up to this one is revoked", and to resume is to launch again with a younger one.
+ *
  * What can be rebuilt after a failure of the device is split from what cannot: "load" makes everything that lives in
  * the context, "unload" forgets it. So when a kernel faults, which poisons the whole context, the device replaces the
  * context and loads every program and instance again (recover.c).
@@ -28,6 +33,7 @@
 #include "device/cuda/images.h"
 #include "device/cuda/kernels/cuda_tile.h"
 #include "device/cuda/kernels/io.h"
+#include "device/cuda/kernels/worker.h"
 #include "device/device.h"
 
 enum {
@@ -36,6 +42,8 @@ enum {
     CUDA_BE_DEPTH = 2,         /* launches of a BE queue that are in its stream; the others can still be taken back */
     CUDA_SEGMENT_KERNELS = 16, /* kernels of a BE launch */
     CUDA_MAX_MODULES = 64,
+    CUDA_CONTROL_OFFSET = 128, /* reef_cuda_control, behind reef_io_control */
+    CUDA_LOST_OFFSET = 128,    /* reef_cuda_lost, behind the word of the youngest revoked generation */
 };
 
 typedef struct cuda_device cuda_device;
@@ -45,12 +53,15 @@ typedef struct cuda_device cuda_device;
 typedef struct cuda_kernel {
     reef_cuda_kernel code; /* strings and args live in the program's arena */
     CUfunction function;   /* set by load */
+    CUfunction worker;     /* the same; NULL: it has no worker form here */
     uint32_t *constant_at; /* offsets in args of addresses in the program's constants */
     uint64_t *constant;    /* and the offset in the constants that belongs there */
     unsigned n_constant;
     size_t constants_offset, constants_bytes; /* where those that only this kernel reads are */
-    unsigned blocks_per_sm;
-    uint64_t solo_ns; /* measured when the variant was chosen; 0: not measured */
+    const struct cuda_kernel *done_by; /* the kernel that does this one's work too, or NULL: never launched then */
+    unsigned blocks_per_sm, workers_per_sm;
+    uint32_t first_tile; /* tiles of the kernels before it: where its own are among an instance's flags */
+    uint64_t solo_ns;    /* measured when the variant was chosen; 0: not measured */
 } cuda_kernel;
 
 typedef struct cuda_program {
@@ -63,13 +74,21 @@ typedef struct cuda_program {
     CUdeviceptr constants;  /* one allocation */
     size_t constants_bytes;
     size_t workspace_bytes;
+    uint32_t tiles;   /* of all kernels */
+    bool has_workers; /* every kernel has a worker form */
 } cuda_program;
 
-enum { CUDA_GRAPH_IN = 1, CUDA_GRAPH_OUT = 2 }; /* inputs come in first, outputs go out last */
+enum {
+    CUDA_GRAPH_IN = 1,
+    CUDA_GRAPH_OUT = 2, /* inputs come in first, outputs go out last */
+    CUDA_GRAPH_WORKERS = 4,
+    CUDA_GRAPH_BEGUN_ONLY = 8, /* workers that stop between kernels only */
+    CUDA_GRAPH_SHARE = 16,     /* times 1 + the share's index: it runs on its class's part of the units */
+};
 
 typedef struct cuda_graph {
     struct cuda_graph *next;
-    uint32_t first, count, ends;
+    uint32_t first, count, kind;
     CUgraphExec executable;
     uint64_t typical_ns; /* how long it takes, as the completer has seen it; 0: not seen yet */
 } cuda_graph;
@@ -80,10 +99,11 @@ typedef struct cuda_instance {
     CUdeviceptr memory;
     size_t memory_bytes;
     size_t workspace_offset, control_offset;
-    size_t *io_offset;  /* per input, then per output: in memory */
-    size_t *pin_offset; /* and in pinned */
-    uint64_t *storage;  /* device address of each storage of the plan */
-    char *pinned;       /* words, inputs, outputs */
+    size_t done_offset, begun_offset, bounds_offset; /* per tile; per kernel; per kernel and one more: a word */
+    size_t *io_offset;                               /* per input, then per output: in memory */
+    size_t *pin_offset;                              /* and in pinned */
+    uint64_t *storage;                               /* device address of each storage of the plan */
+    char *pinned;                                    /* words, inputs, outputs */
     size_t pinned_bytes;
     CUdeviceptr pinned_address;
     reef_io_words *words;
@@ -92,7 +112,12 @@ typedef struct cuda_instance {
     void **outputs;         /* of the run under way; borrowed; NULL entries are not wanted */
     /* under the device's lock */
     uint64_t submitted;       /* launches ever: the control's `ended` once all are through */
-    uint32_t cursor;          /* kernels below it have been submitted in this run */
+    uint32_t cursor;          /* kernels below it have been submitted in this run, in their plain form */
+    uint32_t run;             /* number of this run; 0: none yet */
+    uint32_t generation;      /* of the launches that are made now */
+    uint64_t control_written; /* what the control word was last set to */
+    bool partial;             /* workers may have left kernels half done in this run */
+    bool dirty;               /* an earlier run ended like that: its counters are to be cleared */
     _Atomic uint32_t current; /* first unfinished kernel; written by the completer and begin */
 } cuda_instance;
 
@@ -104,6 +129,7 @@ typedef struct cuda_launch {
     cuda_graph *graph; /* NULL: nothing was left to do */
     uint64_t ticket;   /* it has ended when the instance's `ended` has reached this */
     uint64_t start_ns; /* when it was handed to an idle stream, or when its predecessor ended */
+    bool workers;      /* it may end early */
     bool failed;
 } cuda_launch;
 
@@ -114,9 +140,20 @@ typedef struct cuda_queue {
     int priority;
     CUstream stream;
     unsigned capacity, head, count, submitted; /* the first `submitted` of `count` are in the stream */
+    bool submitting;                           /* the submitter has the next one in hand */
     cuda_launch *ring;
     uint64_t last_end_ns;
+    unsigned weight;
+    uint64_t served_ns; /* work submitted, in time alone on the GPU, over weight: the queue with the least goes next */
 } cuda_queue;
+
+/* The units in two parts, for real-time and for best-effort work at the same time (share.c). */
+typedef struct cuda_share {
+    unsigned be_units;
+    CUgreenCtx green[2];
+    CUcontext rt, be; /* their contexts: of this process, with the same memory, but with some of the units */
+} cuda_share;
+enum { CUDA_SHARES = 6 };
 
 struct cuda_device {
     reef_dev base;
@@ -127,7 +164,7 @@ struct cuda_device {
     pthread_rwlock_t context_lock;
     pthread_mutex_t lock;
     CUcontext context;
-    CUmodule modules[CUDA_MAX_MODULES];
+    CUlibrary modules[CUDA_MAX_MODULES];
     const reef_cuda_image *images[CUDA_MAX_MODULES];
     bool exact[CUDA_MAX_MODULES]; /* compiled for this very architecture */
     unsigned n_modules;
@@ -138,14 +175,29 @@ struct cuda_device {
     int least_priority, greatest_priority;
     reef_list queues, programs, instances;
     reef_lease lease;
-    reef_error failure; /* status OK: none so far */
-    bool dead;          /* the context could not be replaced: every launch fails */
+    int share; /* that the lease asks for: an index in shares, -1: all units or none */
+    cuda_share shares[CUDA_SHARES];
+    int n_shares;
+    uint64_t served_ns;  /* of the best-effort queue that was served last */
+    uint32_t generation; /* the youngest that has been revoked */
+    CUdeviceptr revoked; /* the word that says so, and behind it (64 bytes on) reef_cuda_lost */
+    CUstream control;    /* for that word: nothing else is ever in it */
+    unsigned workers;    /* launches of workers that have not been seen to end */
+    reef_error failure;  /* status OK: none so far */
+    bool dead;           /* the context could not be replaced: every launch fails */
     /* Counts what the completer should look at: launches, leases, closing. A futex. */
     _Atomic uint32_t changes;
     _Atomic uint32_t sleeping;
+    int64_t clock_apart[2]; /* host's clock minus the GPU's: in the last second and the one before; in this one */
+    uint64_t clock_since_ns;
     bool closing;
-    pthread_t completer;
-    bool has_completer;
+    struct cuda_hint *hint; /* hint.c */
+    _Atomic uint64_t
+        request_due_ns; /* until then the completer expects a request and stays awake; 0: none is expected */
+    pthread_t completer, submitter;
+    bool has_completer, has_submitter;
+    _Atomic uint32_t work; /* counts what the submitter should look at. A futex. */
+    _Atomic uint32_t submitter_sleeps;
     _Atomic uint64_t tiles_run, busy_ns_rt, busy_ns_be;
 };
 
@@ -162,7 +214,7 @@ void cuda_leave(const cuda_device *device);
  * pageable memory returns when it is staged), and the device's own streams do not wait for them. */
 reef_status cuda_settle(const cuda_device *device, reef_error *error);
 
-/* code.c: the modules of the context. */
+/* code.c: the kernels. */
 reef_status cuda_code_load(cuda_device *device, reef_error *error);
 /* Forgets the functions of a context that is gone, or about to go. */
 void cuda_code_unload(cuda_device *device);
@@ -176,6 +228,8 @@ reef_status cuda_program_create(reef_dev *dev, const reef_plan *plan, const reef
 void cuda_program_destroy(reef_program *program);
 void cuda_kernel_info(const reef_program *program, uint32_t kernel, reef_dev_kernel *out);
 reef_status cuda_program_load(cuda_program *program, reef_error *error);
+/* Sets done_by of all kernels, from the variants that they have. */
+void cuda_program_join(cuda_program *program);
 
 /* tune.c: variants that were measured before, by what they compute. */
 typedef struct cuda_tuning cuda_tuning;
@@ -199,15 +253,23 @@ void cuda_instance_unload(cuda_instance *instance);
 void cuda_instance_outputs(cuda_instance *instance);
 
 /* graph.c: the graph of these kernels of the instance, made on first use. The context must be current. */
-reef_status cuda_graph_get(cuda_instance *instance, uint32_t first, uint32_t count, uint32_t ends, cuda_graph **out,
+reef_status cuda_graph_get(cuda_instance *instance, uint32_t first, uint32_t count, uint32_t kind, cuda_graph **out,
                            reef_error *error);
 void cuda_graphs_destroy(cuda_instance *instance);
 /* args with the addresses of storages and workspace in place. */
 void cuda_relocate(const reef_cuda_kernel *code, const uint64_t *storage, uint64_t workspace, char *out);
 /* The same of a program's kernel, with its constants. */
 void cuda_kernel_args(const cuda_kernel *kernel, const cuda_instance *instance, char *out);
+/* The same for any memory. */
+void cuda_program_args(const cuda_program *program, const cuda_kernel *kernel, const uint64_t *storage,
+                       uint64_t workspace, char *out);
+/* A whole run of the program's kernels in some memory, without inputs, outputs and a report. */
+reef_status cuda_graph_of_program(const cuda_program *program, const uint64_t *storage, uint64_t workspace,
+                                  CUgraphExec *out, reef_error *error);
+/* worker: the second argument, or NULL: the plain form. after: n_after nodes that it follows; may hold *out. */
 reef_status cuda_graph_add(const cuda_device *device, CUgraph graph, const reef_cuda_kernel *code, CUfunction function,
-                           void *args, CUgraphNode after, bool programmatic, CUgraphNode *out, reef_error *error);
+                           void *args, void *worker, CUcontext where, const CUgraphNode *after, size_t n_after,
+                           CUgraphNode *out, reef_error *error);
 
 /* queue.c */
 reef_status cuda_queue_create(reef_dev *dev, bool realtime, unsigned capacity, unsigned weight, reef_dqueue **out);
@@ -216,9 +278,26 @@ void cuda_queue_priority(reef_dqueue *queue, int priority);
 reef_status cuda_launch_kernels(reef_dqueue *queue, const reef_launch *launch);
 void cuda_evict(reef_dqueue *queue, reef_evict how, reef_evicted *out);
 reef_status cuda_queue_load(cuda_queue *queue, reef_error *error);
-/* Submits what may be submitted. Under the lock; a launch that the driver refuses is marked failed. */
-void cuda_queue_fill(cuda_queue *queue);
+/* Something has changed that the completer (bump) or the submitter (work) should look at. */
 void cuda_bump(cuda_device *device);
+void cuda_work(cuda_device *device);
+/* Revokes every generation that has been launched. Under the lock. */
+void cuda_revoke(cuda_device *device);
+/* The word that does it, and its stream. The context is current. */
+reef_status cuda_revoke_load(cuda_device *device, reef_error *error);
+
+/* submit.c */
+/* Puts the queue's next launch into its stream. Under the lock, which is dropped around the driver's calls when `unlocked`; a
+ * launch that the driver refuses is marked failed. */
+void cuda_submit(cuda_queue *queue, bool unlocked);
+void *cuda_submitter_main(void *device);
+
+/* share.c: the ways to divide the units; none where the driver cannot. The context is current. */
+void cuda_shares_load(cuda_device *device);
+void cuda_shares_unload(cuda_device *device);
+/* The one with the most best-effort units of at most so many; -1: none. */
+int cuda_share_find(const cuda_device *device, unsigned be_units);
+unsigned cuda_units_needed(reef_instance *instance, unsigned per_mille);
 
 /* completion.c */
 void *cuda_completer_main(void *device);
@@ -245,5 +324,19 @@ void cuda_bench_destroy(cuda_bench *bench);
 reef_status cuda_bench_kernel(cuda_bench *bench, const reef_cuda_kernel *code, CUfunction function, const char *args,
                               const uint32_t *at, unsigned n_at, CUdeviceptr constants, size_t bytes, unsigned samples,
                               uint64_t *ns, reef_error *error);
+/* The time of one launch of a graph, with a cache that holds nothing of it. */
+reef_status cuda_bench_graph(cuda_bench *bench, CUgraphExec graph, uint64_t *ns, reef_error *error);
+
+/* refine.c: the fastest variants of a kernel, the fastest alone first; key: the same for kernels that compute the same. */
+enum { CUDA_MAX_OPTIONS = 4 };
+typedef struct cuda_options {
+    uint64_t key;
+    unsigned n, picked; /* n = 0: there is nothing to choose */
+    cuda_kernel kernel[CUDA_MAX_OPTIONS];
+} cuda_options;
+/* Leaves in program->kernels the options that make a whole run fastest, and in picked which they are. The program's
+ * constants are in place; storage and workspace stand in for an instance's. */
+reef_status cuda_refine(cuda_bench *bench, cuda_program *program, cuda_options *options, const uint64_t *storage,
+                        CUdeviceptr workspace, reef_error *error);
 
 #endif

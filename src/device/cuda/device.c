@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "device/cuda/cuda.h"
+#include "device/cuda/hint.h"
 
 extern const reef_device_ops reef_cuda_device_ops;
 
@@ -62,13 +63,24 @@ static void cuda_close(reef_dev *dev)
     device->closing = true;
     pthread_mutex_unlock(&device->lock);
     cuda_bump(device);
+    cuda_work(device);
     if (device->has_completer) {
         pthread_join(device->completer, NULL);
     }
+    if (device->has_submitter) {
+        pthread_join(device->submitter, NULL);
+    }
+    reef_error ignored;
+    if (device->context && !cuda_enter(device, &ignored)) {
+        cuda_hint_unload(device);
+        cuda_leave(device);
+    }
+    cuda_shares_unload(device);
     cuda_code_unload(device);
     if (device->context) {
         device->cu->ctx_destroy(device->context);
     }
+    cuda_hint_destroy(device->hint);
     pthread_mutex_destroy(&device->lock);
     pthread_mutex_destroy(&device->code_lock);
     pthread_rwlock_destroy(&device->context_lock);
@@ -87,14 +99,23 @@ static reef_status set_up(cuda_device *device, reef_error *error)
     if (!status) {
         status = cuda_code_load(device, error);
     }
+    status = status ? status : cuda_revoke_load(device, error);
+    if (!status) {
+        cuda_shares_load(device);
+    }
     CUcontext created;
     cu->ctx_pop(&created); /* creating made it current; the caller's thread keeps what it had */
     if (!status && pthread_create(&device->completer, NULL, cuda_completer_main, device)) {
         status = reef_fail(error, REEF_NO_MEMORY, "cannot start the thread that waits for the device");
     }
     device->has_completer = !status;
+    if (!status && pthread_create(&device->submitter, NULL, cuda_submitter_main, device)) {
+        status = reef_fail(error, REEF_NO_MEMORY, "cannot start the thread that launches best-effort work");
+    }
+    device->has_submitter = !status;
     if (!status) {
         pthread_setname_np(device->completer, "reef-cuda");
+        pthread_setname_np(device->submitter, "reef-cuda-be");
     }
     return status;
 }
@@ -123,6 +144,7 @@ static reef_status cuda_open(const reef_dev_config *config, reef_dev **out, reef
     device->cu = cuda_driver_load(NULL);
     device->gpu = gpu;
     device->lease = reef_lease_make(0, gpu->sms);
+    device->share = -1;
     name_model(device);
     reef_list_init(&device->queues);
     reef_list_init(&device->programs);
@@ -130,7 +152,11 @@ static reef_status cuda_open(const reef_dev_config *config, reef_dev **out, reef
     pthread_mutex_init(&device->lock, NULL);
     pthread_mutex_init(&device->code_lock, NULL);
     pthread_rwlock_init(&device->context_lock, NULL);
-    status = set_up(device, error);
+    device->hint = cuda_hint_create();
+    if (config->slice_us) {
+        cuda_slice_want(config->slice_us);
+    }
+    status = device->hint ? set_up(device, error) : reef_fail(error, REEF_NO_MEMORY, "out of memory");
     if (status) {
         reef_error_prefix(error, "%s (%s): ", gpu->name, gpu->product);
         cuda_close(&device->base);
@@ -147,7 +173,7 @@ static uint32_t cuda_progress(const reef_instance *base)
     return atomic_load_explicit(&((const cuda_instance *)base)->current, memory_order_acquire);
 }
 
-/* Nothing is claimed tile by tile: a kernel that has not finished has all its tiles before it. */
+/* Which tiles of a kernel are done is known on the device alone: to the host all of them are still before it. */
 static uint32_t cuda_tiles_left(const reef_instance *base)
 {
     const cuda_program *program = (const cuda_program *)base->program;
@@ -158,16 +184,34 @@ static uint32_t cuda_tiles_left(const reef_instance *base)
 static void cuda_lease(reef_dev *dev, reef_lease lease)
 {
     cuda_device *device = (cuda_device *)dev;
+    uint32_t first = (uint32_t)lease, end = (uint32_t)(lease >> 32), units = first < end ? end - first : 0;
     pthread_mutex_lock(&device->lock);
+    bool changes = device->lease != lease;
     device->lease = lease;
+    device->share = units < dev->units ? cuda_share_find(device, units) : -1;
+    if (changes) {
+        cuda_revoke(device); /* what runs leaves its units, and is launched again for others */
+    }
     pthread_mutex_unlock(&device->lock);
-    cuda_bump(device);
+    if (units) {
+        cuda_work(device);
+    }
 }
 
 static void cuda_stats(const reef_dev *dev, reef_dev_stats *out)
 {
-    const cuda_device *device = (const cuda_device *)dev;
+    cuda_device *device = (cuda_device *)(uintptr_t)dev; /* for its locks */
+    reef_cuda_lost lost = {0};
+    reef_error ignored;
+    pthread_rwlock_rdlock(&device->context_lock);
+    if (!device->dead && !cuda_enter(device, &ignored)) {
+        device->cu->memcpy_to_host(&lost, device->revoked + CUDA_LOST_OFFSET, sizeof lost);
+        cuda_leave(device);
+    }
+    pthread_rwlock_unlock(&device->context_lock);
     *out = (reef_dev_stats){
+        .tiles_abandoned = lost.tiles,
+        .lost_ns_be = (uint64_t)((double)lost.unit_cycles * 1e6 / device->gpu->clock_khz),
         .tiles_run = atomic_load_explicit(&device->tiles_run, memory_order_relaxed),
         .busy_ns_rt = atomic_load_explicit(&device->busy_ns_rt, memory_order_relaxed),
         .busy_ns_be = atomic_load_explicit(&device->busy_ns_be, memory_order_relaxed),
@@ -203,10 +247,14 @@ const reef_device_ops reef_cuda_device_ops = {
     .evict = cuda_evict,
     .lease = cuda_lease,
     .stats = cuda_stats,
+    .caps = REEF_CAP_KILL,
     .segment_kernels = CUDA_SEGMENT_KERNELS,
     .enumerate = cuda_enumerate,
     .available = cuda_available,
     .measure = cuda_measure,
     .replay = cuda_replay,
     .health = cuda_health,
+    .hint = cuda_hint_send,
+    .slice = cuda_slice_get,
+    .units_needed = cuda_units_needed,
 };

@@ -83,10 +83,11 @@ static reef_status describe(const cuda_driver *driver, int ordinal, cuda_gpu *gp
     if (status) {
         return status;
     }
-    int sms = 0, major = 0, minor = 0, l2 = 0, smem = 0, smem_per_sm = 0, threads = 0;
+    int sms = 0, khz = 1, major = 0, minor = 0, l2 = 0, smem = 0, smem_per_sm = 0, threads = 0;
     driver->device_name(gpu->product, sizeof gpu->product, device);
     driver->device_memory(&gpu->memory_bytes, device);
     driver->device_attribute(&sms, CUDA_ATTR_SM_COUNT, device);
+    driver->device_attribute(&khz, CUDA_ATTR_CLOCK_KHZ, device);
     driver->device_attribute(&major, CUDA_ATTR_MAJOR, device);
     driver->device_attribute(&minor, CUDA_ATTR_MINOR, device);
     driver->device_attribute(&l2, CUDA_ATTR_L2_BYTES, device);
@@ -95,6 +96,7 @@ static reef_status describe(const cuda_driver *driver, int ordinal, cuda_gpu *gp
     driver->device_attribute(&threads, CUDA_ATTR_THREADS_PER_SM, device);
     gpu->device = device;
     gpu->sms = (unsigned)sms;
+    gpu->clock_khz = (unsigned)khz;
     gpu->major = (unsigned)major;
     gpu->minor = (unsigned)minor;
     gpu->l2_bytes = (size_t)l2;

@@ -20,7 +20,7 @@ typedef int CUresult;
 typedef int CUdevice;
 typedef unsigned long long CUdeviceptr;
 typedef struct CUctx_st *CUcontext;
-typedef struct CUmod_st *CUmodule;
+typedef struct CUlib_st *CUlibrary;
 typedef struct CUfunc_st *CUfunction;
 typedef struct CUkern_st *CUkernel;
 typedef struct CUstream_st *CUstream;
@@ -28,6 +28,8 @@ typedef struct CUevent_st *CUevent;
 typedef struct CUgraph_st *CUgraph;
 typedef struct CUgraphNode_st *CUgraphNode;
 typedef struct CUgraphExec_st *CUgraphExec;
+typedef struct CUgreenCtx_st *CUgreenCtx;
+typedef struct CUdevResourceDesc_st *CUdevResourceDesc;
 
 enum { /* CUresult */
        CUDA_OK = 0,
@@ -38,6 +40,7 @@ enum { /* CUresult */
        CUDA_DRIVER_MISMATCH = 803,
 };
 enum { /* CUdevice_attribute */
+       CUDA_ATTR_CLOCK_KHZ = 13,
        CUDA_ATTR_SM_COUNT = 16,
        CUDA_ATTR_COMPUTE_MODE = 20,
        CUDA_ATTR_L2_BYTES = 38,
@@ -79,6 +82,18 @@ typedef struct CUgraphEdgeData { /* CUDA 12.3 */
 } CUgraphEdgeData;
 enum { CUDA_EDGE_FULL = 0, CUDA_EDGE_PROGRAMMATIC = 1 };
 
+enum { CUDA_RESOURCE_SM = 1, CUDA_GREEN_DEFAULT_STREAM = 1 };
+typedef struct CUdevResource { /* CUDA 12.4 */
+    int type;
+    unsigned char padding[92];
+    union {
+        struct {
+            unsigned count, least, alignment;
+        } sm;
+        unsigned char size[48];
+    };
+} CUdevResource;
+
 /* X(name in the table, symbol, parameters). Symbols of CUDA 12.0 and older; what is newer is in the second list and may
  * be missing. */
 #define CUDA_DRIVER_LIST(X)                                                                                            \
@@ -97,11 +112,12 @@ enum { CUDA_EDGE_FULL = 0, CUDA_EDGE_PROGRAMMATIC = 1 };
     X(ctx_pop, cuCtxPopCurrent_v2, (CUcontext * context))                                                              \
     X(ctx_synchronize, cuCtxSynchronize, (void))                                                                       \
     X(ctx_priorities, cuCtxGetStreamPriorityRange, (int *least, int *greatest))                                        \
-    X(module_load, cuModuleLoadData, (CUmodule * module, const void *image))                                           \
-    X(module_unload, cuModuleUnload, (CUmodule module))                                                                \
-    X(module_function, cuModuleGetFunction, (CUfunction * function, CUmodule module, const char *name))                \
-    X(func_attribute, cuFuncGetAttribute, (int *value, int attribute, CUfunction function))                            \
-    X(func_set_attribute, cuFuncSetAttribute, (CUfunction function, int attribute, int value))                         \
+    X(library_load, cuLibraryLoadData,                                                                                 \
+      (CUlibrary * library, const void *image, void *jit, void **jit_values, unsigned n_jit, void *options,            \
+       void **option_values, unsigned n_options))                                                                      \
+    X(library_unload, cuLibraryUnload, (CUlibrary library))                                                            \
+    X(library_kernel, cuLibraryGetKernel, (CUkernel * kernel, CUlibrary library, const char *name))                    \
+    X(kernel_set_attribute, cuKernelSetAttribute, (int attribute, int value, CUkernel kernel, CUdevice device))        \
     X(occupancy, cuOccupancyMaxActiveBlocksPerMultiprocessor,                                                          \
       (int *blocks, CUfunction function, int threads, size_t dynamic_smem))                                            \
     X(mem_info, cuMemGetInfo_v2, (size_t * free, size_t * total))                                                      \
@@ -118,6 +134,8 @@ enum { CUDA_EDGE_FULL = 0, CUDA_EDGE_PROGRAMMATIC = 1 };
     X(stream_create, cuStreamCreateWithPriority, (CUstream * stream, unsigned flags, int priority))                    \
     X(stream_destroy, cuStreamDestroy_v2, (CUstream stream))                                                           \
     X(stream_query, cuStreamQuery, (CUstream stream))                                                                  \
+    X(stream_write32, cuStreamWriteValue32_v2, (CUstream stream, CUdeviceptr at, uint32_t value, unsigned flags))      \
+    X(stream_write64, cuStreamWriteValue64_v2, (CUstream stream, CUdeviceptr at, uint64_t value, unsigned flags))      \
     X(stream_synchronize, cuStreamSynchronize, (CUstream stream))                                                      \
     X(event_create, cuEventCreate, (CUevent * event, unsigned flags))                                                  \
     X(event_destroy, cuEventDestroy_v2, (CUevent event))                                                               \
@@ -138,10 +156,18 @@ enum { CUDA_EDGE_FULL = 0, CUDA_EDGE_PROGRAMMATIC = 1 };
     X(graph_exec_destroy, cuGraphExecDestroy, (CUgraphExec executable))                                                \
     X(graph_upload, cuGraphUpload, (CUgraphExec executable, CUstream stream))                                          \
     X(graph_launch, cuGraphLaunch, (CUgraphExec executable, CUstream stream))
-/* NULL in the table where the driver is older (programmatic edges: CUDA 12.3). */
+/* NULL in the table where the driver is older (programmatic edges: CUDA 12.3; green contexts: 12.5). */
 #define CUDA_DRIVER_OPTIONAL(X)                                                                                        \
     X(graph_add_edges, cuGraphAddDependencies_v2,                                                                      \
-      (CUgraph graph, const CUgraphNode *from, const CUgraphNode *to, const CUgraphEdgeData *edges, size_t n))
+      (CUgraph graph, const CUgraphNode *from, const CUgraphNode *to, const CUgraphEdgeData *edges, size_t n))         \
+    X(device_resource, cuDeviceGetDevResource, (CUdevice device, CUdevResource * resource, int type))                  \
+    X(split_sms, cuDevSmResourceSplitByCount,                                                                          \
+      (CUdevResource * groups, unsigned *n, const CUdevResource *of, CUdevResource *rest, unsigned flags,              \
+       unsigned count))                                                                                                \
+    X(describe_resource, cuDevResourceGenerateDesc, (CUdevResourceDesc * out, CUdevResource * resources, unsigned n))  \
+    X(green_create, cuGreenCtxCreate, (CUgreenCtx * out, CUdevResourceDesc desc, CUdevice device, unsigned flags))     \
+    X(green_destroy, cuGreenCtxDestroy, (CUgreenCtx context))                                                          \
+    X(green_context, cuCtxFromGreenCtx, (CUcontext * out, CUgreenCtx green))
 
 typedef struct cuda_driver {
 #define X(member, symbol, parameters) CUresult(*member) parameters;
@@ -166,7 +192,7 @@ typedef struct cuda_gpu {
     char product[96];      /* "NVIDIA H200" */
     char description[192]; /* product, SMs, memory, compute capability, driver */
     CUdevice device;
-    unsigned sms, major, minor, smem_optin, smem_per_sm, threads_per_sm;
+    unsigned sms, clock_khz, major, minor, smem_optin, smem_per_sm, threads_per_sm;
     size_t memory_bytes, l2_bytes;
 } cuda_gpu;
 

@@ -1,7 +1,7 @@
 /*
  * instance.c - the memory of one request, on both sides of the bus.
  *
- *     device: [activations | workspace | control | inputs | outputs]   one allocation
+ *     device: [activations | workspace | control | done flags | inputs | outputs]   one allocation
  *     pinned: [words | inputs | outputs]                               host memory that the device reads and writes
  *
  * begin copies a request's inputs into pinned memory, so that the caller's buffers are free of the device's pace and the
@@ -22,6 +22,10 @@ static size_t lay_out(cuda_instance *instance)
     device += cuda_round(program->workspace_bytes);
     instance->control_offset = device;
     device += CUDA_ALIGN;
+    instance->done_offset = device;
+    instance->begun_offset = device + 4 * (size_t)program->tiles;
+    instance->bounds_offset = instance->begun_offset + 4 * plan->n_kernels;
+    device += cuda_round(4 * ((size_t)program->tiles + 2 * plan->n_kernels + 1));
     for (size_t i = 0; i < plan->n_inputs + plan->n_outputs; i++) {
         size_t bytes = i < plan->n_inputs ? plan->inputs[i].bytes : plan->outputs[i - plan->n_inputs].bytes;
         instance->io_offset[i] = device;
@@ -50,6 +54,27 @@ static void find_storage(cuda_instance *instance)
     }
 }
 
+/* Where each kernel's tiles are among the flags. */
+static reef_status put_bounds(const cuda_instance *instance, reef_error *error)
+{
+    const cuda_program *program = (const cuda_program *)instance->base.program;
+    const cuda_device *device = (const cuda_device *)program->base.dev;
+    size_t n = program->base.plan->n_kernels;
+    uint32_t *bounds = malloc((n + 1) * sizeof *bounds);
+    if (!bounds) {
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
+    for (size_t k = 0; k < n; k++) {
+        bounds[k] = program->kernels[k].first_tile;
+    }
+    bounds[n] = program->tiles;
+    reef_status status =
+        CUDA_TRY(device->cu, error, memcpy_to_device(instance->memory + instance->bounds_offset, bounds, 4 * (n + 1)));
+    status = status ? status : cuda_settle(device, error);
+    free(bounds);
+    return status;
+}
+
 reef_status cuda_instance_load(cuda_instance *instance, reef_error *error)
 {
     const cuda_device *device = (const cuda_device *)instance->base.program->dev;
@@ -62,7 +87,7 @@ reef_status cuda_instance_load(cuda_instance *instance, reef_error *error)
         return status;
     }
     status = CUDA_TRY(cu, error, memset8(instance->memory, 0, wanted));
-    status = status ? status : cuda_settle(device, error);
+    status = status ? status : put_bounds(instance, error);
     if (!status) {
         status = CUDA_TRY(cu, error,
                           host_register(instance->pinned, instance->pinned_bytes,
@@ -74,6 +99,9 @@ reef_status cuda_instance_load(cuda_instance *instance, reef_error *error)
     find_storage(instance);
     instance->words->ended = 0;
     instance->submitted = 0;
+    instance->run = instance->generation = 0;
+    instance->control_written = 0;
+    instance->partial = instance->dirty = false;
     const reef_plan *plan = instance->base.program->plan;
     cuda_graph *graph;
     /* What every request needs is made now, not while one waits for it. */
@@ -200,6 +228,13 @@ void cuda_begin(reef_instance *base, uint32_t first, const void *const *inputs, 
     }
     for (size_t i = 0; i < plan->n_outputs; i++) {
         instance->outputs[i] = outputs ? outputs[i] : NULL;
+    }
+    /* Flags of earlier runs say nothing about this one, until the numbers come round. */
+    instance->dirty |= instance->partial;
+    instance->partial = false;
+    if (++instance->run == 0) {
+        instance->run = 1;
+        instance->dirty = true;
     }
     instance->cursor = first;
     atomic_store_explicit(&instance->current, first, memory_order_release);

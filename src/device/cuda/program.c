@@ -6,7 +6,8 @@
  * address is in. Tokens in the arguments of the chosen candidate say which packings are kept; those of all kernels then
  * lie in one allocation of exactly their size.
  *
- * Kernels that compute the same thing (the same candidates with the same arguments but for addresses) are measured once.
+ * Kernels that compute the same thing (the same candidates with the same arguments but for addresses) are measured once;
+ * the best few of what was measured are then tried in the whole run (refine.c).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +40,14 @@ typedef struct pieces {
     size_t n, room;
 } pieces;
 
+/* The best candidates of a computation that was measured, best first. */
+typedef struct ranking {
+    uint64_t key;
+    unsigned n;
+    size_t candidate[CUDA_MAX_OPTIONS];
+    uint64_t ns[CUDA_MAX_OPTIONS];
+} ranking;
+
 typedef struct build {
     cuda_device *device;
     cuda_program *program;
@@ -59,7 +68,9 @@ typedef struct build {
     CUdeviceptr scratch, workspace, constants;
     size_t workspace_bytes, room; /* room: of constants */
     uint64_t *storage;
+    ranking *rankings; /* one for each computation measured */
     unsigned measured;
+    cuda_options *options; /* per kernel of the plan */
 } build;
 
 /* --------------------------------------------------------------- pieces -- */
@@ -183,7 +194,7 @@ static uint64_t key_of(const build *b)
         for (unsigned i = 0; i < code->n_relocs; i++) {
             memset(args + code->relocs[i].at, 0, 8);
         }
-        uint32_t shape[] = {code->tiles, code->threads, code->dynamic_smem, code->cluster};
+        uint32_t shape[] = {code->tiles, code->threads, code->dynamic_smem, code->cluster, code->left_ns};
         key = cuda_hash(key, args, code->args_bytes);
         key = cuda_hash(key, shape, sizeof shape);
         key = cuda_hash(key, code->function, strlen(code->function));
@@ -299,33 +310,52 @@ static reef_status measure(build *b, const reef_cuda_kernel *code, unsigned samp
 }
 
 /* Every candidate briefly, then the best few properly. */
-static reef_status choose_by_measuring(build *b, size_t *chosen, uint64_t *ns)
+static reef_status rank(build *b, ranking *best)
 {
-    enum { FINALISTS = 4, BRIEF = 2, PROPER = 9 };
-    uint64_t first[REEF_CUDA_MAX_CANDIDATES];
+    enum { BRIEF = 2, PROPER = 9 };
+    uint64_t first[REEF_CUDA_MAX_CANDIDATES] = {0};
     reef_status status = b->scratch ? REEF_OK : make_scratch(b);
     status = status ? status : stage_constants(b);
     for (size_t c = 0; !status && c < b->n_candidates; c++) {
         status = measure(b, &b->candidates[c], BRIEF, &first[c]);
+        first[c] += b->candidates[c].left_ns;
         if (status) {
             reef_error_prefix(b->error, "measuring '%s': ", b->candidates[c].variant);
         }
     }
-    *ns = UINT64_MAX;
-    for (unsigned round = 0; !status && round < FINALISTS && round < b->n_candidates; round++) {
-        size_t best = 0;
+    *best = (ranking){.key = b->key};
+    while (!status && best->n < CUDA_MAX_OPTIONS && best->n < b->n_candidates) {
+        size_t next = 0;
         for (size_t c = 1; c < b->n_candidates; c++) {
-            best = first[c] < first[best] ? c : best;
+            next = first[c] < first[next] ? c : next;
         }
-        first[best] = UINT64_MAX;
-        uint64_t took;
-        status = measure(b, &b->candidates[best], PROPER, &took);
-        if (!status && took < *ns) {
-            *ns = took;
-            *chosen = best;
+        first[next] = UINT64_MAX;
+        uint64_t ns = 0, left = b->candidates[next].left_ns;
+        status = measure(b, &b->candidates[next], PROPER, &ns);
+        unsigned at = best->n++;
+        for (; at > 0 && best->ns[at - 1] + b->candidates[best->candidate[at - 1]].left_ns > ns + left; at--) {
+            best->candidate[at] = best->candidate[at - 1];
+            best->ns[at] = best->ns[at - 1];
         }
+        best->candidate[at] = next;
+        best->ns[at] = ns;
     }
-    b->measured++;
+    return status;
+}
+
+static reef_status choose_by_measuring(build *b, size_t *chosen, uint64_t *ns)
+{
+    ranking *more = realloc(b->rankings, (b->measured + 1) * sizeof *more);
+    if (!more) {
+        return reef_fail(b->error, REEF_NO_MEMORY, "out of memory");
+    }
+    b->rankings = more;
+    reef_status status = rank(b, &more[b->measured]);
+    if (!status) {
+        *chosen = more[b->measured].candidate[0];
+        *ns = more[b->measured].ns[0];
+        b->measured++;
+    }
     return status;
 }
 
@@ -406,29 +436,130 @@ static reef_status keep_pieces(build *b, const reef_cuda_kernel *code, cuda_kern
     return REEF_OK;
 }
 
+/* The candidate, in the program's own memory. */
+static reef_status keep_code(build *b, const reef_cuda_kernel *code, cuda_kernel *kernel)
+{
+    reef_arena *arena = &b->program->arena;
+    kernel->code = *code;
+    kernel->code.function = keep_text(arena, code->function);
+    kernel->code.worker = keep_text(arena, code->worker);
+    kernel->code.variant = keep_text(arena, code->variant);
+    kernel->code.args = reef_arena_alloc(arena, code->args_bytes ? code->args_bytes : 1);
+    if (!kernel->code.function || !kernel->code.variant || !kernel->code.args) {
+        return reef_fail(b->error, REEF_NO_MEMORY, "out of memory");
+    }
+    memcpy(kernel->code.args, code->args, code->args_bytes);
+    return REEF_OK;
+}
+
+/* A kernel without a worker form is no failure: its program is then served in the plain form. */
+static reef_status find_worker(build *b, cuda_kernel *kernel)
+{
+    const reef_cuda_kernel *code = &kernel->code;
+    reef_error ignored;
+    int blocks = 0;
+    kernel->worker = NULL;
+    kernel->workers_per_sm = 1;
+    if (!code->worker) {
+        return REEF_OK;
+    }
+    reef_status status = cuda_code_function(b->device, code->worker, code->dynamic_smem, &kernel->worker, &ignored);
+    if (status) {
+        kernel->worker = NULL;
+        return status == REEF_NOT_FOUND ? REEF_OK : reef_fail(b->error, status, "%s", ignored.message);
+    }
+    status =
+        CUDA_TRY(b->device->cu, b->error, occupancy(&blocks, kernel->worker, (int)code->threads, code->dynamic_smem));
+    kernel->workers_per_sm = blocks > 0 ? (unsigned)blocks : 1;
+    return status;
+}
+
+static reef_status find_function(build *b, const reef_cuda_kernel *code, cuda_kernel *kernel)
+{
+    int blocks = 0;
+    reef_status status = cuda_code_function(b->device, code->function, code->dynamic_smem, &kernel->function, b->error);
+    if (!status) {
+        b->device->cu->occupancy(&blocks, kernel->function, (int)code->threads, code->dynamic_smem);
+        kernel->blocks_per_sm = blocks > 0 ? (unsigned)blocks : 1;
+        status = find_worker(b, kernel);
+    }
+    return status;
+}
+
 static reef_status adopt(build *b, size_t chosen, cuda_kernel *kernel)
 {
     const reef_cuda_kernel *code = &b->candidates[chosen];
-    if (!b->again) {
-        reef_arena *arena = &b->program->arena;
-        kernel->code = *code;
-        kernel->code.function = keep_text(arena, code->function);
-        kernel->code.worker = keep_text(arena, code->worker);
-        kernel->code.variant = keep_text(arena, code->variant);
-        kernel->code.args = reef_arena_alloc(arena, code->args_bytes ? code->args_bytes : 1);
-        if (!kernel->code.function || !kernel->code.variant || !kernel->code.args) {
-            return reef_fail(b->error, REEF_NO_MEMORY, "out of memory");
-        }
-        memcpy(kernel->code.args, code->args, code->args_bytes);
-        size_t wanted = code->workspace_bytes;
-        b->program->workspace_bytes = wanted > b->program->workspace_bytes ? wanted : b->program->workspace_bytes;
+    reef_status status = b->again ? REEF_OK : keep_code(b, code, kernel);
+    status = status ? status : find_function(b, code, kernel);
+    return status ? status : keep_pieces(b, code, kernel);
+}
+
+/* Do two candidates read the same packings from the same places of their arguments? */
+static bool same_constants(const build *b, const reef_cuda_kernel *x, const reef_cuda_kernel *y)
+{
+    uint32_t at[2][CUDA_MAX_ARGS / 8];
+    unsigned n = find_tokens(b, x, at[0]);
+    bool same =
+        x->args_bytes == y->args_bytes && n == find_tokens(b, y, at[1]) && !memcmp(at[0], at[1], n * sizeof at[0][0]);
+    for (unsigned i = 0; same && i < n; i++) {
+        same = !memcmp((const char *)x->args + at[0][i], (const char *)y->args + at[0][i], 8);
     }
-    reef_status status = cuda_code_function(b->device, code->function, code->dynamic_smem, &kernel->function, b->error);
-    if (!status) {
-        int blocks = 0;
-        b->device->cu->occupancy(&blocks, kernel->function, (int)code->threads, code->dynamic_smem);
-        kernel->blocks_per_sm = blocks > 0 ? (unsigned)blocks : 1;
-        status = keep_pieces(b, code, kernel);
+    return same;
+}
+
+/* What refine may choose from for a kernel that was measured in this build; kernel is the chosen candidate, adopted. */
+static reef_status keep_options(build *b, size_t chosen, const cuda_kernel *kernel, cuda_options *out)
+{
+    reef_status status = REEF_OK;
+    const ranking *best = b->rankings;
+    while (best < b->rankings + b->measured && best->key != b->key) {
+        best++;
+    }
+    if (best == b->rankings + b->measured || best->candidate[0] != chosen) {
+        return REEF_OK;
+    }
+    out->key = b->key;
+    for (unsigned i = 0; !status && i < best->n; i++) {
+        const reef_cuda_kernel *code = &b->candidates[best->candidate[i]];
+        cuda_kernel *option = &out->kernel[out->n];
+        *option = *kernel;
+        if (i == 0) {
+            out->n++;
+        } else if (same_constants(b, &b->candidates[chosen], code)) {
+            option->solo_ns = best->ns[i];
+            status = keep_code(b, code, option);
+            status = status ? status : find_function(b, code, option);
+            out->n++;
+        }
+    }
+    return status;
+}
+
+/* The variants that make the whole run fastest; what they are is remembered. */
+static reef_status refine(build *b)
+{
+    cuda_program *program = b->program;
+    size_t wanted = program->workspace_bytes;
+    for (size_t k = 0; k < program->base.plan->n_kernels; k++) {
+        for (unsigned i = 0; i < b->options[k].n; i++) {
+            size_t bytes = b->options[k].kernel[i].code.workspace_bytes;
+            wanted = bytes > wanted ? bytes : wanted;
+        }
+    }
+    if (!b->measured) {
+        return REEF_OK;
+    }
+    reef_status status = grow(b, &b->workspace, &b->workspace_bytes, wanted);
+    if (!status && wanted) {
+        status = CUDA_TRY(b->device->cu, b->error, memset8(b->workspace, 0, wanted));
+    }
+    status = status ? status : cuda_settle(b->device, b->error);
+    status = status ? status : cuda_refine(&b->bench, program, b->options, b->storage, b->workspace, b->error);
+    for (size_t k = 0; !status && k < program->base.plan->n_kernels; k++) {
+        const cuda_kernel *kernel = &program->kernels[k];
+        if (b->options[k].picked) {
+            cuda_tuning_add(b->tuning, b->options[k].key, kernel->code.variant, kernel->solo_ns);
+        }
     }
     return status;
 }
@@ -502,7 +633,48 @@ static void build_end(build *b)
     pieces_free(&b->chosen);
     reef_arena_free(&b->arena);
     free(b->storage);
+    free(b->rankings);
+    free(b->options);
     free(b);
+}
+
+static void workspace_needed(cuda_program *program)
+{
+    program->workspace_bytes = 0;
+    for (size_t k = 0; k < program->base.plan->n_kernels; k++) {
+        size_t wanted = program->kernels[k].code.workspace_bytes;
+        program->workspace_bytes = wanted > program->workspace_bytes ? wanted : program->workspace_bytes;
+    }
+}
+
+void cuda_program_join(cuda_program *program)
+{
+    const reef_plan *plan = program->base.plan;
+    for (size_t k = 0; k < plan->n_kernels; k++) {
+        program->kernels[k].done_by = NULL;
+    }
+    for (size_t k = 0; k < plan->n_kernels; k++) {
+        if (program->kernels[k].code.does_then) {
+            program->kernels[plan->kernels[k].then].done_by = &program->kernels[k];
+        }
+        if (program->kernels[k].code.does_through) {
+            program->kernels[plan->kernels[k].through - 1].done_by = &program->kernels[k];
+        }
+    }
+}
+
+static void count_tiles(cuda_program *program)
+{
+    program->tiles = 0;
+    program->has_workers = true;
+    for (size_t k = 0; k < program->base.plan->n_kernels; k++) {
+        cuda_kernel *kernel = &program->kernels[k];
+        kernel->first_tile = program->tiles;
+        if (!kernel->done_by) {
+            program->tiles += kernel->code.tiles;
+            program->has_workers &= kernel->worker != NULL;
+        }
+    }
 }
 
 /* The context is current. */
@@ -525,12 +697,24 @@ static reef_status compile(build *b, const reef_program_options *options)
             program->kernels[k].solo_ns = b->again ? program->kernels[k].solo_ns : ns;
             status = adopt(b, chosen, &program->kernels[k]);
         }
+        if (!status && !b->again) {
+            status = keep_options(b, chosen, &program->kernels[k], &b->options[k]);
+        }
         if (status) {
             reef_error_prefix(b->error, "node '%s' (%s): ", kernel->name, kernel->ops);
         }
     }
     status = status ? status : keep_storage(b);
-    return status ? status : upload(b);
+    status = status ? status : upload(b);
+    if (!status && !b->again) {
+        workspace_needed(program);
+        cuda_program_join(program);
+        status = refine(b);
+        workspace_needed(program);
+    }
+    cuda_program_join(program);
+    count_tiles(program);
+    return status;
 }
 
 static reef_status compile_in_context(cuda_program *program, const reef_program_options *options, bool again,
@@ -544,6 +728,11 @@ static reef_status compile_in_context(cuda_program *program, const reef_program_
     b->program = program;
     b->error = error;
     b->again = again;
+    b->options = calloc(program->base.plan->n_kernels + 1, sizeof *b->options);
+    if (!b->options) {
+        free(b);
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
     b->tuning = again ? NULL : cuda_tuning_open(b->device, options ? options->cache_dir : NULL);
     reef_status status = compile(b, options);
     cuda_tuning_close(b->tuning);
@@ -644,14 +833,25 @@ void cuda_kernel_info(const reef_program *base, uint32_t index, reef_dev_kernel 
     const cuda_program *program = (const cuda_program *)base;
     const cuda_kernel *kernel = &program->kernels[index];
     const reef_kernel *described = &base->plan->kernels[index];
+    if (kernel->done_by) {
+        *out = (reef_dev_kernel){.tiles = 1,
+                                 .preemptible = described->transaction && program->has_workers,
+                                 .why_not = described->why_not,
+                                 .variant = "with its neighbour",
+                                 .tile_ns = 1,
+                                 .blocks_per_unit = kernel->blocks_per_sm};
+        return;
+    }
     uint64_t at_once = (uint64_t)base->dev->units * kernel->blocks_per_sm;
     uint64_t waves = (kernel->code.tiles + at_once - 1) / at_once;
     /* Until it is measured: the larger of what arithmetic and memory allow on a large GPU, and never below a launch. */
     uint64_t guess_ns = (uint64_t)(2000 + described->bytes / 2000 + described->flops / 100000);
     *out = (reef_dev_kernel){
         .tiles = kernel->code.tiles,
-        .preemptible = false,
-        .why_not = !described->transaction ? described->why_not : "runs in its plain form, which ends by itself",
+        .preemptible = described->transaction && program->has_workers,
+        .why_not = !described->transaction ? described->why_not
+                   : program->has_workers  ? NULL
+                                           : "a kernel of the plan has no worker form for this GPU",
         .variant = kernel->code.variant,
         .tile_ns = described->kind == REEF_K_SPIN ? described->spin.tile_ns
                                                   : (kernel->solo_ns ? kernel->solo_ns : guess_ns) / waves,

@@ -4,13 +4,12 @@
  *     ring:  [ waiting ... | submitted ]   the head has been submitted longest
  *                          ^ queue->submitted
  *
- * A real-time queue submits at once. A best-effort queue keeps CUDA_BE_DEPTH launches in its stream, enough that the
- * GPU need not wait for the host between two of them; what waits behind is taken back by evict, at no cost. A leased
- * launch is not submitted while the lease is empty.
+ * A real-time queue submits at once. Best-effort queues leave it to the submitter (submit.c), which keeps CUDA_BE_DEPTH
+ * launches of each in its stream, enough that the GPU need not wait for the host between two of them; what waits behind
+ * is taken back by evict, at no cost. Leased launches that are in the stream are revoked: they end within microseconds.
  */
 #include <stdlib.h>
 
-#include "base/clock.h"
 #include "base/futex.h"
 #include "device/cuda/cuda.h"
 
@@ -23,6 +22,14 @@ void cuda_bump(cuda_device *device)
     }
 }
 
+void cuda_work(cuda_device *device)
+{
+    atomic_fetch_add(&device->work, 1);
+    if (atomic_load(&device->submitter_sleeps)) {
+        reef_futex_wake(&device->work, 1);
+    }
+}
+
 reef_status cuda_queue_load(cuda_queue *queue, reef_error *error)
 {
     const cuda_device *device = (const cuda_device *)queue->base.dev;
@@ -32,7 +39,6 @@ reef_status cuda_queue_load(cuda_queue *queue, reef_error *error)
 
 reef_status cuda_queue_create(reef_dev *dev, bool realtime, unsigned capacity, unsigned weight, reef_dqueue **out)
 {
-    (void)weight; /* streams of one priority share the GPU as its own scheduler sees fit */
     cuda_device *device = (cuda_device *)dev;
     cuda_queue *queue = calloc(1, sizeof *queue);
     if (!queue) {
@@ -42,6 +48,7 @@ reef_status cuda_queue_create(reef_dev *dev, bool realtime, unsigned capacity, u
     queue->realtime = realtime;
     queue->priority = realtime ? 1 : 0;
     queue->capacity = capacity;
+    queue->weight = weight ? weight : 1;
     queue->ring = calloc(capacity, sizeof *queue->ring);
     reef_list_init(&queue->link);
     reef_error error = {0};
@@ -109,63 +116,6 @@ void cuda_queue_priority(reef_dqueue *base, int priority)
 
 /* ------------------------------------------------------------ launching -- */
 
-static reef_status submit(cuda_queue *queue, cuda_launch *launch, reef_error *error)
-{
-    cuda_device *device = (cuda_device *)queue->base.dev;
-    cuda_instance *instance = launch->instance;
-    uint32_t kernels = (uint32_t)instance->base.program->plan->n_kernels;
-    uint32_t end = launch->first + launch->count;
-    uint32_t first = launch->first > instance->cursor ? launch->first : instance->cursor;
-    launch->ticket = instance->submitted; /* nothing left to do: over when what was submitted before is */
-    if (first >= end) {
-        return REEF_OK;
-    }
-    /* Runs of one kernel that start elsewhere (profiling) have nothing to do with a request's inputs and outputs. */
-    uint32_t ends = (first == 0 ? CUDA_GRAPH_IN : 0) | (end == kernels ? CUDA_GRAPH_OUT : 0);
-    reef_status status = cuda_graph_get(instance, first, end - first, ends, &launch->graph, error);
-    if (!status) {
-        status = CUDA_TRY(device->cu, error, graph_launch(launch->graph->executable, queue->stream));
-    }
-    if (!status) {
-        launch->ticket = ++instance->submitted;
-        instance->cursor = end;
-    }
-    return status;
-}
-
-static bool may_submit(const cuda_queue *queue, const cuda_launch *launch)
-{
-    const cuda_device *device = (const cuda_device *)queue->base.dev;
-    if (launch->mode == REEF_LAUNCH_LEASED && (uint32_t)device->lease >= (uint32_t)(device->lease >> 32)) {
-        return false;
-    }
-    return queue->realtime || queue->submitted < CUDA_BE_DEPTH;
-}
-
-void cuda_queue_fill(cuda_queue *queue)
-{
-    cuda_device *device = (cuda_device *)queue->base.dev;
-    while (queue->submitted < queue->count) {
-        cuda_launch *launch = &queue->ring[(queue->head + queue->submitted) % queue->capacity];
-        reef_error error = {0};
-        if (device->dead) {
-            launch->failed = true;
-        } else if (!may_submit(queue, launch)) {
-            return;
-        } else if (cuda_enter(device, &error)) {
-            launch->failed = true;
-        } else {
-            launch->start_ns = reef_now_ns();
-            launch->failed = submit(queue, launch, &error) != REEF_OK;
-            cuda_leave(device);
-        }
-        if (launch->failed && error.status) {
-            device->failure = error;
-        }
-        queue->submitted++;
-    }
-}
-
 reef_status cuda_launch_kernels(reef_dqueue *base, const reef_launch *wanted)
 {
     cuda_queue *queue = (cuda_queue *)base;
@@ -181,29 +131,66 @@ reef_status cuda_launch_kernels(reef_dqueue *base, const reef_launch *wanted)
             .tag = wanted->tag,
         };
         queue->count++;
-        cuda_queue_fill(queue);
+        if (queue->realtime) {
+            cuda_submit(queue, false);
+        }
     }
     pthread_mutex_unlock(&device->lock);
     if (!room) {
         return REEF_QUEUE_FULL;
     }
-    cuda_bump(device);
+    queue->realtime ? cuda_bump(device) : cuda_work(device);
     return REEF_OK;
 }
 
-/* What is in the stream goes on to its end, whichever way is asked for: kernels of this form cannot be stopped. */
+reef_status cuda_revoke_load(cuda_device *device, reef_error *error)
+{
+    const cuda_driver *cu = device->cu;
+    reef_status status = CUDA_TRY(cu, error, mem_alloc(&device->revoked, CUDA_ALIGN));
+    status = status ? status : CUDA_TRY(cu, error, memset8(device->revoked, 0, CUDA_ALIGN));
+    status = status ? status : cuda_settle(device, error);
+    device->generation = 0;
+    return status ? status
+                  : CUDA_TRY(cu, error,
+                             stream_create(&device->control, CUDA_STREAM_NON_BLOCKING, device->greatest_priority));
+}
+
+void cuda_revoke(cuda_device *device)
+{
+    reef_error error;
+    device->generation++;
+    if (device->dead || !device->workers || cuda_enter(device, &error)) {
+        return;
+    }
+    /* On a stream of its own it waits for nothing; 4096 generations a second last for days before they come round, and
+     * are compared by their difference anyway. */
+    if (CUDA_TRY(device->cu, &error, stream_write32(device->control, device->revoked, device->generation, 0))) {
+        device->failure = error;
+    }
+    cuda_leave(device);
+}
+
 void cuda_evict(reef_dqueue *base, reef_evict how, reef_evicted *out)
 {
-    (void)how;
     cuda_queue *queue = (cuda_queue *)base;
     cuda_device *device = (cuda_device *)base->dev;
     *out = (reef_evicted){0};
     pthread_mutex_lock(&device->lock);
-    for (unsigned i = queue->submitted; i < queue->count; i++) {
+    unsigned kept = queue->submitted + queue->submitting;
+    for (unsigned i = kept; i < queue->count; i++) {
         out->launches++;
         out->kernels += queue->ring[(queue->head + i) % queue->capacity].count;
     }
-    queue->count = queue->submitted;
-    out->running = queue->submitted > 0;
+    queue->count = kept;
+    out->running = kept > 0;
+    bool current = false; /* of a generation that is not revoked yet */
+    for (unsigned i = 0; i < kept; i++) {
+        const cuda_launch *launch = &queue->ring[(queue->head + i) % queue->capacity];
+        bool stops = how == REEF_EVICT_NOW || launch->mode == REEF_LAUNCH_EVICTABLE;
+        current |= launch->workers && stops && (int32_t)(launch->instance->generation - device->generation) > 0;
+    }
+    if (current) {
+        cuda_revoke(device); /* other queues' launches end as well; their owners launch them again */
+    }
     pthread_mutex_unlock(&device->lock);
 }

@@ -7,6 +7,7 @@
  * device is lost: every launch fails at once with that reason, and the process and its other devices go on.
  */
 #include "device/cuda/cuda.h"
+#include "device/cuda/hint.h"
 
 /* What is in the streams will never end, and what waits behind goes on from results that are gone. */
 static void fail_launches(cuda_device *device)
@@ -30,6 +31,10 @@ static reef_status load_all(cuda_device *device, reef_error *error)
         return status;
     }
     status = cuda_code_load(device, error);
+    status = status ? status : cuda_revoke_load(device, error);
+    if (!status) {
+        cuda_shares_load(device);
+    }
     for (reef_list *link = device->queues.next; !status && link != &device->queues; link = link->next) {
         status = cuda_queue_load(REEF_CONTAINER(link, cuda_queue, link), error);
     }
@@ -54,8 +59,10 @@ void cuda_recover(cuda_device *device)
         for (reef_list *link = device->instances.next; link != &device->instances; link = link->next) {
             cuda_instance_unload(REEF_CONTAINER(link, cuda_instance, link));
         }
+        cuda_hint_unload(device);
         cuda_leave(device);
     }
+    cuda_shares_unload(device);
     cuda_code_unload(device);
     device->cu->ctx_destroy(device->context);
     if (load_all(device, &error)) {

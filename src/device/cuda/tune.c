@@ -14,9 +14,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/json_file.h"
 #include "device/cuda/cuda.h"
 
 enum { TUNING_FORMAT = 1 };
+static const json_int_t LONGEST_NS = 60000000000; /* no kernel of a network takes a minute */
 
 struct cuda_tuning {
     char *path;      /* NULL: nowhere to keep it */
@@ -25,15 +27,37 @@ struct cuda_tuning {
     bool changed;
 };
 
+/* An entry as it was written, or false. */
+static bool understand(json_t *entry, const char **variant, json_int_t *ns)
+{
+    return json_unpack(entry, "{s:s, s:I}", "variant", variant, "ns", ns) == 0 && *ns >= 1 && *ns <= LONGEST_NS;
+}
+
+/* Entries that make no sense are dropped here, so that they are not written back. */
+static void drop_nonsense(json_t *entries)
+{
+    const char *key, *variant;
+    json_t *entry;
+    void *next;
+    json_int_t ns;
+    json_object_foreach_safe(entries, next, key, entry)
+    {
+        if (!understand(entry, &variant, &ns)) {
+            json_object_del(entries, key);
+        }
+    }
+}
+
 static json_t *read_entries(const cuda_tuning *tuning)
 {
-    json_t *root = tuning->path ? json_load_file(tuning->path, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    json_t *root = tuning->path ? reef_json_read(tuning->path) : NULL;
     int format = 0;
     const char *code = NULL;
     json_t *entries = NULL;
     if (root && !json_unpack(root, "{s:i, s:s, s:o}", "format", &format, "code", &code, "entries", &entries) &&
         format == TUNING_FORMAT && !strcmp(code, tuning->code) && json_is_object(entries)) {
         json_incref(entries);
+        drop_nonsense(entries);
     } else {
         entries = json_object();
     }
@@ -69,7 +93,7 @@ int cuda_tuning_find(const cuda_tuning *tuning, uint64_t key, const reef_cuda_ke
     json_int_t took = 0;
     text_of(key, text);
     json_t *entry = tuning ? json_object_get(tuning->entries, text) : NULL;
-    if (!entry || json_unpack(entry, "{s:s, s:I}", "variant", &variant, "ns", &took) || took < 1) {
+    if (!entry || !understand(entry, &variant, &took)) {
         return -1;
     }
     for (size_t i = 0; i < n; i++) {

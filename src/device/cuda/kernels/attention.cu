@@ -3,8 +3,8 @@
  *
  * Tensor-core form: a block is 16 queries of one head; its 4 warps divide the keys, 32 of every 128 each, with a running
  * softmax (maximum, sum and result are rescaled when the maximum grows) over shared memory that is the warp's own. At the
- * end the four are brought to one maximum and added in order. Rows of D = 64 halves are 128 bytes, laid out as in
- * igemm.cuh.
+ * end the four are brought to one maximum and added in order. Rows of D = 64 halves are 128 bytes, of floats (for tf32)
+ * 256, laid out as in igemm.cuh: chunk c of row r at place c ^ (r % 8).
  *
  * Any form: a warp per query, lanes over keys, then over dimensions; any strides, types and D up to 256.
  */
@@ -24,20 +24,99 @@ static __device__ __forceinline__ float mask_value(const reef_attention_args &a,
     return ((const unsigned char *)a.mask)[at] ? score : -INFINITY;
 }
 
-/* ---- f16, D = 64 ---------------------------------------------------------------------------------------------------- */
-struct attention_f16 {
+/* ---- f16 and tf32, D = 64 ------------------------------------------------------------------------------------------- */
+template <bool HALF>
+struct element_of {
+    using type = float;
+};
+template <>
+struct element_of<true> {
+    using type = __half;
+};
+
+template <bool HALF>
+struct attention_fast {
     using args = reef_attention_args;
+    using element = typename element_of<HALF>::type;
     static constexpr int threads = 128, warps = 4, share = 32; /* keys of a warp */
-    static constexpr int q_bytes = 16 * 128, stage_bytes = 2 * share * 128, warp_bytes = 2 * stage_bytes;
+    static constexpr int row_bytes = 64 * sizeof(element), chunks = row_bytes / 16, chunk = 16 / sizeof(element);
+    static constexpr int slices = row_bytes / 32; /* of a product's k: 32 bytes */
+    /* One stage of all warps' keys and values, then the other, which is there when there is more than one piece. */
+    static constexpr int q_bytes = 16 * row_bytes, warp_bytes = 2 * share * row_bytes, stage_bytes = warps * warp_bytes;
     static constexpr int out_row = 64 + 4; /* floats */
 
-    static __device__ __forceinline__ void load_rows(uint32_t to, const __half *from, int stride, int n, int lane)
+    /* Rows of a part of the block: `loaders` threads of which this is number `thread`. */
+    template <int loaders, int rows>
+    static __device__ __forceinline__ void load_rows(uint32_t to, const element *from, int stride, int n, int thread)
     {
-        const int column = lane & 7;
+        const int column = thread % chunks;
 #pragma unroll
-        for (int i = 0; i < share / 4; i++) {
-            int r = (lane >> 3) + i * 4;
-            copy16(to + r * 128 + ((column ^ (r & 7)) << 4), from + (long long)r * stride + column * 8, r < n);
+        for (int i = 0; i < rows * chunks / loaders; i++) {
+            int r = thread / chunks + i * (loaders / chunks);
+            copy16(to + r * row_bytes + ((column ^ (r & 7)) << 4), from + (long long)r * stride + column * chunk,
+                   r < n);
+        }
+    }
+    static __device__ __forceinline__ void load_fragment(uint32_t address, uint32_t (&f)[4])
+    {
+        load_matrices(address, f);
+        if (!HALF) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                f[e] = round_tf32(f[e]);
+            }
+        }
+    }
+    static __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+    {
+        if constexpr (HALF) {
+            mma_f16(c, a, b0, b1);
+        } else {
+            mma_tf32(c, a, b0, b1);
+        }
+    }
+    /* out += weights x values; score holds the weights as the first product left them. */
+    static __device__ __forceinline__ void weigh(float (&out)[8][4], const float (&score)[4][4], uint32_t values,
+                                                 int lane)
+    {
+        if constexpr (HALF) {
+            /* the accumulators of 16 keys are the left operand's fragment of the second product */
+#pragma unroll
+            for (int s = 0; s < 2; s++) {
+                uint32_t fp[4];
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    const float(&x)[4] = score[2 * s + (e >> 1)];
+                    __half2 pair = e & 1 ? __floats2half2_rn(x[2], x[3]) : __floats2half2_rn(x[0], x[1]);
+                    fp[e] = *(uint32_t *)&pair;
+                }
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    uint32_t fv[4];
+                    load_matrices_transposed(
+                        values + (s * 16 + (lane & 15)) * 128 + (((j * 2 + (lane >> 4)) ^ (lane & 7)) << 4), fv);
+                    mma_f16(out[2 * j], fp, fv[0], fv[1]);
+                    mma_f16(out[2 * j + 1], fp, fv[2], fv[3]);
+                }
+            }
+        } else {
+            /* A lane's accumulators are keys 2t and 2t + 1 of eight, the operand's fragment wants t and t + 4: so the
+             * keys are taken in another order, on both sides. */
+            const int g = lane >> 2, key = (lane & 3) * 2;
+#pragma unroll
+            for (int s = 0; s < 4; s++) {
+                const uint32_t fp[4] = {
+                    round_tf32(__float_as_uint(score[s][0])), round_tf32(__float_as_uint(score[s][2])),
+                    round_tf32(__float_as_uint(score[s][1])), round_tf32(__float_as_uint(score[s][3]))};
+                const uint32_t row = values + (s * 8 + key) * 256 + (g & 3) * 4;
+#pragma unroll
+                for (int j = 0; j < 8; j++) {
+                    const int c = j * 2 + (g >> 2);
+                    const uint32_t v0 = load_shared4(row + ((c ^ key) << 4)),
+                                   v1 = load_shared4(row + 256 + ((c ^ (key + 1)) << 4));
+                    mma_tf32(out[j], fp, round_tf32(v0), round_tf32(v1));
+                }
+            }
         }
     }
 
@@ -86,9 +165,9 @@ struct attention_f16 {
         const int block = index % (unsigned)a.row_blocks, bh = index / (unsigned)a.row_blocks;
         const int b = bh / a.heads, h = bh - b * a.heads, s0 = block * 16;
         const uint32_t base = smem_address(smem), mine = base + q_bytes + warp * warp_bytes;
-        const __half *q = (const __half *)a.q + (long long)b * a.q_b + (long long)h * a.q_h + (long long)s0 * a.q_s;
-        const __half *k = (const __half *)a.k + (long long)b * a.k_b + (long long)h * a.k_h;
-        const __half *v = (const __half *)a.v + (long long)b * a.v_b + (long long)h * a.v_h;
+        const element *q = (const element *)a.q + (long long)b * a.q_b + (long long)h * a.q_h + (long long)s0 * a.q_s;
+        const element *k = (const element *)a.k + (long long)b * a.k_b + (long long)h * a.k_h;
+        const element *v = (const element *)a.v + (long long)b * a.v_b + (long long)h * a.v_h;
         const int pieces = (a.keys + warps * share - 1) / (warps * share);
         float out[8][4], top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
 #pragma unroll
@@ -96,32 +175,28 @@ struct attention_f16 {
             out[j][0] = out[j][1] = out[j][2] = out[j][3] = 0;
         }
         abandon.wait();
-        {
-            const int r = threadIdx.x >> 3, column = threadIdx.x & 7;
-            copy16(base + r * 128 + ((column ^ (r & 7)) << 4), q + (long long)r * a.q_s + column * 8,
-                   s0 + r < a.queries);
-        }
+        load_rows<threads, 16>(base, q, a.q_s, a.queries - s0, threadIdx.x);
         int t0 = warp * share;
-        load_rows(mine, k + (long long)t0 * a.k_t, a.k_t, a.keys - t0, lane);
+        load_rows<32, share>(mine, k + (long long)t0 * a.k_t, a.k_t, a.keys - t0, lane);
         copy_commit();
-        load_rows(mine + share * 128, v + (long long)t0 * a.v_t, a.v_t, a.keys - t0, lane);
+        load_rows<32, share>(mine + share * row_bytes, v + (long long)t0 * a.v_t, a.v_t, a.keys - t0, lane);
         copy_commit();
-        uint32_t fq[4][4];
+        uint32_t fq[slices][4];
 #pragma unroll 1
         for (int p = 0; p < pieces; p++, t0 += warps * share) {
-            const uint32_t sk = mine + (p & 1) * stage_bytes, sv = sk + share * 128;
+            const uint32_t sk = mine + (p & 1) * stage_bytes, sv = sk + share * row_bytes;
             float mask[4][4], score[4][4];
             load_mask(a, mask, b, h, s0 + g, t0 + t2);
-            if (Abandon::on && __syncthreads_or(abandon.now())) {
+            if (Abandon::on && (p & 3) == 3 && __syncthreads_or(abandon.now())) {
                 copy_wait<0>();
                 return false;
             }
             if (p + 1 < pieces) {
                 const uint32_t next = mine + ((p + 1) & 1) * stage_bytes;
                 const int t1 = t0 + warps * share;
-                load_rows(next, k + (long long)t1 * a.k_t, a.k_t, a.keys - t1, lane);
+                load_rows<32, share>(next, k + (long long)t1 * a.k_t, a.k_t, a.keys - t1, lane);
                 copy_commit();
-                load_rows(next + share * 128, v + (long long)t1 * a.v_t, a.v_t, a.keys - t1, lane);
+                load_rows<32, share>(next + share * row_bytes, v + (long long)t1 * a.v_t, a.v_t, a.keys - t1, lane);
             } else {
                 copy_commit();
             }
@@ -130,8 +205,8 @@ struct attention_f16 {
             if (p == 0) {
                 __syncthreads();
 #pragma unroll
-                for (int s = 0; s < 4; s++) {
-                    load_matrices(base + (lane & 15) * 128 + (((s * 2 + (lane >> 4)) ^ (lane & 7)) << 4), fq[s]);
+                for (int s = 0; s < slices; s++) {
+                    load_fragment(base + (lane & 15) * row_bytes + (((s * 2 + (lane >> 4)) ^ (lane & 7)) << 4), fq[s]);
                 }
             } else {
                 __syncwarp();
@@ -141,15 +216,15 @@ struct attention_f16 {
                 score[j][0] = score[j][1] = score[j][2] = score[j][3] = 0;
             }
 #pragma unroll
-            for (int s = 0; s < 4; s++) {
+            for (int s = 0; s < slices; s++) {
 #pragma unroll
                 for (int j = 0; j < 2; j++) {
                     uint32_t fk[4];
-                    load_matrices(sk + (j * 16 + (lane & 7) + (lane >> 4) * 8) * 128 +
+                    load_fragment(sk + (j * 16 + (lane & 7) + (lane >> 4) * 8) * row_bytes +
                                       (((s * 2 + ((lane >> 3) & 1)) ^ (lane & 7)) << 4),
                                   fk);
-                    mma_f16(score[2 * j], fq[s], fk[0], fk[1]);
-                    mma_f16(score[2 * j + 1], fq[s], fk[2], fk[3]);
+                    multiply(score[2 * j], fq[s], fk[0], fk[1]);
+                    multiply(score[2 * j + 1], fq[s], fk[2], fk[3]);
                 }
             }
             /* row g has elements 0 and 1 of each fragment, row g + 8 elements 2 and 3 */
@@ -185,25 +260,7 @@ struct attention_f16 {
             }
             copy_wait<2>();
             __syncwarp();
-            /* the accumulators of 16 keys are the left operand's fragment of the second product */
-#pragma unroll
-            for (int s = 0; s < 2; s++) {
-                uint32_t fp[4];
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    const float(&x)[4] = score[2 * s + (e >> 1)];
-                    __half2 pair = e & 1 ? __floats2half2_rn(x[2], x[3]) : __floats2half2_rn(x[0], x[1]);
-                    fp[e] = *(uint32_t *)&pair;
-                }
-#pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    uint32_t fv[4];
-                    load_matrices_transposed(
-                        sv + (s * 16 + (lane & 15)) * 128 + (((j * 2 + (lane >> 4)) ^ (lane & 7)) << 4), fv);
-                    mma_f16(out[2 * j], fp, fv[0], fv[1]);
-                    mma_f16(out[2 * j + 1], fp, fv[2], fv[3]);
-                }
-            }
+            weigh(out, score, sv, lane);
             __syncwarp();
         }
         copy_wait<0>();
@@ -243,15 +300,23 @@ struct attention_f16 {
             }
         }
         const float inverse = total > 0 ? 1.0f / total : a.nan_rows || total != 0 ? NAN : 0.0f;
+        if (!abandon.commit()) {
+            return false;
+        }
         if (s < a.queries) {
-            uint32_t word[4];
+            element *to = (element *)a.y + (long long)b * a.y_b + (long long)h * a.y_h + (long long)s * a.y_s + d;
+            if constexpr (HALF) {
+                uint32_t word[4];
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                __half2 pair = __floats2half2_rn(y[2 * e] * inverse, y[2 * e + 1] * inverse);
-                word[e] = *(uint32_t *)&pair;
+                for (int e = 0; e < 4; e++) {
+                    __half2 pair = __floats2half2_rn(y[2 * e] * inverse, y[2 * e + 1] * inverse);
+                    word[e] = *(uint32_t *)&pair;
+                }
+                *(uint4 *)to = make_uint4(word[0], word[1], word[2], word[3]);
+            } else {
+                ((float4 *)to)[0] = make_float4(y[0] * inverse, y[1] * inverse, y[2] * inverse, y[3] * inverse);
+                ((float4 *)to)[1] = make_float4(y[4] * inverse, y[5] * inverse, y[6] * inverse, y[7] * inverse);
             }
-            *(uint4 *)((__half *)a.y + (long long)b * a.y_b + (long long)h * a.y_h + (long long)s * a.y_s + d) =
-                make_uint4(word[0], word[1], word[2], word[3]);
         }
         return true;
     }
@@ -390,6 +455,9 @@ struct attention_any {
             sum += __shfl_xor_sync(0xffffffffu, sum, o);
         }
         const float inverse = sum > 0 ? 1.0f / sum : a.nan_rows || sum != 0 ? NAN : 0.0f;
+        if (!abandon.commit()) {
+            return false;
+        }
         if (s < a.queries) {
 #pragma unroll
             for (int j = 0; j < max_dim / 32; j++) {
@@ -404,5 +472,6 @@ struct attention_any {
     }
 };
 
-REEF_KERNEL(reef_attention_f16, attention_f16)
+REEF_KERNEL(reef_attention_f16, attention_fast<true>)
+REEF_KERNEL(reef_attention_tf32, attention_fast<false>)
 REEF_KERNEL(reef_attention_any, attention_any)

@@ -12,6 +12,7 @@ struct copy_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
+        REEF_TURN(abandon);
         WALK_ITEMS(a, index, item)
         {
             int64_t off[2];
@@ -37,7 +38,7 @@ struct transpose_kernel {
     static constexpr int side = 32, step = threads / side;
 
     template <class T, class Abandon>
-    static __device__ __forceinline__ void square(const args &a, uint32_t index, T (*shared)[side + 1],
+    static __device__ __forceinline__ bool square(const args &a, uint32_t index, T (*shared)[side + 1],
                                                   Abandon &abandon)
     {
         const uint32_t rest = index / a.col_tiles;
@@ -55,6 +56,9 @@ struct transpose_kernel {
             }
         }
         __syncthreads();
+        if (!abandon.commit()) {
+            return false;
+        }
 #pragma unroll
         for (int i = 0; i < side; i += step) {
             const int64_t c = col + inner, r = row + outer + i;
@@ -63,6 +67,7 @@ struct transpose_kernel {
             }
         }
         __syncthreads(); /* a worker's next tile fills the same memory */
+        return true;
     }
 
     template <class Abandon>
@@ -70,11 +75,9 @@ struct transpose_kernel {
     {
         __shared__ uint64_t shared[side][side + 1];
         if (elem_bytes(a.y_type) <= 4) {
-            square<uint32_t>(a, index, (uint32_t(*)[side + 1]) shared, abandon);
-        } else {
-            square<uint64_t>(a, index, shared, abandon);
+            return square<uint32_t>(a, index, (uint32_t(*)[side + 1]) shared, abandon);
         }
-        return true;
+        return square<uint64_t>(a, index, shared, abandon);
     }
 };
 
@@ -85,6 +88,7 @@ struct pad_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
+        REEF_TURN(abandon);
         const int64_t first = (int64_t)index * a.per_tile, end = min(first + (int64_t)a.per_tile, a.total);
         for (int64_t item = first + threadIdx.x; item < end; item += blockDim.x) {
             int64_t rest = item, x = 0, y = 0;
@@ -130,6 +134,7 @@ struct gather_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
+        REEF_TURN(abandon);
         WALK_ITEMS(a, index, item)
         {
             int64_t off[3];

@@ -11,10 +11,13 @@
  * request (storage, workspace), so they are described by relocations and filled in by the host side.
  *
  * Contract of an entry point:
- *   - plain form: grid.x = tiles, block.x = threads, launched with programmatic stream serialization (on sm_90 and up).
- *     It runs griddepcontrol.launch_dependents early and, in every block, griddepcontrol.wait before the first access to
- *     activations, inputs, outputs or workspace and in any case before it returns: so a kernel is never
- *     more than launched while its predecessor's predecessor runs. Constants and packed weights may be read before.
+ *   - plain form: grid.x = tiles, block.x = threads, launched behind programmatic edges (on sm_90 and up).
+ *     Every block runs griddepcontrol.wait before the first access to activations, inputs, outputs or workspace and in
+ *     any case before it returns, and griddepcontrol.launch_dependents right behind it: so a kernel is never more than
+ *     launched while its predecessors' predecessors run, and its successors' blocks do not take the room that its own
+ *     need. Constants and packed weights may be read before.
+ *     Kernels that the plan does not order run at the same time; those that use the workspace never do, but for
+ *     clusters (`cluster` > 1), whose plain form does not use it.
  *   - worker form (`worker` is its name, NULL where there is none): second parameter reef_cuda_worker, see device.cuh.
  *   - Every store (y, workspace, counters) happens in the epilogue of a tile; a tile may be abandoned until then.
  *   - The same candidate gives the same bits in both forms, always.
@@ -80,8 +83,10 @@ typedef struct reef_cuda_kernel {
     size_t args_bytes; /* <= 4000 */
     reef_cuda_reloc relocs[REEF_CUDA_MAX_RELOCS];
     unsigned n_relocs;
-    size_t workspace_bytes; /* 0, or what it needs including REEF_CUDA_ZERO_BYTES */
-    double flops;           /* useful arithmetic of the whole kernel */
+    size_t workspace_bytes;       /* 0, or what it needs including REEF_CUDA_ZERO_BYTES */
+    double flops;                 /* useful arithmetic of the whole kernel */
+    bool does_then, does_through; /* it does the work of the plan's kernel `then`, or of the copy `through`, as well */
+    unsigned left_ns;             /* about what such work takes, if this candidate leaves it undone */
 } reef_cuda_kernel;
 
 typedef struct reef_cuda_prepare {

@@ -12,20 +12,31 @@
  *      REEF_KERNEL(reef_my_kernel, my_kernel)          // both forms: reef_my_kernel and reef_my_kernel_be
  *
  * tile returns false when it was abandoned, having stored nothing. In the plain form `Abandon` is reef_never, whose
- * tests are compile-time false; `reef_never::wait()` waits for the predecessor (a worker's tiles find it finished, so
- * its wait does nothing). Inside a loop with one barrier per step i:
+ * tests are compile-time false. Every tile calls
+ *
+ *      abandon.wait()      before it reads what other kernels write: waits for the predecessors, and in the plain form
+ *                          only then lets the successors start: earlier, and the blocks of two or three kernels that can
+ *                          do nothing yet would hold the units' memory against the one that runs (on an H200 that cost
+ *                          ResNet-152 a tenth)
+ *      abandon.commit()    all threads, once, between its last read that may see nonsense and its first store; a barrier
+ *                          in a worker, nothing in the plain form. False: return false.
+ *
+ * Between the two a worker computes on trust: what it has read may be nonsense if the predecessor was abandoned, and
+ * commit then says no. A loop of more than a few microseconds also asks on the way. With one barrier per step i:
  *
  *      abandon.poll(i);  __syncthreads();  if (abandon.hit(i)) return false;
  *
- * poll: one thread reads the lease and notes the answer in shared memory; hit: all threads read the note after the
- * barrier. There are two notes, used in turn, so that a note is never written while somebody may still read it. In a
- * loop without a barrier, `if (__syncthreads_or(abandon.now()))` does the same.
+ * poll: one thread notes in shared memory what it has loaded at the last test, and loads again; hit: all threads read
+ * the note after the barrier. There are two notes, used in turn, so that a note is never written while somebody may still
+ * read it. In a loop without a barrier, `if (__syncthreads_or(abandon.now()))` does the same.
  */
 #ifndef REEF_DEVICE_CUDA_KERNELS_DEVICE_CUH
 #define REEF_DEVICE_CUDA_KERNELS_DEVICE_CUH
 
 #include <cuda_fp16.h>
 #include <stdint.h>
+
+#include "device/cuda/kernels/worker.h"
 
 /* ---- programmatic dependent launch -------------------------------------------------------------------------------- */
 static __device__ __forceinline__ void reef_pdl_launch(void)
@@ -47,6 +58,7 @@ struct reef_never {
     __device__ __forceinline__ void wait() const
     {
         reef_pdl_wait();
+        reef_pdl_launch();
     }
     __device__ __forceinline__ void poll(unsigned) const
     {
@@ -59,170 +71,156 @@ struct reef_never {
     {
         return false;
     }
+    __device__ __forceinline__ bool commit() const
+    {
+        return true;
+    }
 };
+
+/* For tiles too short or too plain to compute on trust: asks before they begin. */
+#define REEF_TURN(abandon)                                                                                             \
+    if (Abandon::on) {                                                                                                 \
+        (abandon).wait();                                                                                              \
+        if (!(abandon).commit()) {                                                                                     \
+            return false;                                                                                              \
+        }                                                                                                              \
+    }
 
 /* ---- worker form -------------------------------------------------------------------------------------------------- */
-/* All in device memory. A run has an epoch; words carry it in their upper half, so a worker of an earlier run (or of a
- * kernel whose turn has not come, or is over) finds that nothing here is for it and returns at once. */
-struct reef_cuda_kernel_progress {
-    unsigned long long claim; /* epoch << 32 | next tile that nobody has had */
-    unsigned done;            /* finished tiles */
-    unsigned pad;
-};
-enum { REEF_CUDA_MAX_WORKERS = 4096 };
-struct reef_cuda_progress {
-    unsigned long long
-        current;          /* epoch << 32 | first unfinished kernel; written by the worker of a kernel's last tile */
-    unsigned lock;        /* of the list below; held for a few loads and stores by one thread of a block */
-    unsigned n_abandoned; /* tiles of the current kernel that were given back; at most one per worker */
-    unsigned abandoned[REEF_CUDA_MAX_WORKERS];
-};
-struct reef_cuda_worker {
-    const volatile unsigned long long *lease; /* reef_lease: end << 32 | first */
-    struct reef_cuda_progress *task;
-    struct reef_cuda_kernel_progress *kernel;
-    unsigned index, tiles; /* of the kernel in its plan */
-    unsigned epoch;
-};
+/* A worker runs tiles blockIdx.x, blockIdx.x + gridDim.x, ... of its kernel, but for those that an earlier launch of the
+ * same run has done. It may be told to stop at any time, by a word of the device that holds the youngest generation that
+ * has been revoked; a launch belongs to the generation in its instance's control word and goes on while that is younger.
+ *
+ * Generations only grow. So a worker that finds its own not revoked, at a moment when the kernel before it has ended,
+ * knows that no worker of that kernel had found it revoked either: every tile of every kernel before is done. One test,
+ * after the wait and before the first store, says both "go on" and "it is my turn". */
+#define REEF_NEVER_REVOKED 0x40000000u /* generations from now: far in the future */
 
 #ifdef __CUDACC__
-#define REEF_NO_TILE 0xffffffffu
-
-static __device__ __forceinline__ unsigned reef_smid(void)
-{
-    unsigned r;
-    asm volatile("mov.u32 %0, %%smid;" : "=r"(r));
-    return r;
-}
-static __device__ __forceinline__ bool reef_leased(const volatile unsigned long long *lease, unsigned unit)
-{
-    unsigned long long word = *lease;
-    return unit >= (unsigned)word && unit < (unsigned)(word >> 32);
-}
-
 struct reef_lease_test {
     static constexpr bool on = true;
-    const volatile unsigned long long *lease;
-    unsigned unit;
-    volatile unsigned *note; /* shared, two words */
-    __device__ __forceinline__ void wait() const
+    const volatile unsigned *revoked;
+    volatile unsigned *note; /* shared, three words */
+    unsigned generation;
+    /* Thread 0's: the word as loaded at the last test but one, and at the last, which may still be on its way. Either was
+     * loaded after the wait. Nobody ever stands still for a load that was only just begun. */
+    unsigned seen, coming;
+
+    __device__ __forceinline__ bool stopped(unsigned word) const
     {
+        return (int)(generation - word) <= 0;
     }
-    __device__ __forceinline__ void poll(unsigned i) const
+    __device__ __forceinline__ void wait()
+    {
+        reef_pdl_wait();
+        reef_pdl_launch();
+        if (threadIdx.x == 0) {
+            seen = coming = *revoked;
+        }
+    }
+    __device__ __forceinline__ void poll(unsigned i)
     {
         if (threadIdx.x == 0) {
-            note[i & 1] = !reef_leased(lease, unit);
+            seen = coming;
+            note[i & 1] = stopped(seen);
+            coming = *revoked;
         }
     }
     __device__ __forceinline__ bool hit(unsigned i) const
     {
         return note[i & 1] != 0;
     }
-    __device__ __forceinline__ bool now() const
+    __device__ __forceinline__ bool now()
     {
-        return threadIdx.x == 0 && !reef_leased(lease, unit);
+        if (threadIdx.x == 0) {
+            seen = coming;
+            coming = *revoked;
+        }
+        return threadIdx.x == 0 && stopped(seen);
+    }
+    __device__ __forceinline__ bool commit()
+    {
+        if (threadIdx.x == 0) {
+            note[2] = stopped(seen);
+        }
+        __syncthreads();
+        return note[2] == 0;
     }
 };
 
-/* One thread of the block calls these three. */
-static __device__ inline void reef_task_lock(reef_cuda_progress *task)
+static __device__ __forceinline__ uint64_t reef_now_ns(void)
 {
-    while (atomicCAS(&task->lock, 0u, 1u)) {
-    }
-    __threadfence();
-}
-static __device__ inline void reef_task_unlock(reef_cuda_progress *task)
-{
-    __threadfence();
-    atomicExch(&task->lock, 0u);
-}
-static __device__ inline unsigned reef_tile_claim(const reef_cuda_worker &w)
-{
-    if (*(volatile unsigned long long *)&w.task->current != ((unsigned long long)w.epoch << 32 | w.index)) {
-        return REEF_NO_TILE;
-    }
-    __threadfence(); /* results of earlier kernels, published before `current` moved */
-    if (*(volatile unsigned *)&w.task->n_abandoned) {
-        unsigned tile = REEF_NO_TILE;
-        reef_task_lock(w.task);
-        unsigned n = *(volatile unsigned *)&w.task->n_abandoned;
-        /* While a tile is in the list its kernel cannot finish, so what is there belongs to the current kernel. */
-        if (n && *(volatile unsigned long long *)&w.task->current == ((unsigned long long)w.epoch << 32 | w.index)) {
-            tile = *(volatile unsigned *)&w.task->abandoned[n - 1];
-            *(volatile unsigned *)&w.task->n_abandoned = n - 1;
-        }
-        reef_task_unlock(w.task);
-        if (tile != REEF_NO_TILE) {
-            return tile;
-        }
-    }
-    unsigned long long seen = *(volatile unsigned long long *)&w.kernel->claim;
-    for (;;) {
-        if ((unsigned)(seen >> 32) != w.epoch || (unsigned)seen >= w.tiles) {
-            return REEF_NO_TILE;
-        }
-        unsigned long long before = atomicCAS(&w.kernel->claim, seen, seen + 1);
-        if (before == seen) {
-            return (unsigned)seen;
-        }
-        seen = before;
-    }
-}
-static __device__ inline void reef_tile_abandon(const reef_cuda_worker &w, unsigned tile)
-{
-    reef_task_lock(w.task);
-    unsigned n = *(volatile unsigned *)&w.task->n_abandoned;
-    *(volatile unsigned *)&w.task->abandoned[n] = tile;
-    *(volatile unsigned *)&w.task->n_abandoned = n + 1;
-    reef_task_unlock(w.task);
-}
-/* After a barrier behind the tile's last store. */
-static __device__ inline void reef_tile_finish(const reef_cuda_worker &w)
-{
-    __threadfence();
-    if (atomicAdd(&w.kernel->done, 1u) + 1 == w.tiles) {
-        __threadfence();
-        atomicExch(&w.task->current, (unsigned long long)w.epoch << 32 | (w.index + 1));
-    }
+    uint64_t t;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+    return t;
 }
 
 template <class Kernel>
 static __device__ __forceinline__ void reef_plain(const typename Kernel::args &a)
 {
     extern __shared__ __align__(1024) char reef_smem[];
-    reef_pdl_launch();
     reef_never never;
     Kernel::tile(a, blockIdx.x, reef_smem, never);
+}
+
+/* Thread 0 of each block. The first block that gets here lets the kernel begin, or does not. */
+static __device__ __forceinline__ bool reef_begins(const reef_cuda_worker &w, unsigned generation)
+{
+    volatile unsigned *begun = (volatile unsigned *)w.begun;
+    if ((int)(generation - *(const volatile unsigned *)w.revoked) > 0) {
+        *begun = generation;
+        return true;
+    }
+    return *begun == generation;
 }
 
 template <class Kernel>
 static __device__ __forceinline__ void reef_persist(const typename Kernel::args &a, const reef_cuda_worker &w)
 {
     extern __shared__ __align__(1024) char reef_smem[];
-    __shared__ unsigned note[2], next;
-    reef_pdl_launch();
-    reef_pdl_wait();
-    reef_lease_test test = {w.lease, reef_smid(), note};
-    for (;;) {
-        if (threadIdx.x == 0) {
-            next = reef_leased(test.lease, test.unit) ? reef_tile_claim(w) : REEF_NO_TILE;
-            note[0] = note[1] = 0;
+    __shared__ unsigned note[3], go;
+    /* Three words, one wait. */
+    const uint2 word = *(const uint2 *)w.control;
+    const reef_cuda_control control = {word.x, word.y};
+    unsigned *done = (unsigned *)w.done, was_done = done[blockIdx.x];
+    reef_lease_test test = {(const volatile unsigned *)w.revoked, note, control.generation, 0, 0};
+    if (threadIdx.x == 0) {
+        if (w.begun_only) {
+            reef_pdl_wait(); /* only now is it this kernel's turn to begin */
+            go = reef_begins(w, control.generation);
+        } else {
+            go = !test.stopped(*test.revoked);
         }
-        __syncthreads();
-        unsigned tile = next;
-        if (tile == REEF_NO_TILE) {
-            return;
-        }
-        bool done = Kernel::tile(a, tile, reef_smem, test);
-        __syncthreads();
-        if (threadIdx.x == 0) {
-            if (done) {
-                reef_tile_finish(w);
-            } else {
-                reef_tile_abandon(w, tile);
+    }
+    __syncthreads();
+    if (go) {
+        test.generation += w.begun_only ? REEF_NEVER_REVOKED : 0;
+        unsigned next;
+        for (unsigned tile = blockIdx.x; tile < w.tiles; tile = next, was_done = next < w.tiles ? done[next] : 0) {
+            next = tile + gridDim.x;
+            if (was_done == control.run) {
+                continue;
+            }
+            const long long start = clock64();
+            if (!Kernel::tile(a, tile, reef_smem, test)) {
+                if (threadIdx.x == 0) {
+                    reef_cuda_lost *lost = (reef_cuda_lost *)w.lost;
+                    atomicAdd((unsigned long long *)&lost->tiles, 1ull);
+                    atomicAdd((unsigned long long *)&lost->unit_cycles,
+                              (unsigned long long)(clock64() - start) / w.share);
+                }
+                break;
+            }
+            /* Nobody reads this before the whole launch has ended, so it need not come after the tile's own stores. */
+            if (threadIdx.x == 0) {
+                done[tile] = control.run;
+            }
+            if (next < w.tiles) {
+                __syncthreads(); /* the next tile uses the same shared memory */
             }
         }
     }
+    reef_pdl_wait(); /* a kernel never ends before the one in front of it */
 }
 
 #define REEF_KERNEL_PLAIN(name, bounds, ...)                                                                           \

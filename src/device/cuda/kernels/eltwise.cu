@@ -43,6 +43,7 @@ struct short_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
+        REEF_TURN(abandon);
         WALK_ITEMS(a, index, item)
         {
             int64_t off[4];
@@ -225,6 +226,7 @@ struct elt_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
+        REEF_TURN(abandon);
         WALK_ITEMS(a, index, item)
         {
             int64_t off[9];
@@ -411,6 +413,7 @@ struct elt_wide_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
+        REEF_TURN(abandon);
         WALK_ITEMS(a, index, item)
         {
             int64_t off[9];

@@ -3,7 +3,8 @@
  *
  * A tile is R columns of one row. The block's warps take pieces of 32 lanes x 16 bytes of k in turn; each lane holds R
  * columns' next words in registers while it multiplies the present ones. The first words are weights, so they are on
- * their way before the kernel waits for its predecessor.
+ * their way before the kernel waits for its predecessor, and more of them are on their way into L2: a stream that is bound
+ * by memory gets a start while the predecessor computes.
  */
 #include "device/cuda/kernels/igemm_args.h"
 #include "device/cuda/kernels/mma.cuh"
@@ -92,6 +93,10 @@ struct gemv {
         for (int r = 0; r < R; r++) {
             sum[r] = 0;
         }
+        const int begun = depth * stride * (HALF ? 2 : 4);
+        if (!Abandon::on && row == 0 && (int)threadIdx.x < cols && a.ahead > begun) {
+            prefetch_l2(w + (long long)threadIdx.x * a.ld * (HALF ? 2 : 4) + begun, (uint32_t)(a.ahead - begun));
+        }
         abandon.wait();
         const long long x_base = (long long)row * a.x_row;
 #pragma unroll 1
@@ -122,6 +127,9 @@ struct gemv {
             }
         }
         __syncthreads();
+        if (!abandon.commit()) {
+            return false;
+        }
         if (threadIdx.x < cols) {
             float v = 0;
 #pragma unroll

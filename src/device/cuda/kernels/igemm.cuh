@@ -13,10 +13,12 @@
  * does per row is one bit test and one addition, and the pixels that neighbouring taps share are still in L1.
  *
  * At batch 1 a layer has few tiles, so k is split and the parts are added up in order of k, whoever computes them: by a
- * thread block cluster through its shared memory, each block finishing some of the tile, or through the workspace, by
- * the part that arrives last. Both add in the same order, so both give the same bits.
+ * thread block cluster, whose blocks send each other their sums and finish a share of the tile each, or through the
+ * workspace, by the part that arrives last. Both add in the same order, so both give the same bits.
  *
- * Weights are constants: their first stages are under way before the kernel waits for its predecessor.
+ * Weights are constants: their first stages are under way before the kernel waits for its predecessor. So is all that can
+ * be known of x without reading it: addresses and bounds of the first stages are in registers by then, because a lone
+ * warp's arithmetic behind the wait would cost as much as the data.
  */
 #ifndef REEF_DEVICE_CUDA_KERNELS_IGEMM_CUH
 #define REEF_DEVICE_CUDA_KERNELS_IGEMM_CUH
@@ -58,18 +60,21 @@ struct igemm {
     static constexpr int threads = consumers + (halo ? 64 : 0);
     static constexpr int elem = half ? 2 : 4, chunk = 16 / elem, step_elems = 128 / elem;
     static constexpr int a_bytes = BM * 128, b_bytes = BN * 128, stage_bytes = a_bytes + b_bytes;
-    /* Steps between two barriers, and rounds of them under way. A round's stages are overwritten when their readers have
-     * passed the next barrier. */
-    static constexpr int together = fast ? 2 : 1, rounds = STAGES / together, ahead = rounds - 1;
+    /* Steps between two barriers, and rounds of them under way: in the fast forms as many as there are stages, elsewhere
+     * one less. A round's stages are overwritten when their readers have passed the next barrier. */
+    static constexpr int together = fast ? 2 : 1, rounds = STAGES / together, ahead = fast ? rounds : rounds - 1;
     static_assert(STAGES % together == 0 && rounds >= 2, "stages");
     static constexpr int pass_rows = consumers / 8; /* rows per pass of 16-byte copies */
     static constexpr int a_rows = BM / pass_rows, b_copies = BN / pass_rows, granules = BN / 32;
     static constexpr int MI = WM / 16, NJ = WN / 8;
-    static constexpr int staging_row = BN + 8; /* floats; rows 8 banks apart */
+    /* Results are handed over in pieces of 8 rows x 8 columns, one word pair per lane of the warp that has it. A warp has
+     * `pieces` of them; four are finished at a time, a row of eight columns by each lane. */
+    static constexpr int pieces = MI * 2 * NJ, piece_bytes = 256, multipliers = consumers / 32;
+    static_assert(pieces % 4 == 0, "shape");
     static_assert(BM % pass_rows == 0 && BN % pass_rows == 0 && NJ % 2 == 0, "shape");
     static_assert(BN % 32 == 0 && (halo || 32 % pass_rows == 0) && BN <= threads, "shape");
-    static_assert(halo || (BM * staging_row + BN) * 4 <= STAGES * stage_bytes,
-                  "results are staged in the pipeline's memory");
+    static_assert(halo || BM * BN * 4 <= STAGES * stage_bytes, "results are staged in the pipeline's memory");
+    static_assert(!fast || STAGES * a_rows <= 32, "a bit for each copy");
 
     /* Halo form: a tile is a patch of pixels, each warpgroup 8 x 8 of them. */
     static constexpr int patch_w = BM >= 256 ? 16 : 8, patch_h = BM / patch_w;
@@ -88,11 +93,15 @@ struct igemm {
         return row0 + r < row_end ? row0 + r : -1;
     }
 
+    static __device__ __forceinline__ int divide(int n, const reef_divisor &d) /* n >= 0 */
+    {
+        return (int)((__umulhi((uint32_t)n, d.magic) + (uint32_t)n) >> d.shift);
+    }
     static __device__ __forceinline__ void pixel_of(const args &a, int row, int &image, int &oy, int &ox)
     {
-        image = (unsigned)row / (unsigned)a.out_hw;
+        image = divide(row, a.by_out_hw);
         int rest = row - image * a.out_hw;
-        oy = (unsigned)rest / (unsigned)a.out_w;
+        oy = divide(rest, a.by_out_w);
         ox = rest - oy * a.out_w;
     }
     static __device__ __forceinline__ int group_offset(const reef_igemm_operand &o, int g0, int g1)
@@ -116,29 +125,50 @@ struct igemm {
         int channel;           /* of the thread's chunk in the present block of channels */
         int tap, ky, kx, delta /* elements from tap (0, 0) and channel 0 */; /* the same for all threads */
     };
+    /* Bits [lo, hi) * each, where taps lo .. hi - 1 of a line that begins at `from` are in [0, size). */
+    static __device__ __forceinline__ uint32_t inside(int from, int size, int taps, int each)
+    {
+        const int lo = min(max(-from, 0), taps), hi = min(max(size - from, 0), taps);
+        return ((1u << hi * each) - 1) & ~((1u << lo * each) - 1);
+    }
     static __device__ __forceinline__ void walk_start(const args &a, walk &w, int row0, int row_end, int step,
                                                       int group)
     {
         const int column = threadIdx.x & 7, taps = a.taps_h * a.taps_w;
-        const int block = step / taps;
+        const int block = divide(step, a.by_taps);
         w.tap = step - block * taps;
-        w.ky = w.tap / a.taps_w;
+        w.ky = divide(w.tap, a.by_taps_w);
         w.kx = w.tap - w.ky * a.taps_w;
         w.delta = block * step_elems + w.ky * a.dil_h * a.xs.h + w.kx * a.dil_w * a.xs.w;
         w.channel = block * step_elems + column * chunk;
+        const bool plain = taps == 1 && a.pad_h == 0 && a.pad_w == 0; /* then no tap is outside */
 #pragma unroll
         for (int i = 0; i < a_rows; i++) {
             int row = row0 + (int)(threadIdx.x >> 3) + i * pass_rows, image, oy, ox;
+            if (plain && a.xs.linear) {
+                w.base[i] = group + row * a.xs.w + column * chunk;
+                w.mask[i] = row < row_end ? 1u : 0u;
+                continue;
+            }
             pixel_of(a, row, image, oy, ox);
             const int iy = oy * a.stride_h - a.pad_h, ix = ox * a.stride_w - a.pad_w;
             w.base[i] = group + image * a.xs.image + iy * a.xs.h + ix * a.xs.w + column * chunk;
-            uint32_t line = 0, mask = 0;
-            for (int kx = 0; kx < a.taps_w; kx++) {
-                line |= (uint32_t)((unsigned)(ix + kx * a.dil_w) < (unsigned)a.in_w) << kx;
+            uint32_t line, rows = a.tap_rows;
+            if (a.dil_h == 1 && a.dil_w == 1) {
+                line = inside(ix, a.in_w, a.taps_w, 1);
+                rows &= inside(iy, a.in_h, a.taps_h, a.taps_w);
+            } else {
+                line = 0;
+#pragma unroll 1
+                for (int kx = 0; kx < a.taps_w; kx++) {
+                    line |= (uint32_t)((unsigned)(ix + kx * a.dil_w) < (unsigned)a.in_w) << kx;
+                }
+#pragma unroll 1
+                for (int ky = 0; ky < a.taps_h; ky++) {
+                    rows &= (unsigned)(iy + ky * a.dil_h) < (unsigned)a.in_h ? ~0u : ~(1u << ky * a.taps_w);
+                }
             }
-            for (int ky = 0; ky < a.taps_h; ky++) {
-                mask |= (unsigned)(iy + ky * a.dil_h) < (unsigned)a.in_h ? line << ky * a.taps_w : 0u;
-            }
+            const uint32_t mask = line * rows; /* a line at each row: nothing overlaps */
             w.mask[i] = row < row_end ? mask : 0u;
         }
     }
@@ -152,6 +182,71 @@ struct igemm {
         for (int i = 0; i < a_rows; i++) {
             copy16_near(dst + i * pass_rows * 128, x + (long long)w.base[i] * elem, w.mask[i] >> tap & 1);
         }
+        walk_step(a, w);
+    }
+    /* What load_a does for the first STAGES steps, in two halves: what depends on nothing that a predecessor makes, and
+     * the copies. */
+    struct batch {
+        const char *from[a_rows]; /* in the first step */
+        uint32_t valid[a_rows];   /* bit s: in step s */
+        int shift[STAGES];        /* bytes from the first step; not for a single tap, where a step is 128 bytes */
+    };
+    static __device__ __forceinline__ void aim(const args &a, walk &w, batch &b)
+    {
+        const int taps = a.taps_h * a.taps_w;
+        /* steps whose block of channels has this thread's */
+        const int blocks = (a.channels - w.channel + step_elems - 1) / step_elems, limit = blocks * taps - w.tap;
+        const uint32_t there = limit >= 32 ? ~0u : (1u << max(limit, 0)) - 1;
+#pragma unroll
+        for (int i = 0; i < a_rows; i++) {
+            b.from[i] = (const char *)a.x + ((long long)w.delta + w.base[i]) * elem;
+            if (taps == 1) {
+                b.valid[i] = w.mask[i] ? there : 0u;
+            } else {
+                b.valid[i] = (uint32_t)(w.mask[i] * a.tap_repeat >> w.tap) & there;
+            }
+        }
+        if (taps == 1) {
+            w.delta += STAGES * step_elems;
+            w.channel += STAGES * step_elems;
+            return;
+        }
+        const int first = w.delta;
+#pragma unroll
+        for (int s = 0; s < STAGES; s++) {
+            b.shift[s] = (w.delta - first) * elem;
+            walk_step(a, w);
+        }
+    }
+    template <bool SINGLE>
+    static __device__ __forceinline__ void fire(const batch &b, int s, uint32_t to)
+    {
+#pragma unroll
+        for (int i = 0; i < a_rows; i++) {
+            copy16_near(to + s * stage_bytes + i * pass_rows * 128, b.from[i] + (SINGLE ? s * 128 : b.shift[s]),
+                        b.valid[i] >> s & 1);
+        }
+    }
+    template <bool SINGLE>
+    static __device__ __forceinline__ void fire_all(const batch &b, int n, uint32_t base)
+    {
+        const int r = threadIdx.x >> 3, column = threadIdx.x & 7;
+        const uint32_t to = base + r * 128 + ((column ^ (r & 7)) << 4);
+#pragma unroll
+        for (int round = 0; round < rounds; round++) {
+#pragma unroll
+            for (int t = 0; t < together; t++) {
+                if (round * together + t < n) {
+                    fire<SINGLE>(b, round * together + t, to);
+                }
+            }
+            if (round < rounds - 1) { /* the caller adds to the last */
+                copy_commit();
+            }
+        }
+    }
+    static __device__ __forceinline__ void walk_step(const args &a, walk &w)
+    {
         w.tap++;
         w.kx++;
         w.delta += a.dil_w * a.xs.w;
@@ -450,13 +545,12 @@ struct igemm {
     static __device__ __forceinline__ void multiply_group(float (&acc)[MI][NJ][4], uint32_t stage, int group_row,
                                                           int lane)
     {
-        uint64_t db = wgmma_descriptor(stage + a_bytes);
         if constexpr (half) {
-            uint64_t da = wgmma_descriptor(stage + group_row * 128);
             wgmma_fence();
 #pragma unroll
             for (int s = 0; s < 4; s++) {
-                wgmma_f16<NJ>(acc[0], da + s * 2, db + s * 2);
+                wgmma_f16<NJ>(acc[0], wgmma_descriptor(stage + group_row * 128 + s * 32),
+                              wgmma_descriptor(stage + a_bytes + s * 32));
             }
             wgmma_commit();
         } else {
@@ -473,7 +567,7 @@ struct igemm {
             wgmma_fence();
 #pragma unroll
             for (int s = 0; s < 4; s++) {
-                wgmma_tf32<NJ>(acc[0], fa[s], db + s * 2);
+                wgmma_tf32<NJ>(acc[0], fa[s], wgmma_descriptor(stage + a_bytes + s * 32));
             }
             wgmma_commit();
             wgmma_wait<0>();
@@ -496,6 +590,16 @@ struct igemm {
         v[4] += hi.x, v[5] += hi.y, v[6] += hi.z, v[7] += hi.w;
     }
 
+    /* The first goes, the others move up: so that a seldom used piece of code is there once for all eight, and no register
+     * is indexed at run time. */
+    static __device__ __forceinline__ void turn(float (&v)[8], float last)
+    {
+#pragma unroll
+        for (int j = 0; j < 7; j++) {
+            v[j] = v[j + 1];
+        }
+        v[7] = last;
+    }
     /* Eight columns of a row: alpha, bias, residual, activation, store. early: the residual, already in shared memory. */
     static __device__ __forceinline__ void finish(const args &a, float (&v)[8], int row, int col, const float *bias,
                                                   const char *early, int y0, int r0)
@@ -512,12 +616,10 @@ struct igemm {
                 add_floats(v, ((const float4 *)early)[0], ((const float4 *)early)[threads]);
             }
         } else if (a.residual) {
-            long long at = (long long)r0 + row_offset(a, a.rs, row) + col;
-#pragma unroll
+            const long long at = (long long)r0 + row_offset(a, a.rs, row) + col;
+#pragma unroll 1
             for (int e = 0; e < 8; e++) {
-                if (e < n) {
-                    v[e] += reef_load_elem((const void *)a.residual, at + e, a.rs.type);
-                }
+                turn(v, v[0] + (e < n ? reef_load_elem((const void *)a.residual, at + e, a.rs.type) : 0.0f));
             }
         }
         if (a.act == REEF_DACT_RELU) {
@@ -532,16 +634,8 @@ struct igemm {
             }
         } else if (a.act != REEF_DACT_NONE) {
 #pragma unroll 1
-            for (int e = 0; e < 8; e += 2) {
-                /* rotate, so that the code is there once and no register is indexed at run time */
-                float f = reef_act_rare(v[0], a.act, a.act_a, a.act_b);
-                float g = reef_act_rare(v[1], a.act, a.act_a, a.act_b);
-#pragma unroll
-                for (int j = 0; j < 6; j++) {
-                    v[j] = v[j + 2];
-                }
-                v[6] = f;
-                v[7] = g;
+            for (int e = 0; e < 8; e++) {
+                turn(v, reef_act_rare(v[0], a.act, a.act_a, a.act_b));
             }
         }
         long long at = (long long)y0 + row_offset(a, a.ys, row) + col;
@@ -555,28 +649,78 @@ struct igemm {
                 p[1] = make_float4(v[4], v[5], v[6], v[7]);
             }
         } else {
-#pragma unroll
+#pragma unroll 1
             for (int e = 0; e < 8; e++) {
                 if (e < n) {
-                    reef_store_elem((void *)a.y, at + e, a.ys.type, v[e]);
+                    reef_store_elem((void *)a.y, at + e, a.ys.type, v[0]);
                 }
+                turn(v, v[0]);
             }
         }
     }
-
-    /* The epilogue's items are eight columns of a row; a thread has items first + j * stride. Where they are. */
-    static __device__ __forceinline__ void item_at(int i, int &r, int &c)
+    /* The same where the host says plain: everything aligned, whole, of the precision's own type, and an activation that
+     * is there in a few instructions. */
+    static __device__ __forceinline__ void finish_plain(const args &a, float (&v)[8], long long at, const float *bias,
+                                                        const char *early)
     {
-        r = i / (BN / 8);
-        c = i % (BN / 8) * 8;
+        const float4 lo = ((const float4 *)bias)[0], hi = ((const float4 *)bias)[1];
+        const float b[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            v[e] = v[e] * a.alpha + b[e];
+        }
+        if (a.residual_early) {
+            if (half) {
+                add_halves(v, *(const uint4 *)early);
+            } else {
+                add_floats(v, ((const float4 *)early)[0], ((const float4 *)early)[threads]);
+            }
+        }
+        if (a.act == REEF_DACT_GELU) {
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                v[e] = reef_gelu(v[e]);
+            }
+        } else {
+            const float floor = a.act == REEF_DACT_RELU ? 0.0f : -INFINITY;
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                v[e] = v[e] < floor ? floor : v[e];
+            }
+        }
+        if (half) {
+            *(uint4 *)((__half *)a.y + at) =
+                make_uint4(pack_pair(v[0], v[1]), pack_pair(v[2], v[3]), pack_pair(v[4], v[5]), pack_pair(v[6], v[7]));
+        } else {
+            float4 *p = (float4 *)((float *)a.y + at);
+            p[0] = make_float4(v[0], v[1], v[2], v[3]);
+            p[1] = make_float4(v[4], v[5], v[6], v[7]);
+        }
     }
-    static __device__ __forceinline__ void load_residual(const args &a, uint32_t to, int first, int stride, int row0,
-                                                         int row_end, int col0, int r0)
+
+    /* Piece v of a warp is rows v / NJ * 8 .. and columns v % NJ * 8 .. of its part of the tile. */
+    static __device__ __forceinline__ void piece_at(int v, int lane, int &r, int &c)
+    {
+        r = v / NJ * 8 + (lane & 7);
+        c = v % NJ * 8;
+    }
+    /* The pieces that this block finishes: all, or of a cluster's block its share. Block v * splits / pieces has piece v. */
+    static __device__ __forceinline__ int first_piece(const args &a, int rank)
+    {
+        return divide(rank * pieces + a.splits - 1, a.by_splits);
+    }
+    /* For pieces v, v + 4, ... below end, the lane's row of each; warp_row and warp_col as in tile. */
+    static __device__ __forceinline__ void load_residual(const args &a, uint32_t to, int v, int end, int row0,
+                                                         int row_end, int col0, int r0, int warp_row, int warp_col,
+                                                         int lane)
     {
         const bool halves = a.rs.type == REEF_ELEM_F16;
-        for (int i = first, j = 0; i < BM * BN / 8; i += stride, j++) {
+#pragma unroll 1
+        for (int j = 0; v < end; v += 4, j++) {
             int r, c;
-            item_at(i, r, c);
+            piece_at(v, lane, r, c);
+            r += warp_row;
+            c += warp_col;
             const bool inside = row0 + r < row_end && col0 + c < a.cols;
             const long long at = inside ? (long long)r0 + row_offset(a, a.rs, row0 + r) + col0 + c : 0;
             if (halves) {
@@ -584,6 +728,25 @@ struct igemm {
             } else {
                 copy16(to + (2 * j * threads + threadIdx.x) * 16, (const float *)a.residual + at, inside);
                 copy16(to + ((2 * j + 1) * threads + threadIdx.x) * 16, (const float *)a.residual + at + 4, inside);
+            }
+        }
+    }
+    /* The same for all pieces, where the host says plain: many addresses at a time. */
+    static __device__ __forceinline__ void load_residual_plain(const args &a, uint32_t to, int row0, int row_end,
+                                                               int col0, int r0, int warp_row, int warp_col, int lane)
+    {
+#pragma unroll
+        for (int j = 0; j < pieces / 4; j++) {
+            int r, c;
+            piece_at((lane >> 3) + 4 * j, lane, r, c);
+            const int row = row0 + warp_row + r, col = col0 + warp_col + c;
+            const bool inside = row < row_end && col < a.cols;
+            const char *from = (const char *)a.residual + ((long long)r0 + (long long)row * a.rs.w + col) * elem;
+            if (half) {
+                copy16(to + (j * threads + threadIdx.x) * 16, from, inside);
+            } else {
+                copy16(to + (2 * j * threads + threadIdx.x) * 16, from, inside);
+                copy16(to + ((2 * j + 1) * threads + threadIdx.x) * 16, from + 16, inside);
             }
         }
     }
@@ -743,11 +906,11 @@ struct igemm {
         const int warp_row = warp / (BN / WN) * WM, warp_col = warp % (BN / WN) * WN;
         int split = 0, t = index;
         if (a.splits > 1) {
-            t = index / (unsigned)a.splits;
+            t = divide(index, a.by_splits);
             split = index - t * a.splits;
         }
         const int tile_index = t;
-        int rest = (unsigned)t / (unsigned)a.col_tiles;
+        int rest = divide(t, a.by_col_tiles);
         const int col0 = (t - rest * a.col_tiles) * BN;
         int group = 0, g0 = 0, g1 = 0;
         if (a.groups > 1) {
@@ -772,7 +935,7 @@ struct igemm {
             part.y = y * patch_h;
             part.x = (at - y * across) * patch_w;
         }
-        int first = a.steps * split / a.splits, n = a.steps * (split + 1) / a.splits - first;
+        int first = divide(a.steps * split, a.by_splits), n = divide(a.steps * (split + 1), a.by_splits) - first;
         if (halo) { /* whole blocks of channels */
             const int blocks = a.steps / halo_taps;
             first = blocks * split / a.splits * halo_taps;
@@ -781,8 +944,6 @@ struct igemm {
         const uint32_t base = smem_address(smem), extra = base + a.extra;
         const bool constant = !any || !a.b;
         const bool in_cluster = !Abandon::on && a.cluster;
-        const int item = in_cluster ? split * threads + tid : tid,
-                  item_stride = in_cluster ? a.splits * threads : threads;
         const int y0 = group_offset(a.ys, g0, g1), r0 = group_offset(a.rs, g0, g1);
 
         /* constants: the first weights and the bias; what comes later is called into L2 */
@@ -807,9 +968,24 @@ struct igemm {
                 }
             }
         }
-        float my_bias = 0;
-        if (a.bias && tid < BN && col0 + tid < a.cols) {
-            my_bias = __ldg((const float *)a.bias + group * a.bias_group + col0 + tid);
+        __shared__ __align__(16) float bias[BN]; /* a barrier follows before it is read */
+        if (tid < BN) {
+            bias[tid] =
+                a.bias && col0 + tid < a.cols ? __ldg((const float *)a.bias + group * a.bias_group + col0 + tid) : 0.0f;
+        }
+        /* The blocks of a cluster send each other what they have summed; each is told when all has landed. */
+        __shared__ __align__(8) unsigned long long landing;
+        const uint32_t landed = smem_address(&landing);
+        int v0 = 0, v1 = pieces;
+        if (in_cluster) {
+            v0 = first_piece(a, split);
+            v1 = first_piece(a, split + 1);
+            if (tid == 0) {
+                barrier_init(landed, 1);
+                barriers_ready();
+                barrier_expect(landed, a.splits * (v1 - v0) * multipliers * piece_bytes);
+            }
+            cluster_arrive();
         }
         typename igemm_if<any, walk_any, walk>::type where;
         if (!window && !halo) {
@@ -822,6 +998,9 @@ struct igemm {
             for (int j = 0; j < NJ; j++) {
                 acc[i][j][0] = acc[i][j][1] = acc[i][j][2] = acc[i][j][3] = 0;
             }
+        }
+        if (in_cluster) {
+            cluster_wait(); /* everybody's barrier is there */
         }
         __shared__ __align__(8) unsigned long long barriers[halo ? 2 * STAGES + 2 : 1];
         if constexpr (halo) {
@@ -860,12 +1039,96 @@ struct igemm {
 #pragma unroll 1
             for (int s = 0; s < n; s++) {
                 if constexpr (wg) {
-                    multiply_group(acc, base + s * stage_bytes, warp / 4 * 64, lane);
+                    multiply_group(acc, base + s * stage_bytes, consumers > 128 ? warp / 4 * 64 : 0, lane);
                     wgmma_wait<0>();
                 } else {
                     multiply(acc, base + s * stage_bytes, warp_row, warp_col, lane);
                 }
             }
+        } else if constexpr (fast) {
+            batch b;
+            aim(a, where, b);
+            abandon.wait();
+            if (a.taps_h * a.taps_w == 1) {
+                fire_all<true>(b, n, base);
+            } else {
+                fire_all<false>(b, n, base);
+            }
+            if (a.residual_early && a.plain && !in_cluster) {
+                load_residual_plain(a, extra, row0, row_end, col0, r0, warp_row, warp_col, lane);
+            } else if (a.residual_early) {
+                load_residual(a, extra, v0 + (lane >> 3), v1, row0, row_end, col0, r0, warp_row, warp_col, lane);
+            }
+            copy_commit();
+            w += STAGES * 4096;
+
+            uint32_t read = base, write = base;
+#pragma unroll 1
+            for (int s = 0, round = 0; s < n; s += together, round++) {
+                /* The last round's stages are free after the barrier; what fits no stage yet goes there. */
+                const int next = s - together + STAGES;
+                const bool refill = round > 0 && next < n;
+                if (round == 0) {
+                    copy_wait<rounds - 1>();
+                } else {
+                    copy_wait<rounds - 2>();
+                }
+                if (wg) {
+                    if (refill) {
+                        wgmma_wait<0>();
+                    }
+                    proxy_fence();
+                }
+                const bool asks = Abandon::on && (round & 7) == 7; /* every microsecond or two */
+                if (asks) {
+                    abandon.poll(round >> 3);
+                }
+                __syncthreads();
+                if (asks && abandon.hit(round >> 3)) {
+                    if (wg) {
+                        wgmma_wait<0>();
+                    }
+                    copy_wait<0>();
+                    return false;
+                }
+                if constexpr (wg) {
+#pragma unroll
+                    for (int t = 0; t < together; t++) {
+                        if (t == 0 || s + t < n) {
+                            multiply_group(acc, read + t * stage_bytes, consumers > 128 ? warp / 4 * 64 : 0, lane);
+                        }
+                    }
+                }
+                if (refill) {
+#pragma unroll
+                    for (int t = 0; t < together; t++) {
+                        if (next + t < n) {
+                            load_a(a, where, write + t * stage_bytes);
+                            load_b(w, granule, write + t * stage_bytes + a_bytes);
+                            w += 4096;
+                        }
+                    }
+                    write += together * stage_bytes;
+                    write = write == base + STAGES * stage_bytes ? base : write;
+                }
+                if (round > 0) {
+                    copy_commit();
+                }
+                if constexpr (!wg) {
+#pragma unroll
+                    for (int t = 0; t < together; t++) {
+                        if (t == 0 || s + t < n) {
+                            multiply(acc, read + t * stage_bytes, warp_row, warp_col, lane);
+                        }
+                    }
+                }
+                read += together * stage_bytes;
+                read = read == base + STAGES * stage_bytes ? base : read;
+            }
+            if (wg) {
+                wgmma_wait<0>();
+            }
+            copy_wait<0>();
         } else {
             abandon.wait();
 #pragma unroll 1
@@ -881,7 +1144,7 @@ struct igemm {
                     }
                 }
                 if (round == ahead - 1 && a.residual_early) {
-                    load_residual(a, extra, item, item_stride, row0, row_end, col0, r0);
+                    load_residual(a, extra, v0 + (lane >> 3), v1, row0, row_end, col0, r0, warp_row, warp_col, lane);
                 }
                 copy_commit();
             }
@@ -895,9 +1158,12 @@ struct igemm {
                     wgmma_wait<0>(); /* of the last round */
                     proxy_fence();
                 }
-                abandon.poll(round);
+                const bool asks = Abandon::on && (round & 7) == 7; /* every microsecond or two */
+                if (asks) {
+                    abandon.poll(round >> 3);
+                }
                 __syncthreads();
-                if (abandon.hit(round)) {
+                if (asks && abandon.hit(round >> 3)) {
                     copy_wait<0>();
                     return false;
                 }
@@ -905,7 +1171,7 @@ struct igemm {
 #pragma unroll
                     for (int t = 0; t < together; t++) {
                         if (t == 0 || s + t < n) {
-                            multiply_group(acc, read + t * stage_bytes, warp / 4 * 64, lane);
+                            multiply_group(acc, read + t * stage_bytes, consumers > 128 ? warp / 4 * 64 : 0, lane);
                         }
                     }
                 }
@@ -943,7 +1209,11 @@ struct igemm {
         }
 
         /* ---- epilogue: from here on the tile has effects ---- */
-        __syncthreads();
+        if (!Abandon::on) {
+            __syncthreads();
+        } else if (!abandon.commit()) {
+            return false;
+        }
         if (a.splits > 1 && !in_cluster) {
             __shared__ unsigned arrived;
             float4 *mine = (float4 *)a.partials + (long long)(tile_index * a.splits + split) * (BM * BN / 4) + tid;
@@ -969,7 +1239,7 @@ struct igemm {
                 float(&v)[4] = acc[i / NJ][i % NJ];
                 v[0] = f.x, v[1] = f.y, v[2] = f.z, v[3] = f.w;
             }
-#pragma unroll 1
+#pragma unroll 2
             for (int s = 1; s < a.splits; s++) {
                 sum += BM * BN / 4;
 #pragma unroll
@@ -983,70 +1253,89 @@ struct igemm {
                 *((unsigned *)a.counters + tile_index) = 0;
             }
         }
-        float *staging = (float *)smem;
+        /* A warp's pieces, one after the other; slot s of a cluster's block has its pieces as block s has summed them. */
+        uint32_t mine = base + warp * pieces * piece_bytes;
+        int parts = 1, slot_bytes = 0;
+        if (in_cluster) {
+            parts = a.splits;
+            const int most = divide(pieces + parts - 1, a.by_splits);
+            slot_bytes = most * multipliers * piece_bytes;
+            mine = base + a.slots + warp * most * piece_bytes;
+        }
+        if (in_cluster) {
+            uint32_t to = mine + split * slot_bytes + lane * 8, there = send_address(to, 0),
+                     counted = send_address(landed, 0);
+            int owner = 0;
 #pragma unroll
-        for (int i = 0; i < MI && tid < consumers; i++) {
+            for (int v = 0; v < pieces; v++) {
+                if (v * parts / pieces != owner) {
+                    owner = v * parts / pieces;
+                    there = send_address(to, owner);
+                    counted = send_address(landed, owner);
+                }
+                if (tid < consumers) {
+                    send(there, counted, acc[v / NJ / 2][v % NJ][v / NJ % 2 * 2],
+                         acc[v / NJ / 2][v % NJ][v / NJ % 2 * 2 + 1]);
+                }
+                there += piece_bytes;
+            }
+        } else if (tid < consumers) {
 #pragma unroll
-            for (int j = 0; j < NJ; j++) {
-                float *p =
-                    staging + (warp_row + i * 16 + (lane >> 2)) * staging_row + warp_col + j * 8 + (lane & 3) * 2;
-                *(float2 *)p = make_float2(acc[i][j][0], acc[i][j][1]);
-                *(float2 *)(p + 8 * staging_row) = make_float2(acc[i][j][2], acc[i][j][3]);
+            for (int v = 0; v < pieces; v++) {
+                store_shared8(mine + v * piece_bytes + lane * 8, acc[v / NJ / 2][v % NJ][v / NJ % 2 * 2],
+                              acc[v / NJ / 2][v % NJ][v / NJ % 2 * 2 + 1]);
             }
         }
-        float *bias = staging + BM * staging_row;
-        if (tid < BN) {
-            bias[tid] = my_bias;
-        }
-        const char *early = smem + a.extra + tid * 16;
-        const int early_stride = threads * (a.rs.type == REEF_ELEM_F16 ? 16 : 32);
         if (in_cluster) {
-            cluster_barrier();
-#pragma unroll 1
-            for (int i = item, left = (BM * BN / 8 + item_stride - 1) / item_stride;; i += item_stride) {
-                const bool last = --left == 0; /* the same for all threads */
-                int r, c;
-                item_at(i, r, c);
-                const int row = row_at(a, part, row0, row_end, r);
-                const bool inside = i < BM * BN / 8 && row >= 0 && col0 + c < a.cols;
-                float v[8];
-                if (inside) {
-                    uint32_t at = base + (r * staging_row + c) * 4;
-                    float4 lo = load_remote(at, 0), hi = load_remote(at + 16, 0);
-                    v[0] = lo.x, v[1] = lo.y, v[2] = lo.z, v[3] = lo.w;
-                    v[4] = hi.x, v[5] = hi.y, v[6] = hi.z, v[7] = hi.w;
-#pragma unroll 4
-                    for (int s = 1; s < a.splits; s++) {
-                        add_floats(v, load_remote(at, s), load_remote(at + 16, s));
+            barrier_wait(landed, 0);
+        }
+        __syncwarp();
+        if (tid < consumers) {
+            const char *early = smem + a.extra + tid * 16;
+            const int early_stride = threads * (a.rs.type == REEF_ELEM_F16 ? 16 : 32);
+            mine += (lane & 7) * 32;
+            if (a.plain && !in_cluster) {
+#pragma unroll(pieces < 16 ? pieces / 4 : 4)
+                for (int j = 0; j < pieces / 4; j++) {
+                    int r, c;
+                    piece_at((lane >> 3) + 4 * j, lane, r, c);
+                    const int row = row_at(a, part, row0, row_end, warp_row + r), col = col0 + warp_col + c;
+                    float x[8];
+                    load_shared32(mine + ((lane >> 3) + 4 * j) * piece_bytes, x);
+                    if (row >= 0 && col < a.cols) {
+                        finish_plain(a, x, (long long)y0 + (long long)row * a.ys.w + col, bias + warp_col + c,
+                                     early + j * early_stride);
                     }
                 }
-                if (last) { /* nothing of the other blocks is needed any more */
-                    cluster_arrive();
-                }
-                if (inside) {
-                    finish(a, v, row, col0 + c, bias + c, early, y0, r0);
+                return true;
+            }
+#pragma unroll 1
+            for (int v = v0 + (lane >> 3); v < v1; v += 4) {
+                int r, c;
+                piece_at(v, lane, r, c);
+                const int row = row_at(a, part, row0, row_end, warp_row + r);
+                c += warp_col;
+                if (row >= 0 && col0 + c < a.cols) {
+                    float x[8];
+                    const uint32_t from = mine + (v - v0) * piece_bytes;
+                    load_shared32(from, x);
+#pragma unroll 4
+                    for (int s = 1; s < parts; s++) {
+                        float more[8];
+                        load_shared32(from + s * slot_bytes, more);
+#pragma unroll
+                        for (int e = 0; e < 8; e++) {
+                            x[e] += more[e];
+                        }
+                    }
+                    if (a.plain) {
+                        finish_plain(a, x, (long long)y0 + (long long)row * a.ys.w + col0 + c, bias + c, early);
+                    } else {
+                        finish(a, x, row, col0 + c, bias + c, early, y0, r0);
+                    }
                 }
                 early += early_stride;
-                if (last) {
-                    break;
-                }
             }
-            cluster_wait();
-            return true;
-        }
-        __syncthreads();
-#pragma unroll 1
-        for (int i = item; i < BM * BN / 8; i += item_stride) {
-            int r, c;
-            item_at(i, r, c);
-            const int row = row_at(a, part, row0, row_end, r);
-            if (row >= 0 && col0 + c < a.cols) {
-                const float4 *p = (const float4 *)(staging + r * staging_row + c);
-                float4 lo = p[0], hi = p[1];
-                float v[8] = {lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w};
-                finish(a, v, row, col0 + c, bias + c, early, y0, r0);
-            }
-            early += early_stride;
         }
         return true;
     }

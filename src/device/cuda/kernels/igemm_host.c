@@ -14,7 +14,7 @@
 
 typedef enum igemm_form { FAST, WINDOW, ANY, TRANSPOSED, HALO /* a second form for some that are FAST */ } igemm_form;
 
-/* One instance of igemm.cuh: must agree with igemm_f16.cu, igemm_tf32.cu, igemm_f32.cu. */
+/* One instance of igemm.cuh: must agree with igemm_f16.cu, igemm_tf32.cu, igemm_f32.cu and, for HALO, conv3.cu. */
 typedef struct igemm_config {
     const char *name;   /* behind reef_igemm_<precision>_ */
     uint8_t precisions; /* bit per reef_cuda_precision */
@@ -34,9 +34,9 @@ static const igemm_config configs[] = {
     {"wg64x128", PT | P16, FAST, true, false, 64, 128, 128, 4, 0.25f, 0.22f, 0.6f},
     {"wg128x64", PT | P16, FAST, true, false, 128, 64, 256, 4, 0.205f, 0.22f, 0.3f},
     {"wg128x128", PT | P16, FAST, true, false, 128, 128, 256, 6, 0.2f, 0.22f, 1.77f},
-    {"halo64x64", P16, HALO, true, false, 64, 64, 192, 6, 0.1f, 0.1f, 0.4f},
-    {"halo128x64", P16, HALO, true, false, 128, 64, 320, 6, 0.2f, 0.17f, 0.5f},
-    {"halo128x128", P16, HALO, true, false, 128, 128, 320, 6, 0.2f, 0.2f, 1.7f},
+    {"patch64x64", P16, HALO, true, false, 64, 64, 192, 4, 0.1f, 0.1f, 0.4f},
+    {"patch128x64", P16, HALO, true, false, 128, 64, 320, 4, 0.2f, 0.17f, 0.5f},
+    {"patch128x128", P16, HALO, true, false, 128, 128, 320, 6, 0.2f, 0.2f, 1.7f},
     {"64x64", P32 | PT | P16, FAST, false, true, 64, 64, 128, 4, 0.3f, 0.22f, 0.4f},
     {"64x32", PT | P16, FAST, false, true, 64, 32, 128, 4, 0.2f, 0.14f, 0.2f},
     {"32x32", PT | P16, FAST, false, false, 32, 32, 128, 6, 0.106f, 0.087f, 0.12f},
@@ -76,13 +76,33 @@ static int halo_smem(const igemm_config *c)
     return ((patch_w(c) + 2) * (c->bm / patch_w(c) + 2) * 128 + 1023) / 1024 * 1024;
 }
 
+static reef_divisor divisor(int32_t d)
+{
+    reef_divisor out = {0, 0};
+    while (((uint64_t)1 << out.shift) < (uint64_t)d) {
+        out.shift++;
+    }
+    out.magic = (uint32_t)((((uint64_t)1 << 32) * (((uint64_t)1 << out.shift) - (uint64_t)d)) / (uint64_t)d + 1);
+    return out;
+}
+
 /* Stages in use, or the staged result, whichever is more. */
 static int base_smem(const igemm_config *c, int steps)
 {
     int stages = c->form == HALO ? c->bn * 128 * c->stages + halo_smem(c) * (steps > HALO_TAPS ? 2 : 1)
                                  : (c->bm + c->bn) * 128 * (steps < c->stages ? steps : c->stages);
-    int result = (c->bm * (c->bn + 8) + c->bn) * 4;
+    int result = c->bm * c->bn * 4;
     return stages > result ? stages : result;
+}
+
+/* Memory for what the blocks of a cluster send each other: a slot for each of them, of its largest share of the pieces. */
+static int slots_smem(const igemm_config *c, int splits)
+{
+    if (c->form == HALO) { /* units of 16 pixels and 32 columns */
+        return splits * ((c->bm / 16 * (c->bn / 32) + splits - 1) / splits) * 2048;
+    }
+    int warps = c->wgmma ? c->bm / 16 : c->threads / 32, pieces = c->bm * c->bn / 64 / warps;
+    return splits * ((pieces + splits - 1) / splits) * warps * 256;
 }
 
 static const char *const precision_name[] = {"f32", "tf32", "f16"};
@@ -280,7 +300,8 @@ static float guess_us(const reef_igemm_args *a, const igemm_config *c, int tiles
     return (alone > shared ? alone : shared) + busy * c->block_us + sum;
 }
 
-static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_prepare *ctx, reef_cuda_kernel *out)
+static reef_status add(const igemm_problem *p, const reef_kernel *k, const choice *picked, reef_cuda_prepare *ctx,
+                       reef_cuda_kernel *out)
 {
     const igemm_config *c = picked->config;
     const char *precision = precision_name[ctx->precision];
@@ -293,8 +314,9 @@ static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_p
     out->function = reef_arena_string(ctx->arena, text, (size_t)length);
     length = snprintf(text, sizeof text, "reef_igemm_%s_%s_be", precision, c->name);
     out->worker = reef_arena_string(ctx->arena, text, (size_t)length);
-    length = snprintf(text, sizeof text, "igemm %s %s split %d%s", c->name, precision, splits,
-                      picked->cluster ? " cluster" : "");
+    const bool pool = p->pooled && c->form == HALO;
+    length = snprintf(text, sizeof text, "igemm %s %s split %d%s%s", c->name, precision, splits,
+                      picked->cluster ? " cluster" : "", pool ? " +pool" : "");
     out->variant = reef_arena_string(ctx->arena, text, (size_t)length);
     if (!a || !out->function || !out->worker || !out->variant) {
         return reef_fail(ctx->error, REEF_NO_MEMORY, "out of memory");
@@ -303,25 +325,54 @@ static reef_status add(const igemm_problem *p, const choice *picked, reef_cuda_p
     a->splits = splits;
     a->cluster = picked->cluster;
     a->col_tiles = (a->cols + c->bn - 1) / c->bn;
-    a->row_tiles = picked->tiles / a->col_tiles / a->groups;
+    a->row_tiles = row_tiles(a, c);
+    a->by_splits = divisor(splits);
+    a->by_col_tiles = divisor(a->col_tiles);
+    a->tap_rows = 0;
+    for (int ky = 0; ky < a->taps_h && ky * a->taps_w < 32; ky++) {
+        a->tap_rows |= 1u << ky * a->taps_w;
+    }
+    a->tap_repeat = 0;
+    for (int taps = a->taps_h * a->taps_w, at = 0; at < 64; at += taps) {
+        a->tap_repeat |= (uint64_t)1 << at;
+    }
+    a->by_taps = divisor(a->taps_h * a->taps_w);
+    a->by_taps_w = divisor(a->taps_w);
+    a->by_out_hw = divisor(a->out_hw);
+    a->by_out_w = divisor(a->out_w);
     out->tiles = (unsigned)(picked->tiles * splits);
     out->cluster = picked->cluster ? (unsigned)splits : 0;
 
     /* shared memory: as many stages as there are steps, or the staged result; then the residual, or the window */
     a->extra = base_smem(c, part_steps(a, c, splits));
+    const int slots = picked->cluster ? slots_smem(c, splits) : 0;
     int extra = 0, elem = ctx->precision == REEF_CUDA_FP16 ? 2 : 4;
     if (c->form == WINDOW) {
         a->window_row = ((c->bm - 1) * a->stride_w + (a->taps_w - 1) * a->dil_w + 1) * a->channels;
         extra = a->window_row * a->taps_h * elem;
     } else if (p->residual && a->rs.vec && a->cols % 8 == 0) {
         extra = c->bm * c->bn * (a->rs.type == REEF_CUDA_F16 ? 2 : 4);
-        a->residual_early = a->extra + extra + STATIC_SMEM <= smem_limit(ctx->sm_arch);
+        a->residual_early = a->extra + extra + slots + STATIC_SMEM <= smem_limit(ctx->sm_arch);
         extra = a->residual_early ? extra : 0;
     }
-    out->dynamic_smem = (unsigned)(a->extra + extra);
+    a->slots = (a->extra + extra + 15) / 16 * 16;
+    out->dynamic_smem = (unsigned)(slots ? a->slots + slots : a->extra + extra);
+    const int own = ctx->precision == REEF_CUDA_FP16 ? REEF_CUDA_F16 : REEF_CUDA_F32;
+    a->plain = a->ys.vec && a->ys.linear && a->ys.type == own && a->cols % 8 == 0 &&
+               (a->act == REEF_ACT_NONE || a->act == REEF_ACT_RELU || a->act == REEF_ACT_GELU) &&
+               (!p->residual || (a->residual_early && a->rs.linear && a->rs.type == own));
 
     reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, x), p->x);
-    reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, y), p->y);
+    reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, y), pool ? p->pooled : p->y);
+    if (pool) {
+        a->ys = p->pooled_ys;
+        a->pool_h = (int32_t)p->pooled->dims[2];
+        a->pool_w = (int32_t)p->pooled->dims[3];
+        out->does_then = true;
+    } else if (p->pooled) { /* as pools were measured on an H200: a start, and 3.3 bytes per nanosecond */
+        out->left_ns = 1500 + (unsigned)((double)a->rows * a->cols * elem * 1.25 / 3300);
+    }
+    out->left_ns += k->through ? 2000 : 0; /* likewise */
     if (p->residual) {
         reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, residual), p->residual);
     }
@@ -350,16 +401,17 @@ static size_t choose(const igemm_problem *p, igemm_form form, const reef_cuda_pr
             (c->wgmma && !ctx->arch_kernels) || (c->spare && ctx->arch_kernels && ctx->precision != REEF_CUDA_FP32)) {
             continue;
         }
-        int tiles = row_tiles(a, c) * ((a->cols + c->bn - 1) / c->bn) * a->groups;
+        const int tiles = row_tiles(a, c) * ((a->cols + c->bn - 1) / c->bn) * a->groups;
         for (size_t s = 0; s < sizeof parts / sizeof *parts; s++) {
             const int splits = parts[s];
             const bool cluster = splits > 1 && splits <= 8 && ctx->sm_arch >= 90;
-            if (splits > 1 && (form == WINDOW || splits > a->steps / (c->form == HALO ? HALO_TAPS : 1) ||
-                               tiles * splits > sms * 5 / 2 || tiles * 4 > REEF_CUDA_ZERO_BYTES ||
-                               (splits > 8 && ctx->sm_arch >= 90))) {
+            if (splits > 1 &&
+                (form == WINDOW || splits > a->steps / (c->form == HALO ? HALO_TAPS : 1) || tiles * splits > sms * 3 ||
+                 tiles * 4 > REEF_CUDA_ZERO_BYTES || (splits > 8 && ctx->sm_arch >= 90))) {
                 break;
             }
-            if (base_smem(c, part_steps(a, c, splits)) + STATIC_SMEM > smem_limit(ctx->sm_arch)) {
+            if (base_smem(c, part_steps(a, c, splits)) + (cluster ? slots_smem(c, splits) : 0) + STATIC_SMEM >
+                smem_limit(ctx->sm_arch)) {
                 continue;
             }
             choice next = {c, splits, tiles, cluster, guess_us(a, c, tiles, splits, cluster, sms)};
@@ -390,6 +442,16 @@ reef_status igemm_offer(igemm_problem *p, const reef_kernel *k, reef_cuda_prepar
     a->steps = (int32_t)(form == FAST ? (a->channels + step_elems - 1) / step_elems * taps
                                       : (depth + step_elems - 1) / step_elems);
     finish_operand(&a->ys, p->y, a);
+    if (p->pooled) {
+        reef_status status = igemm_operand(k, ctx, p->pooled, 0, 2, 3, &p->pooled_ys);
+        if (status) {
+            return status;
+        }
+        finish_operand(&p->pooled_ys, p->pooled, a);
+    }
+    if (taps == 1 && a->stride_h == 1 && a->stride_w == 1 && a->in_w == a->out_w && a->in_h * a->in_w == a->out_hw) {
+        finish_operand(&a->xs, p->x, a); /* an input pixel is the output pixel */
+    }
     if (p->residual) {
         finish_operand(&a->rs, p->residual, a);
     }
@@ -402,9 +464,10 @@ reef_status igemm_offer(igemm_problem *p, const reef_kernel *k, reef_cuda_prepar
         status = pack(p, ctx, form == FAST, &a->w);
     }
     choice choices[REEF_CUDA_MAX_CANDIDATES];
-    size_t n_choices = choose(p, form, ctx, choices, max < REEF_CUDA_MAX_CANDIDATES ? max : REEF_CUDA_MAX_CANDIDATES);
+    const size_t room = max - *n;
+    size_t n_choices = choose(p, form, ctx, choices, room < REEF_CUDA_MAX_CANDIDATES ? room : REEF_CUDA_MAX_CANDIDATES);
     for (size_t i = 0; i < n_choices && !status; i++) {
-        status = add(p, &choices[i], ctx, &out[*n]);
+        status = add(p, k, &choices[i], ctx, &out[*n]);
         *n += !status;
     }
     return status;

@@ -19,6 +19,8 @@ typedef struct igemm_problem {
     const float *bias;
     int64_t bias_elems;
     bool transposed;
+    const reef_view *pooled; /* where maxima over 2x2 of y may go in place of y (reef_kernel.then), or NULL */
+    reef_igemm_operand pooled_ys;
     double flops;
 } igemm_problem;
 

@@ -1,6 +1,6 @@
 /*
  * io.cu - the two ends of a run: request inputs come in from pinned memory, outputs go back to it, and the host learns
- * that the run has ended from a word that the last block stores there.
+ * that the run has ended from a word that the last block stores there, and how far it has come from another.
  *
  *      reef_io_in -> kernels of the plan -> reef_io_end
  *
@@ -37,7 +37,34 @@ extern "C" __global__ void __launch_bounds__(REEF_IO_THREADS) reef_io_in(const _
 {
     reef_pdl_launch();
     reef_pdl_wait();
+    if (a.control && blockIdx.x == 0 && threadIdx.x == 0) {
+        ((reef_io_words *)a.words)->begun_at_ns = reef_now_ns();
+    }
     copy_pieces(a);
+}
+
+/* By all threads of a block: the first kernel whose tiles are not all done. */
+static __device__ __forceinline__ uint32_t first_unfinished(const reef_io_args &a)
+{
+    __shared__ unsigned missing;
+    const reef_cuda_control control = *(const reef_cuda_control *)a.worker;
+    const unsigned *done = (const unsigned *)a.done, *bounds = (const unsigned *)a.bounds + a.first;
+    if (threadIdx.x == 0) {
+        missing = a.kernels;
+    }
+    __syncthreads();
+    for (uint32_t i = bounds[0] + threadIdx.x; i < bounds[a.kernels]; i += blockDim.x) {
+        if (done[i] != control.run) {
+            uint32_t j = 0;
+            while (i >= bounds[j + 1]) {
+                j++;
+            }
+            atomicMin(&missing, j);
+            break; /* later tiles are of the same kernel or of later ones */
+        }
+    }
+    __syncthreads();
+    return a.first + missing;
 }
 
 extern "C" __global__ void __launch_bounds__(REEF_IO_THREADS) reef_io_end(const __grid_constant__ reef_io_args a)
@@ -55,10 +82,27 @@ extern "C" __global__ void __launch_bounds__(REEF_IO_THREADS) reef_io_end(const 
     }
     if (threadIdx.x == 0) {
         ticket = gridDim.x == 1 ? 0 : atomicAdd(&control->ticket, 1u);
+    }
+    uint32_t progress = a.first + a.kernels;
+    if (a.kernels) {
+        /* Not revoked by now: then no worker of this launch was (device.cuh). */
+        __shared__ unsigned stopped;
+        if (threadIdx.x == 0) {
+            const reef_cuda_control *worker = (const reef_cuda_control *)a.worker;
+            stopped = (int)(worker->generation - *(const volatile unsigned *)a.revoked) <= 0;
+        }
+        __syncthreads();
+        if (stopped && ticket == gridDim.x - 1) {
+            progress = first_unfinished(a);
+        }
+    }
+    if (threadIdx.x == 0) {
         if (ticket == gridDim.x - 1) {
             control->ticket = 0;
             uint64_t ended = control->ended + 1;
             control->ended = ended;
+            ((reef_io_words *)a.words)->progress[ended % REEF_IO_REPORTS] = progress;
+            ((reef_io_words *)a.words)->ended_at_ns = reef_now_ns();
             /* Release, system scope: pairs with the acquire in completion.c. */
             asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(&((reef_io_words *)a.words)->ended), "l"(ended)
                          : "memory");

@@ -104,6 +104,9 @@ struct layer_norm_kernel {
                 }
             }
             const float inverse = rsqrtf(block_sum(squares, shared[1]) / (float)a.channels + a.epsilon);
+            if (!abandon.commit()) {
+                return false;
+            }
 #pragma unroll
             for (int h = 0; h < HELD; h++) {
                 const int64_t i = threadIdx.x + h * step;
@@ -131,7 +134,7 @@ struct layer_norm_kernel {
             }
         }
         const float inverse = rsqrtf(block_sum(squares, shared[1]) / (float)a.channels + a.epsilon);
-        if (__syncthreads_or(abandon.now())) {
+        if (!abandon.commit()) {
             return false;
         }
         for (int64_t i = threadIdx.x; i < vectors; i += step) {

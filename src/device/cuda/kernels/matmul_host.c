@@ -8,7 +8,10 @@
 
 #include "device/cuda/kernels/igemm_host.h"
 
-enum { GEMV_MAX_ROWS = 2 };
+enum {
+    GEMV_MAX_ROWS = 2,
+    GEMV_AHEAD_BYTES = 24 << 20 /* into L2 while the predecessor runs; an H200 has 60 MB of it */
+};
 
 static reef_status gemv(const igemm_problem *p, const reef_kernel *k, reef_cuda_prepare *ctx, reef_cuda_kernel *out,
                         size_t max, size_t *n)
@@ -24,7 +27,8 @@ static reef_status gemv(const igemm_problem *p, const reef_kernel *k, reef_cuda_
     const bool half = ctx->precision == REEF_CUDA_FP16;
     const reef_igemm_args *from = &p->args;
     const int64_t depth = from->channels, ld = (depth + 7) / 8 * 8, cols = from->cols;
-    const size_t elem = half ? 2 : 4, bytes = (size_t)(cols * ld) * elem;
+    const size_t elem = half ? 2 : 4, bytes = (size_t)(cols * ld) * elem, row_bytes = (size_t)ld * elem;
+    const size_t ahead = GEMV_AHEAD_BYTES / (size_t)cols / 16 * 16;
     char *w = malloc(bytes);
     float *rows = calloc((size_t)ld * 8, sizeof *rows);
     uint64_t address = 0, bias = 0;
@@ -75,6 +79,7 @@ static reef_status gemv(const igemm_problem *p, const reef_kernel *k, reef_cuda_
             .act_a = from->act_a,
             .act_b = from->act_b,
             .alpha = from->alpha,
+            .ahead = (int32_t)(row_bytes < ahead ? row_bytes : ahead),
         };
         reef_cuda_kernel *o = &out[(*n)++];
         *o = (reef_cuda_kernel){.function = names[half][log2_cols],

@@ -131,6 +131,27 @@ static __device__ __forceinline__ void copy_wait(void)
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 #endif
 }
+static __device__ __forceinline__ void store_shared8(uint32_t dst, float x, float y)
+{
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(dst), "f"(x), "f"(y) : "memory");
+}
+static __device__ __forceinline__ uint32_t load_shared4(uint32_t src)
+{
+    uint32_t v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(src) : "memory");
+    return v;
+}
+static __device__ __forceinline__ void load_shared32(uint32_t src, float (&v)[8])
+{
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3])
+                 : "r"(src)
+                 : "memory");
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v[4]), "=f"(v[5]), "=f"(v[6]), "=f"(v[7])
+                 : "r"(src + 16)
+                 : "memory");
+}
 static __device__ __forceinline__ void store_shared16(uint32_t dst, uint4 v)
 {
     asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(dst), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
@@ -218,8 +239,9 @@ static __device__ __forceinline__ void split_tf32(uint32_t bits, uint32_t &hi, u
  * bits 7 to 9 of the address. Eight rows are neighbours; the next eight are `stride` bytes on. */
 static __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address, uint32_t stride = 1024)
 {
-    return (uint64_t)((address & 0x3ffffu) >> 4) | (uint64_t)1 << 16 | (uint64_t)(stride >> 4) << 32 |
-           (uint64_t)1 << 62;
+    /* the upper bits of an address say which block of a cluster it is in */
+    const uint32_t low = (address & 0x3ffffu) >> 4 | 1u << 16, high = stride >> 4 | 1u << 30;
+    return (uint64_t)high << 32 | low;
 }
 static __device__ __forceinline__ void wgmma_fence(void)
 {
@@ -307,17 +329,12 @@ static __device__ __forceinline__ void wgmma_tf32(float (&c)[NJ][4], const uint3
 }
 
 /* ---- clusters ------------------------------------------------------------------------------------------------------- */
-static __device__ __forceinline__ void cluster_barrier(void)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
-#endif
-}
-/* The two halves of a barrier: after arriving a block may go on with its own things. */
+/* The two halves of a barrier: after arriving a block may go on with its own things. Arriving publishes nothing but the
+ * barriers that barriers_ready was called for: an ordinary release would wait for every store of the block. */
 static __device__ __forceinline__ void cluster_arrive(void)
 {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 #endif
 }
 static __device__ __forceinline__ void cluster_wait(void)
@@ -326,19 +343,23 @@ static __device__ __forceinline__ void cluster_wait(void)
     asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
 #endif
 }
-/* Four floats at this block's shared address, but in block `rank` of the cluster. */
-static __device__ __forceinline__ float4 load_remote(uint32_t address, uint32_t rank)
+/* This block's shared address, but in block `rank` of the cluster. */
+static __device__ __forceinline__ uint32_t send_address(uint32_t address, uint32_t rank)
 {
-    float4 v = make_float4(0, 0, 0, 0);
+    uint32_t there = address;
 #if __CUDA_ARCH__ >= 900
-    uint32_t remote;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
-    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-                 : "r"(remote)
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+#endif
+    return there;
+}
+/* Two floats to an address of a block of the cluster, whose barrier counts them as they land. */
+static __device__ __forceinline__ void send(uint32_t there, uint32_t barrier, float x, float y)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(there),
+                 "f"(x), "f"(y), "r"(barrier)
                  : "memory");
 #endif
-    return v;
 }
 
 #endif

@@ -82,6 +82,7 @@ struct pool_kernel {
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
         const bool small = a.kernel[0] * a.kernel[1] <= 4;
+        REEF_TURN(abandon);
         WALK_ITEMS(a, index, item)
         {
             if (V == 8 || a.x_type == REEF_ELEM_F16) { /* f32 goes by four */

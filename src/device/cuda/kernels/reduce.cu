@@ -128,6 +128,9 @@ struct reduce_kernel {
             }
         }
         v = join_parts(s, v, shared, [&](T p, T q) { return joined<T>(a.kind, p, q); });
+        if (!abandon.commit()) {
+            return false;
+        }
         if (mine && s.part == 0) {
             store(a, off[0], v, count);
         }
@@ -155,6 +158,9 @@ struct reduce_kernel {
             }
         }
         v = join_parts(s, v, shared, join_scaled);
+        if (!abandon.commit()) {
+            return false;
+        }
         if (mine && s.part == 0) {
             reef_store_elem(a.y, off[0], a.y_type, v.top + logf(v.sum));
         }
@@ -217,6 +223,9 @@ struct softmax_kernel {
             }
         }
         v = join_parts(s, v, shared, join_scaled);
+        if (!abandon.commit()) {
+            return false;
+        }
         const float factor = a.log ? logf(v.sum) : 1.0f / v.sum;
         for (int64_t i = s.part; mine && i < a.length; i += s.parts) {
             const float e = reef_load_elem(a.x, off[1] + i * a.x_stride, a.x_type) - v.top;
@@ -279,6 +288,9 @@ struct arg_max_kernel {
             }
         }
         v = join_parts(s, v, shared, [&](best<T> p, best<T> q) { return join(a, p, q); });
+        if (!abandon.commit()) {
+            return false;
+        }
         if (mine && s.part == 0) {
             const T first = element(a, off[1], T());
             a.y[off[0]] = first != first || v.at < 0 ? 0 : v.at;

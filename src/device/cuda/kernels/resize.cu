@@ -13,6 +13,7 @@ struct resize_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
+        REEF_TURN(abandon);
         WALK_ITEMS(a, index, item)
         {
             int64_t c[4];
@@ -55,6 +56,7 @@ struct lrn_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
+        REEF_TURN(abandon);
         WALK_ITEMS(a, index, item)
         {
             int64_t c[4];

@@ -29,7 +29,7 @@ struct spin_kernel {
             const int seen = state;
             __syncthreads();
             if (seen) {
-                return seen == 1;
+                return seen == 1 && abandon.commit();
             }
 #pragma unroll 16
             for (int i = 0; i < 128; i++) { /* about half a microsecond of arithmetic that nobody may drop */

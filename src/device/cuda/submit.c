@@ -1,0 +1,243 @@
+/*
+ * submit.c - handing launches to the driver: a real-time caller does it itself, best-effort queues share a thread.
+ *
+ * The submitter takes, of all best-effort queues that have something to launch and room in their stream, the one that has
+ * been served least: work counts as the time it takes alone, over the queue's weight. Which launches are in the streams
+ * decides how the GPU is shared, because streams of one priority get what fits beside each other.
+ *
+ * A leased launch belongs to the youngest generation that is not revoked yet. When that has changed since the instance's
+ * last launch, or a new run begins, the instance's control word is written first, in the same stream.
+ */
+#include "base/clock.h"
+#include "base/futex.h"
+#include "device/cuda/cuda.h"
+
+enum { LEAD_NS = 3 * 1000 * 1000 }; /* how far ahead of another a queue may get, in time alone */
+
+/* What the driver is to be asked for; worked out under the lock. */
+typedef struct order {
+    cuda_instance *instance;
+    uint32_t first, count, kind; /* count 0: nothing */
+    uint64_t control;            /* to write first; 0: nothing */
+    bool clear;
+} order;
+
+/* Has leased work no units? Some that no share gives are none. */
+static bool lease_is_empty(const cuda_device *device)
+{
+    uint32_t first = (uint32_t)device->lease, end = (uint32_t)(device->lease >> 32);
+    return (first > 0 || end < device->base.units) && device->share < 0;
+}
+
+static uint32_t share_kind(const cuda_device *device)
+{
+    return (uint32_t)(CUDA_GRAPH_SHARE * (1 + device->share));
+}
+
+/* The kernels of a launch as workers: whole segments, so that few graphs serve all launches; what is done is skipped. */
+static order worker_order(cuda_device *device, cuda_launch *launch)
+{
+    cuda_instance *instance = launch->instance;
+    uint32_t kernels = (uint32_t)instance->base.program->plan->n_kernels;
+    uint32_t end = launch->first + launch->count;
+    uint32_t first = launch->first / CUDA_SEGMENT_KERNELS * CUDA_SEGMENT_KERNELS;
+    if (end - first > CUDA_SEGMENT_KERNELS) {
+        first = launch->first;
+    }
+    order o = {
+        .instance = instance,
+        .first = first,
+        .count = end - first,
+        .kind = CUDA_GRAPH_WORKERS | (first == 0 ? CUDA_GRAPH_IN : 0) | (end == kernels ? CUDA_GRAPH_OUT : 0) |
+                (launch->mode == REEF_LAUNCH_LEASED ? share_kind(device) : CUDA_GRAPH_BEGUN_ONLY),
+        .clear = instance->dirty,
+    };
+    if ((int32_t)(instance->generation - device->generation) <= 0) {
+        instance->generation = device->generation + 1;
+    }
+    uint64_t control = (uint64_t)instance->run << 32 | instance->generation;
+    if (control != instance->control_written || o.clear) {
+        o.control = instance->control_written = control;
+    }
+    instance->dirty = false;
+    instance->partial = true;
+    launch->workers = true;
+    device->workers++;
+    return o;
+}
+
+static order plain_order(const cuda_device *device, const cuda_launch *launch, bool realtime)
+{
+    cuda_instance *instance = launch->instance;
+    uint32_t kernels = (uint32_t)instance->base.program->plan->n_kernels;
+    uint32_t end = launch->first + launch->count;
+    uint32_t first = launch->first > instance->cursor ? launch->first : instance->cursor;
+    order o = {.instance = instance, .clear = instance->dirty};
+    instance->dirty = false;
+    if (first < end) {
+        /* Runs of one kernel that start elsewhere (profiling) have nothing to do with a request's inputs and outputs. */
+        o.kind = (first == 0 ? CUDA_GRAPH_IN : 0) | (end == kernels ? CUDA_GRAPH_OUT : 0) |
+                 (realtime ? share_kind(device) : 0);
+        o.first = first;
+        o.count = end - first;
+        instance->cursor = end;
+    }
+    return o;
+}
+
+static reef_status carry_out(const cuda_queue *queue, const order *o, cuda_graph **graph, reef_error *error)
+{
+    const cuda_device *device = (const cuda_device *)queue->base.dev;
+    const cuda_instance *instance = o->instance;
+    const cuda_program *program = (const cuda_program *)instance->base.program;
+    const cuda_driver *cu = device->cu;
+    reef_status status = cuda_enter(device, error);
+    if (status) {
+        return status;
+    }
+    if (o->clear) { /* counters and flags that a run which was given up has left */
+        size_t counters =
+            program->workspace_bytes < REEF_CUDA_ZERO_BYTES ? program->workspace_bytes : REEF_CUDA_ZERO_BYTES;
+        size_t flags = 4 * ((size_t)program->tiles + program->base.plan->n_kernels);
+        if (counters) {
+            status = CUDA_TRY(cu, error,
+                              memset8_async(instance->memory + instance->workspace_offset, 0, counters, queue->stream));
+        }
+        if (!status && flags) {
+            status =
+                CUDA_TRY(cu, error, memset8_async(instance->memory + instance->done_offset, 0, flags, queue->stream));
+        }
+    }
+    if (!status && o->control) {
+        CUdeviceptr at = instance->memory + instance->control_offset + CUDA_CONTROL_OFFSET;
+        status = CUDA_TRY(cu, error, stream_write64(queue->stream, at, o->control, 0));
+    }
+    if (!status && o->count) {
+        status = cuda_graph_get(o->instance, o->first, o->count, o->kind, graph, error);
+        status = status ? status : CUDA_TRY(cu, error, graph_launch((*graph)->executable, queue->stream));
+    }
+    cuda_leave(device);
+    return status;
+}
+
+void cuda_submit(cuda_queue *queue, bool unlocked)
+{
+    cuda_device *device = (cuda_device *)queue->base.dev;
+    cuda_launch *launch = &queue->ring[(queue->head + queue->submitted) % queue->capacity];
+    cuda_instance *instance = launch->instance;
+    const cuda_program *program = (const cuda_program *)instance->base.program;
+    reef_error error = {0};
+    if (device->dead) {
+        launch->failed = true;
+        queue->submitted++;
+        return;
+    }
+    order o = launch->mode != REEF_LAUNCH_PLAIN && program->has_workers ? worker_order(device, launch)
+                                                                        : plain_order(device, launch, queue->realtime);
+    launch->start_ns = reef_now_ns();
+    if (unlocked) {
+        queue->submitting = true;
+        pthread_mutex_unlock(&device->lock);
+    }
+    reef_status status = carry_out(queue, &o, &launch->graph, &error);
+    if (unlocked) {
+        pthread_mutex_lock(&device->lock);
+        queue->submitting = false;
+    }
+    if (status) {
+        launch->failed = true;
+        device->failure = error;
+    }
+    instance->submitted += o.count && !status;
+    launch->ticket = instance->submitted; /* nothing left to do: over when what was submitted before is */
+    queue->submitted++;
+}
+
+/* --------------------------------------------------------- the submitter -- */
+
+static bool may_submit(const cuda_queue *queue)
+{
+    const cuda_device *device = (const cuda_device *)queue->base.dev;
+    if (queue->realtime || queue->submitted == queue->count) {
+        return false;
+    }
+    const cuda_launch *next = &queue->ring[(queue->head + queue->submitted) % queue->capacity];
+    if (device->dead) {
+        return true;
+    }
+    if (next->mode == REEF_LAUNCH_LEASED && lease_is_empty(device)) {
+        return false;
+    }
+    return queue->submitted < CUDA_BE_DEPTH;
+}
+
+static uint64_t alone_ns(const cuda_launch *launch)
+{
+    const cuda_program *program = (const cuda_program *)launch->instance->base.program;
+    uint64_t sum = 0;
+    for (uint32_t k = launch->first; k < launch->first + launch->count; k++) {
+        sum += program->kernels[k].solo_ns ? program->kernels[k].solo_ns : 1000;
+    }
+    return sum;
+}
+
+/* The next queue to serve. One that is far ahead of another with work left waits for it. */
+static cuda_queue *least_served(cuda_device *device)
+{
+    cuda_queue *best = NULL;
+    uint64_t least = UINT64_MAX;
+    for (reef_list *link = device->queues.next; link != &device->queues; link = link->next) {
+        cuda_queue *queue = REEF_CONTAINER(link, cuda_queue, link);
+        if (!queue->realtime && queue->count && queue->served_ns < least) {
+            least = queue->served_ns;
+        }
+        if (may_submit(queue) && (!best || queue->served_ns < best->served_ns)) {
+            best = queue;
+        }
+    }
+    if (best && best->served_ns - least > LEAD_NS && best->served_ns > least) {
+        return NULL;
+    }
+    if (best) {
+        /* A queue that comes back from doing nothing has no claim on the time it did not use. */
+        device->served_ns = best->served_ns = best->served_ns > device->served_ns ? best->served_ns : device->served_ns;
+    }
+    return best;
+}
+
+static void wait_for_work(cuda_device *device, uint32_t seen)
+{
+    atomic_store(&device->submitter_sleeps, 1);
+    if (atomic_load(&device->work) == seen) {
+        reef_futex_wait(&device->work, seen, UINT64_MAX);
+    }
+    atomic_store(&device->submitter_sleeps, 0);
+}
+
+/* context_lock comes before lock, and is given up between two launches. */
+void *cuda_submitter_main(void *context)
+{
+    cuda_device *device = context;
+    for (;;) {
+        uint32_t seen = atomic_load(&device->work);
+        pthread_rwlock_rdlock(&device->context_lock);
+        pthread_mutex_lock(&device->lock);
+        bool closing = device->closing;
+        cuda_queue *queue = closing ? NULL : least_served(device);
+        if (queue) {
+            const cuda_launch *launch = &queue->ring[(queue->head + queue->submitted) % queue->capacity];
+            queue->served_ns += alone_ns(launch) / queue->weight;
+            cuda_submit(queue, true);
+        }
+        pthread_mutex_unlock(&device->lock);
+        pthread_rwlock_unlock(&device->context_lock);
+        if (closing) {
+            return NULL;
+        }
+        if (queue) {
+            cuda_bump(device);
+        } else {
+            wait_for_work(device, seen);
+        }
+    }
+}
