@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "serve/access.h"
 #include "serve/exchange.h"
+#include "serve/prompt.h"
 
 struct serve_http {
     serve_server *server;
@@ -362,6 +363,7 @@ static void on_connection(void *context, struct MHD_Connection *connection, void
                           enum MHD_ConnectionNotificationCode what)
 {
     serve_server *server = context;
+    serve_prompt(); /* one of the library's threads */
     if (what == MHD_CONNECTION_NOTIFY_CLOSED) {
         serve_peer_remove(*slot);
         *slot = NULL;

@@ -23,6 +23,7 @@
 #include "base/futex.h"
 #include "base/memory.h"
 #include "serve/call.h"
+#include "serve/prompt.h"
 #include "serve/tensor.h"
 #include "serve/watch.h"
 
@@ -266,6 +267,7 @@ static void *client_main(void *context)
     serve_ring_client *client = context;
     ring_shared *shared = client->shared;
     uint32_t head = 0;
+    serve_prompt();
     while (!atomic_load(&client->stop) && !atomic_load(&client->broken)) {
         uint32_t tail = atomic_load_explicit(&shared->tail, memory_order_acquire);
         if (tail - head > RING_SLOTS) {

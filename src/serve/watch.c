@@ -18,6 +18,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "serve/prompt.h"
 
 enum { EVENTS = 64, SLOWEST_BYTES_PER_S = 65536 };
 static const uint64_t LOOK_NS = 500000000u;
@@ -320,6 +321,7 @@ void serve_watch_deadline(serve_watch *watch, uint64_t deadline_ns)
 static void *watch_main(void *context)
 {
     serve_watch *watch = context;
+    serve_prompt();
     struct epoll_event events[EVENTS];
     uint64_t look = reef_now_ns() + LOOK_NS;
     while (!atomic_load(&watch->stop)) {
