@@ -397,16 +397,16 @@ reef_status serve_decode(const serve_signature *signature, serve_shm *shm, const
         return reef_fail(error, REEF_FORMAT, "Inference-Header-Content-Length is %zu, but the body has %zu bytes",
                          json_bytes, bytes);
     }
-    json_error_t why;
+    json_error_t why = {.line = 0}; /* its code is not always written */
     json_t *root = json_loadb(body, json_bytes, JSON_REJECT_DUPLICATES, &why);
     if (!root) {
         for (char *c = why.text; *c; c++) { /* it may quote the body */
             *c = (unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c;
         }
         /* Some of jansson's failures to allocate leave no words. */
-        return json_error_code(&why) == json_error_out_of_memory || !why.text[0]
-                   ? reef_fail(error, REEF_NO_MEMORY, "the JSON takes too much memory; send tensors as binary data")
-                   : reef_fail(error, REEF_FORMAT, "the JSON is malformed at byte %d: %s", why.position, why.text);
+        bool memory = json_error_code(&why) == json_error_out_of_memory || !why.text[0];
+        return memory ? reef_fail(error, REEF_FORMAT, "the JSON takes too much memory; send tensors as binary data")
+                      : reef_fail(error, REEF_FORMAT, "the JSON is malformed at byte %d: %s", why.position, why.text);
     }
     decoder d = {
         .signature = signature,

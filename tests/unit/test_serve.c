@@ -146,10 +146,12 @@ static void json_has_a_budget(void **state)
     serve_request request;
     reef_error error;
     serve_json_budget(1 << 20);
-    assert_int_equal(serve_decode(&signature, NULL, body, 2 * N + 1, 2 * N + 1, &request, &error), REEF_NO_MEMORY);
+    assert_int_equal(serve_decode(&signature, NULL, body, 2 * N + 1, 2 * N + 1, &request, &error), REEF_FORMAT);
+    assert_non_null(strstr(error.message, "memory"));
     serve_request_free(&request);
     serve_json_budget(0);
     assert_int_equal(serve_decode(&signature, NULL, body, 2 * N + 1, 2 * N + 1, &request, &error), REEF_FORMAT);
+    assert_non_null(strstr(error.message, "not a JSON object"));
     serve_request_free(&request);
     free(body);
 }
