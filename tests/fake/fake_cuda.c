@@ -1325,26 +1325,10 @@ CUresult cuGraphInstantiateWithFlags(CUgraphExec *out, CUgraph graph, unsigned l
     return CUDA_OK;
 }
 
-/* Waits for launches under way, which the driver need not: an error of the caller that would be hard to see. */
 CUresult cuGraphExecDestroy(CUgraphExec executable)
 {
     IN_CONTEXT(cuGraphExecDestroy);
     HANDLE(cuGraphExecDestroy, executable, EXECUTABLE);
-    pthread_mutex_lock(&fake.lock);
-    for (object *o = fake.objects; o; o = o->next) {
-        CUstream stream = (CUstream)o;
-        if (o->kind != STREAM || !o->alive) {
-            continue;
-        }
-        pthread_mutex_lock(&stream->lock);
-        for (const op *p = stream->first; p; p = p->next) {
-            if (p->kind == OP_LAUNCH && p->executable == executable && !fake.complaint[0]) {
-                snprintf(fake.complaint, sizeof fake.complaint, "cuGraphExecDestroy of a graph that is still launched");
-            }
-        }
-        pthread_mutex_unlock(&stream->lock);
-    }
-    pthread_mutex_unlock(&fake.lock);
     kill_object(executable); /* the nodes stay until the context goes: they may still be run */
     return CUDA_OK;
 }

@@ -101,6 +101,7 @@ static reef_event retire(cuda_device *device, cuda_queue *queue, cuda_instance *
         reached = instance->words->progress[launch->ticket % REEF_IO_REPORTS];
         reached = launch->first > before ? before : reached; /* behind one that stopped early */
     }
+    reached = launch->behind && before < end ? before : reached;
     bool done = reached >= end && !launch->failed;
     if (launch->graph && !launch->failed) {
         compare_clocks(device, instance->words->ended_at_ns, now);
@@ -116,6 +117,7 @@ static reef_event retire(cuda_device *device, cuda_queue *queue, cuda_instance *
         instance->partial &= reached < instance->base.program->plan->n_kernels;
     }
     device->workers -= launch->workers;
+    instance->in_flight--;
     queue->last_end_ns = now;
     queue->head = (queue->head + 1) % queue->capacity;
     queue->count--;

@@ -17,6 +17,9 @@ static void fail_launches(cuda_device *device)
             queue->ring[(queue->head + i) % queue->capacity].failed = true;
             queue->ring[(queue->head + i) % queue->capacity].graph = NULL;
         }
+        for (unsigned i = queue->submitted; i < queue->count; i++) {
+            queue->ring[(queue->head + i) % queue->capacity].instance->in_flight++;
+        }
         queue->submitted = queue->count;
     }
 }

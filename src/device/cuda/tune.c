@@ -17,6 +17,7 @@
 #include "device/cuda/cuda.h"
 
 enum { TUNING_FORMAT = 1 };
+static const json_int_t MAX_NS = INT64_C(60) * 1000000000; /* no kernel that was measured took longer */
 
 struct cuda_tuning {
     char *path;      /* NULL: nowhere to keep it */
@@ -69,7 +70,7 @@ int cuda_tuning_find(const cuda_tuning *tuning, uint64_t key, const reef_cuda_ke
     json_int_t took = 0;
     text_of(key, text);
     json_t *entry = tuning ? json_object_get(tuning->entries, text) : NULL;
-    if (!entry || json_unpack(entry, "{s:s, s:I}", "variant", &variant, "ns", &took) || took < 1) {
+    if (!entry || json_unpack(entry, "{s:s, s:I}", "variant", &variant, "ns", &took) || took < 1 || took > MAX_NS) {
         return -1;
     }
     for (size_t i = 0; i < n; i++) {
