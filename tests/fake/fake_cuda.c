@@ -686,6 +686,9 @@ static uint32_t first_unfinished(const reef_io_args *a)
 
 static bool run_io_in(const reef_io_args *a)
 {
+    if (a->control && !is_memory(a->words, sizeof(reef_io_words))) {
+        return false;
+    }
     if (a->control) {
         ((reef_io_words *)(uintptr_t)a->words)->begun_at_ns = now_ns();
     }

@@ -30,6 +30,9 @@ static bool cuda_enumerate(unsigned ordinal, const char **name, const char **des
 
 reef_status cuda_enter(const cuda_device *device, reef_error *error)
 {
+    if (!device->context) { /* lost: recover.c; nobody writes the failure any more */
+        return reef_fail(error, REEF_DEVICE, "%s", device->failure.message);
+    }
     return CUDA_TRY(device->cu, error, ctx_push(device->context));
 }
 
