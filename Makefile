@@ -199,7 +199,11 @@ $(TEST_BIN): $(O)/tests/%: $(O)/tests/unit/%.o $(O)/libsupport.a $(O)/libreef.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) $(WRAP) -o $@ $< $(FIRST) $(O)/libsupport.a $(ENGINE) -lcmocka $(LDLIBS)
 # The device suite again, on the fake GPU.
-$(O)/tests/test_cuda_device: $(O)/tests/unit/test_device.o $(O)/libsupport.a $(O)/libreef.a
+$(O)/tests/unit/test_cuda_device.o: tests/unit/test_device.c
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -Itests -DONLY_DEVICE='"cuda:0"' -MMD -MP -c -o $@ $<
+$(O)/tests/test_cuda_device: $(O)/tests/unit/test_cuda_device.o $(O)/libsupport.a $(O)/libreef.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) -o $@ $< $(FIRST) $(O)/libsupport.a $(O)/libreef.a -lcmocka $(LDLIBS)
@@ -322,4 +326,4 @@ help:
 clean:
 	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan $(BUILD)/fuzz $(BUILD)/cuda
 
--include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(FAKE_CUDA_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
+-include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(FAKE_CUDA_OBJ:.o=.d) $(O)/tests/unit/test_cuda_device.d $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)

@@ -690,7 +690,7 @@ static bool run_io_in(const reef_io_args *a)
         return false;
     }
     if (a->control) {
-        ((reef_io_words *)(uintptr_t)a->words)->begun_at_ns = now_ns();
+        __atomic_store_n(&((reef_io_words *)(uintptr_t)a->words)->begun_at_ns, now_ns(), __ATOMIC_RELAXED);
     }
     return io_copy(a);
 }
@@ -717,7 +717,7 @@ static bool run_io_end(const reef_io_args *a)
     reef_io_words *words = (reef_io_words *)(uintptr_t)a->words;
     uint64_t ended = ++control->ended;
     words->progress[ended % REEF_IO_REPORTS] = progress;
-    words->ended_at_ns = now_ns();
+    __atomic_store_n(&words->ended_at_ns, now_ns(), __ATOMIC_RELAXED);
     __atomic_store_n(&words->ended, ended, __ATOMIC_RELEASE); /* pairs with the acquire in completion.c */
     return true;
 }

@@ -755,12 +755,15 @@ static void a_device_that_does_not_come_back_fails_every_launch(void **state)
                      {"cuMemHostRegister_v2", 0}};
     for (size_t i = 0; i < sizeof obstacles / sizeof obstacles[0]; i++) {
         rig *r = rig_make(2);
-        if (obstacles[i].symbol) { /* the calls that the launches themselves make come first, but for the graphs */
-            begin(r, &r->be[0]);
-            finish(r, &r->be[0]);
-            atomic_store(&r->be[0].events, 0);
-            unsigned graphs = !strcmp(obstacles[i].symbol, "cuGraphCreate") ? 4 : 0;
-            fake_cuda_fail(obstacles[i].symbol, obstacles[i].skip + graphs, 100, 2);
+        if (obstacles[i].symbol) {
+            for (int j = 0; j < 2; j++) { /* the graphs of the launches to come are made now */
+                begin(r, &r->be[j]);
+                assert_int_equal(launch(r, &r->be[j], REEF_LAUNCH_LEASED, 0, 16), REEF_OK);
+                assert_int_equal(launch(r, &r->be[j], REEF_LAUNCH_LEASED, 16, 16), REEF_OK);
+                wait_for(&r->be[j].events, 2);
+                atomic_store(&r->be[j].events, 0);
+            }
+            fake_cuda_fail(obstacles[i].symbol, obstacles[i].skip, 100, 2);
         } else {
             fake_cuda_contexts_after_fault(false);
         }
