@@ -1487,8 +1487,8 @@ CUresult cuCtxSynchronize(void)
 CUresult cuCtxGetStreamPriorityRange(int *least, int *greatest)
 {
     IN_CONTEXT(cuCtxGetStreamPriorityRange);
-    *least = 0;
-    *greatest = -5;
+    *least = FAKE_CUDA_LEAST_PRIORITY;
+    *greatest = FAKE_CUDA_GREATEST_PRIORITY;
     return CUDA_OK;
 }
 
@@ -1738,6 +1738,22 @@ void fake_cuda_memory(size_t bytes)
     pthread_mutex_lock(&fake.lock);
     fake.memory = bytes;
     pthread_mutex_unlock(&fake.lock);
+}
+
+bool fake_cuda_idle(int priority)
+{
+    bool idle = true;
+    pthread_mutex_lock(&fake.lock);
+    for (object *o = fake.objects; o; o = o->next) {
+        CUstream stream = (CUstream)o;
+        if (o->kind == STREAM && o->alive && stream->priority == priority) {
+            pthread_mutex_lock(&stream->lock);
+            idle = idle && !stream->first && !stream->busy;
+            pthread_mutex_unlock(&stream->lock);
+        }
+    }
+    pthread_mutex_unlock(&fake.lock);
+    return idle;
 }
 
 void fake_cuda_reset(void)

@@ -11,7 +11,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FAKE_CUDA_SMS = 32, FAKE_CUDA_ILLEGAL_ADDRESS = 700, FAKE_CUDA_LAUNCH_FAILED = 719 };
+enum {
+    FAKE_CUDA_SMS = 32,
+    FAKE_CUDA_LEAST_PRIORITY = 0,
+    FAKE_CUDA_GREATEST_PRIORITY = -5,
+    FAKE_CUDA_ILLEGAL_ADDRESS = 700,
+    FAKE_CUDA_LAUNCH_FAILED = 719
+};
 
 /* A moment in a stream's life, told before it happens, on the stream's thread: whoever blocks here holds the stream up. */
 typedef enum fake_cuda_moment {
@@ -48,6 +54,9 @@ void fake_cuda_fault(const char *function);
 void fake_cuda_contexts_after_fault(bool work);
 /* Bytes of the device's memory; the default is 16 GiB. */
 void fake_cuda_memory(size_t bytes);
+
+/* Has nothing been given to the streams of this priority that is still to be done? */
+bool fake_cuda_idle(int priority);
 
 /* Forgets hook, delay, failures, faults, calls and complaints; memory is what it was at first. */
 void fake_cuda_reset(void);
