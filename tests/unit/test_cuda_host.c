@@ -357,18 +357,18 @@ static void a_kernel_that_began_in_an_earlier_run_has_not_begun_in_this_one(void
 static void overlapping_launches_run_each_kernel_once(void **state)
 {
     (void)state;
-    static const uint32_t launches[][2] = {{0, 10}, {5, 15}, {0, 23}, {23, 4}, {16, 24}, {0, KERNELS}};
+    static const uint32_t launches[][2] = {{0, 10}, {5, 15}, {12, 11}, {23, 4}, {16, 24}};
     rig *r = rig_make(1);
     caller *c = &r->be[0];
     for (int mode = 0; mode < 3; mode++) {
         static const reef_launch_mode modes[] = {REEF_LAUNCH_PLAIN, REEF_LAUNCH_EVICTABLE, REEF_LAUNCH_LEASED};
         begin(r, c);
         uint32_t events = atomic_load(&c->events);
-        for (uint32_t i = 0; i < 6; i++) {
+        for (uint32_t i = 0; i < 5; i++) {
             assert_int_equal(launch(r, c, modes[mode], launches[i][0], launches[i][1]), REEF_OK);
         }
-        wait_for(&c->events, events + 6);
-        assert_int_equal(atomic_load(&c->done), events + 6);
+        wait_for(&c->events, events + 5);
+        assert_int_equal(atomic_load(&c->done), events + 5);
         assert_answer(r, c);
     }
     rig_free(r);
@@ -722,8 +722,10 @@ static void a_call_that_fails_at_launch_fails_that_launch_alone(void **state)
         begin(r, other);
         finish(r, other);
         assert_answer(r, other);
-        for (int j = 0; j < 3; j++) { /* the next requests are served */
-            begin(r, c);
+        for (int j = 0; j < 3; j++) { /* it can be tried again, and the next requests are served */
+            if (j) {
+                begin(r, c);
+            }
             atomic_store(&c->failed, 0);
             finish(r, c);
             assert_answer(r, c);
