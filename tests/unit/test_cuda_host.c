@@ -46,7 +46,6 @@ typedef struct rig {
     _Atomic uint32_t closed, waiting;
     fake_cuda_moment moment;
     uint32_t kernel;
-    const char *function;
 } rig;
 
 static void on_event(void *context, const reef_event *event)
@@ -158,8 +157,10 @@ static void assert_answer(const rig *r, const caller *c)
 static void at_gate(void *context, const fake_cuda_step *step)
 {
     rig *r = context;
-    if (atomic_load(&r->closed) && step->moment == r->moment && step->kernel == r->kernel * TILES && step->function &&
-        !strcmp(step->function, r->function)) {
+    const bool here = step->moment == r->moment &&
+                      (step->function ? !strcmp(step->function, "reef_elt_f32_v4_be") : r->kernel == 0) &&
+                      step->kernel == r->kernel * TILES;
+    if (atomic_load(&r->closed) && here) {
         atomic_fetch_add(&r->waiting, 1);
         reef_futex_wake(&r->waiting, INT32_MAX);
         while (atomic_load(&r->closed)) {
@@ -173,7 +174,6 @@ static void close_gate(rig *r, fake_cuda_moment moment, uint32_t kernel)
 {
     r->moment = moment;
     r->kernel = kernel;
-    r->function = "reef_elt_f32_v4_be";
     atomic_store(&r->waiting, 0);
     atomic_store(&r->closed, 1);
     fake_cuda_hook(at_gate, r);
@@ -282,6 +282,60 @@ static void evicting_what_is_queued_is_silent(void **state)
     r->ops->lease(r->dev, reef_lease_make(0, 32));
     finish(r, c);
     assert_int_equal(atomic_load(&c->events), 1);
+    assert_answer(r, c);
+    rig_free(r);
+}
+
+/* Two launches are in the stream; those behind them never come to the driver. */
+static void what_waits_behind_the_stream_is_taken_back(void **state)
+{
+    (void)state;
+    rig *r = rig_make(1);
+    caller *c = &r->be[0];
+    close_gate(r, FAKE_CUDA_COMMIT, 1);
+    begin(r, c);
+    for (uint32_t k = 0; k < KERNELS; k += 8) {
+        assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, k, 8), REEF_OK);
+    }
+    while (fake_cuda_calls("cuGraphLaunch") < 2) {
+        sched_yield();
+    }
+    wait_for(&r->waiting, 1);
+    reef_evicted evicted;
+    r->ops->evict(c->queue, REEF_EVICT_QUEUED, &evicted);
+    assert_int_equal(evicted.launches, 3);
+    assert_int_equal(evicted.kernels, 24);
+    assert_true(evicted.running);
+    wait_until_revoked();
+    open_gate(r);
+    wait_for(&c->events, 2);
+    finish(r, c);
+    assert_answer(r, c);
+    rig_free(r);
+}
+
+/* The submitter has it in hand: it cannot be taken back, but it is revoked before it has begun. */
+static void a_launch_on_its_way_to_the_driver_is_revoked(void **state)
+{
+    (void)state;
+    rig *r = rig_make(1);
+    caller *c = &r->be[0];
+    close_gate(r, FAKE_CUDA_SUBMIT, 0);
+    begin(r, c);
+    assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, 0, 16), REEF_OK);
+    assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, 16, 24), REEF_OK);
+    wait_for(&r->waiting, 1);
+    reef_evicted evicted;
+    r->ops->evict(c->queue, REEF_EVICT_NOW, &evicted);
+    assert_int_equal(evicted.launches, 1);
+    assert_int_equal(evicted.kernels, 24);
+    assert_true(evicted.running);
+    wait_until_revoked();
+    open_gate(r);
+    wait_for(&c->events, 1);
+    assert_int_equal(atomic_load(&c->evicted), 1);
+    assert_int_equal(r->ops->progress(c->instance), 0);
+    finish(r, c);
     assert_answer(r, c);
     rig_free(r);
 }
@@ -1120,6 +1174,8 @@ int main(void)
         cmocka_unit_test(what_follows_a_revoked_launch_does_not_overtake_it),
         cmocka_unit_test(evicting_one_queue_lets_the_others_resume),
         cmocka_unit_test(evicting_what_is_queued_is_silent),
+        cmocka_unit_test(what_waits_behind_the_stream_is_taken_back),
+        cmocka_unit_test(a_launch_on_its_way_to_the_driver_is_revoked),
         cmocka_unit_test(evictable_launches_stop_between_kernels),
         cmocka_unit_test(a_kernel_that_began_in_an_earlier_run_has_not_begun_in_this_one),
         cmocka_unit_test(overlapping_launches_run_each_kernel_once),
