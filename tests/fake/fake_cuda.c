@@ -1349,6 +1349,7 @@ CUresult cuGraphLaunch(CUgraphExec executable, CUstream stream)
     IN_CONTEXT(cuGraphLaunch);
     HANDLE(cuGraphLaunch, executable, EXECUTABLE);
     HANDLE(cuGraphLaunch, stream, STREAM);
+    tell(stream, (fake_cuda_step){.moment = FAKE_CUDA_SUBMIT});
     append(stream, (op){.kind = OP_LAUNCH, .executable = executable});
     return CUDA_OK;
 }

@@ -19,8 +19,10 @@ enum {
     FAKE_CUDA_LAUNCH_FAILED = 719
 };
 
-/* A moment in a stream's life, told before it happens, on the stream's thread: whoever blocks here holds the stream up. */
+/* A moment in a stream's life, told before it happens, on the stream's thread (a submission: on the caller's): whoever
+ * blocks here holds it up. */
 typedef enum fake_cuda_moment {
+    FAKE_CUDA_SUBMIT, /* cuGraphLaunch is called */
     FAKE_CUDA_WRITE,  /* a word that cuStreamWriteValue stores: tile is the value's low half */
     FAKE_CUDA_CLEAR,  /* a memset */
     FAKE_CUDA_KERNEL, /* a kernel begins */
