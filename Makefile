@@ -226,6 +226,19 @@ $(O)/reef-fake: $(CLI_OBJ) $(O)/libserve.a $(O)/libbench.a $(O)/libreef_client.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) -o $@ $^ $(CLI_LIBS) $(LDLIBS)
 
+# The CUDA device is tested with a driver of our own, which needs neither a GPU nor nvcc: the tests find it under the
+# driver's name, and its kernels in the place of the embedded ones.
+FAKE_CUDA := $(O)/tests/fake/libcuda.so.1
+FAKE_CUDA_OBJ := $(O)/tests/fake/fake_cuda.o $(O)/tests/fake/cuda_images.o
+$(FAKE_CUDA_OBJ): CPPFLAGS += -Itests
+$(FAKE_CUDA): $(O)/tests/fake/fake_cuda.o
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared -Wl,-soname,libcuda.so.1 $(SAN) -o $@ $< -lm -lpthread
+FAKE_CUDA_BIN := $(O)/tests/test_cuda_host $(O)/tests/test_cuda_device
+$(FAKE_CUDA_BIN): FIRST := $(O)/tests/fake/cuda_images.o
+$(FAKE_CUDA_BIN): LDLIBS += $(FAKE_CUDA) -Wl,-rpath,'$$ORIGIN/fake'
+$(FAKE_CUDA_BIN): $(FAKE_CUDA) $(O)/tests/fake/cuda_images.o
+
 $(TEST_BIN): ENGINE := $(O)/libreef.a
 $(O)/tests/test_bench: ENGINE := $(O)/libbench.a $(O)/libfake.a
 $(O)/tests/test_bench: $(O)/libbench.a $(O)/libfake.a
@@ -234,7 +247,16 @@ $(O)/tests/test_serve: $(O)/libserve.a
 $(TEST_BIN): $(O)/tests/%: $(O)/tests/unit/%.o $(O)/libsupport.a $(O)/libreef.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(SAN) $(WRAP) -o $@ $< $(O)/libsupport.a $(ENGINE) -lcmocka $(LDLIBS)
+	$(Q)$(CC) $(SAN) $(WRAP) -o $@ $< $(FIRST) $(O)/libsupport.a $(ENGINE) -lcmocka $(LDLIBS)
+# The device suite again, on the fake GPU.
+$(O)/tests/unit/test_cuda_device.o: tests/unit/test_device.c
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -Itests -DONLY_DEVICE='"cuda:0"' -MMD -MP -c -o $@ $<
+$(O)/tests/test_cuda_device: $(O)/tests/unit/test_cuda_device.o $(O)/libsupport.a $(O)/libreef.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $< $(FIRST) $(O)/libsupport.a $(O)/libreef.a -lcmocka $(LDLIBS)
 # Its allocations fail when the test wants them to.
 $(O)/tests/test_nomem: WRAP := $(foreach f,malloc calloc realloc aligned_alloc strdup strndup realpath asprintf mmap \
                                            pthread_create,-Wl,--wrap=$(f))
@@ -259,11 +281,6 @@ $(O)/tests/preempt: $(O)/tests/stress/preempt.o $(O)/libreef.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) -o $@ $< $(O)/libreef.a $(LDLIBS)
 
-# Clients of a server under load: tests/serve/load.c.
-$(O)/tests/load: $(O)/tests/serve/load.o $(O)/libbench.a $(O)/libreef.a
-	@mkdir -p $(@D)
-	$(call say,LD,$@)
-	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS)
 # The kernels alone, on a machine with a GPU: tests/gpu. Built where nvcc's headers are (make gpu-programs), run by
 # tools/h200/gpu_tests.sh.
 CUDA_INCLUDE := $(if $(NVCC),$(abspath $(dir $(realpath $(NVCC)))../include))
@@ -281,12 +298,17 @@ $(O)/tests/gpu/naive.cubin: tests/gpu/naive.cu
 	$(Q)$(NVCC) $(NVCC_FLAGS) -gencode=arch=compute_90a,code=sm_90a -cubin -o $@ $<
 .PHONY: gpu-programs
 gpu-programs: $(if $(NVCC),$(GPU_BIN))
+# Clients of a server under load: tests/serve/load.c.
+$(O)/tests/load: $(O)/tests/serve/load.o $(O)/libbench.a $(O)/libreef.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS)
 
 .PHONY: test-programs unit
-test-programs: $(TEST_BIN) $(ISA_TEST_BIN) $(O)/tests/preempt $(O)/tests/load
+test-programs: $(TEST_BIN) $(ISA_TEST_BIN) $(O)/tests/test_cuda_device $(O)/tests/preempt $(O)/tests/load
 # make unit [MODE=asan|tsan]: the unit tests alone.
 unit: test-programs
-	@for t in $(TEST_BIN) $(ISA_TEST_BIN); do echo "== $$t"; $$t || exit 1; done
+	@for t in $(TEST_BIN) $(ISA_TEST_BIN) $(O)/tests/test_cuda_device; do echo "== $$t"; $$t || exit 1; done
 
 .PHONY: test-cli
 # make test-cli [MODE=asan]: bad input, exit codes and output of the command, on the fake engine and on the real one.
@@ -294,10 +316,6 @@ test-cli: $(O)/reef-fake $(O)/reef
 	python3 tests/cli/test_cli.py --reef $(O)/reef-fake --fake
 	python3 tests/cli/test_cli.py --reef $(O)/reef
 
-.PHONY: test-serve
-# make test-serve [MODE=asan]: the server, from outside; needs the venv.
-test-serve: $(O)/reef-fake $(O)/reef
-	.venv/bin/python tests/serve/test_serve.py --reef $(O)/reef --fake $(O)/reef-fake
 # reef nice against a driver that records every call: the driver as a library to preload, and a program that calls it.
 $(O)/tests/libfake_driver.so: tests/nice/fake_driver.c src/nice/rm.h
 	@mkdir -p $(@D)
@@ -332,6 +350,10 @@ $(O)/tests/nice_load $(O)/tests/nice_load_shared: tests/gpu/nice_load.cu
 	    -gencode=arch=compute_$(CUDA_PTX),code=compute_$(CUDA_PTX) $(if $(findstring shared,$@),-cudart shared) -o $@ $<
 .PHONY: nice-programs
 nice-programs: $(O)/reef $(O)/libreef-nice.so $(O)/tests/nice_rt $(if $(NVCC),$(O)/tests/nice_load $(O)/tests/nice_load_shared)
+.PHONY: test-serve
+# make test-serve [MODE=asan]: the server, from outside; needs the venv.
+test-serve: $(O)/reef-fake $(O)/reef
+	.venv/bin/python tests/serve/test_serve.py --reef $(O)/reef --fake $(O)/reef-fake
 
 # Programs that the tests' scripts call: tests/model/NAME.c becomes $(O)/tests/NAME.
 $(O)/tests/%: tests/model/%.c $(O)/libreef.a
@@ -398,4 +420,4 @@ help:
 clean:
 	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan $(BUILD)/fuzz $(BUILD)/cuda
 
--include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(NICE_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLIENT_OBJ:.o=.d) $(SERVE_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
+-include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(NICE_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLIENT_OBJ:.o=.d) $(SERVE_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(FAKE_CUDA_OBJ:.o=.d) $(O)/tests/unit/test_cuda_device.d $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)

@@ -40,11 +40,11 @@ stage_nice() {
 stage_asan() {
     make_quiet MODE=asan all test-programs && make_quiet MODE=asan unit && make_quiet MODE=asan test-cli
 }
-# Thread sanitizer over everything with threads: device, scheduler, public interface, load generator, real preemption.
+# Thread sanitizer over everything with threads: devices (the CUDA one on a fake driver), scheduler, public interface, load generator, real preemption.
 stage_tsan() {
     make_quiet MODE=tsan all test-programs &&
-        for t in test_sched test_device test_api test_bench test_nice; do
-            if [ -f "tests/unit/$t.c" ]; then build/tsan/tests/$t || return 1; fi
+        for t in test_sched test_device test_cuda_device test_cuda_host test_trace test_api test_bench test_nice; do
+            build/tsan/tests/$t || return 1
         done
 }
 stage_fuzz() {

@@ -115,6 +115,47 @@ def h200() -> str:
     return table(head, body, "h200/solo.json")
 
 
+def h200_reef() -> str:
+    body = [
+        [row["model"], row["precision"], f"{row['ours_p50_us']:.0f} us", f"{row['ours_p99_us']:.0f} us", f"{row['max_rel_err']:.1e}"]
+        for row in json.loads((RESULTS / "h200" / "solo_reef.json").read_text(encoding="utf-8"))
+    ]
+    return table(["network", "precision", "p50", "p99", "largest error"], body, "h200/solo_reef.json")
+
+
+def h200_preempt() -> str:
+    body = [
+        [
+            row["be"],
+            f"`{row['mechanism']}`",
+            f"{time_text(row['idle_p50_us'])} / {time_text(row['idle_p99_us'])}",
+            f"{time_text(row['p50_us'])} / {time_text(row['p99_us'])}",
+            f"{row['be_lost_pct']:.1f}%",
+        ]
+        for row in json.loads((RESULTS / "h200" / "preempt_first.json").read_text(encoding="utf-8"))["rows"]
+    ]
+    head = ["best-effort load", "policy", "idle p50 / p99", "loaded p50 / p99", "BE work lost"]
+    return table(head, body, "h200/preempt_first.json")
+
+
+def h200_disb() -> str:
+    body = [
+        [
+            f"`{row['policy']}`",
+            f"{time_text(row['rt_p50_us'])} / {time_text(row['rt_p99_us'])}",
+            f"{row['be_per_s']:.0f}",
+            f"{100 * row['be_idle_share']:.0f}%",
+            f"{row['requests_ratio']:.2f}",
+            f"{row['work_ratio']:.2f}",
+            str(row["preemptions"]),
+            str(row["mismatches"]),
+        ]
+        for row in json.loads((RESULTS / "h200" / "disb_a.json").read_text(encoding="utf-8"))["rows"]
+    ]
+    head = ["policy", "RT p50 / p99", "BE per s", "BE of idle time", "requests x", "work x", "preemptions", "wrong answers"]
+    return table(head, body, "h200/disb_a.json")
+
+
 def nice_rows(case: str, name: str = "nice.json") -> list:
     rows = json.loads((RESULTS / "h200" / name).read_text(encoding="utf-8"))["rows"]
     return [row for row in rows if row["case"] == case]
@@ -177,7 +218,7 @@ def nice_hint() -> str:
     return table(["hint", "RT p50 / p99", "alone, same hints", "added", "BE of alone"], body, "h200/nice_hint.json")
 
 
-TABLES = {"nice": nice, "nice_alone": nice_alone, "nice_hint": nice_hint, "preempt": preempt, "disb": disb, "serve": serve, "solo": solo, "h200": h200}
+TABLES = {"nice": nice, "nice_alone": nice_alone, "nice_hint": nice_hint, "preempt": preempt, "disb": disb, "serve": serve, "solo": solo, "h200": h200, "h200_reef": h200_reef, "h200_preempt": h200_preempt, "h200_disb": h200_disb}
 
 
 def main() -> int:

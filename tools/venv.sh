@@ -24,6 +24,7 @@ fi
 "$python" -c 'import venv, ensurepip' 2>/dev/null || die "$python has no venv module (Debian, Ubuntu: apt-get install python3-venv)"
 
 printf 'venv.sh: making .venv with %s\n' "$("$python" --version 2>&1)" >&2
+[ ! -L "$venv" ] || die "$venv is a link: what it points to would be emptied; remove the link"
 "$python" -m venv --clear "$venv" >&2 || die "$python -m venv failed"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: --requirement "$requirements" >&2 ||
     die "pip could not install tools/requirements.txt (is a package index reachable?)"

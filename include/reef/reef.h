@@ -102,13 +102,14 @@ reef_status reef_device_check(const char *name, reef_error *error);
  * DEVICE; the device has been set up anew and serves every loaded model again, unless that failed too. */
 reef_status reef_device_health(const reef_device *device, reef_error *error);
 
+/* The time slice that options.slice_us has led to, in microseconds. UNSUPPORTED, with the reason: the driver refused or is
+ * not known, in which case everything runs with the driver's own slices; or none was asked for. Thread safe. */
+reef_status reef_device_slice(const reef_device *device, uint32_t *us, reef_error *error);
+
 /* Answers every queued request whose deadline has passed, now instead of when its turn comes. Returns the earliest
  * deadline of those that still wait, UINT64_MAX if there is none: when to call again, unless a request with an earlier
  * one is submitted meanwhile. Their callbacks run on the calling thread. */
 uint64_t reef_device_expire(reef_device *device);
-/* The time slice that options.slice_us has led to, in microseconds. UNSUPPORTED, with the reason: the driver refused or is
- * not known, in which case everything runs with the driver's own slices; or none was asked for. Thread safe. */
-reef_status reef_device_slice(const reef_device *device, uint32_t *us, reef_error *error);
 
 typedef struct reef_device_stats {
     unsigned units;

@@ -202,16 +202,16 @@ reef_status reef_device_health(const reef_device *device, reef_error *error)
     return ops->health ? ops->health(device->dev, error) : REEF_OK;
 }
 
-uint64_t reef_device_expire(reef_device *device)
-{
-    return reef_sched_expire(&device->sched);
-}
-
 reef_status reef_device_slice(const reef_device *device, uint32_t *us, reef_error *error)
 {
     const reef_device_ops *ops = device->dev->ops;
     return ops->slice ? ops->slice(device->dev, us, error)
                       : reef_fail(error, REEF_UNSUPPORTED, "device '%s' has no time slices", ops->name);
+}
+
+uint64_t reef_device_expire(reef_device *device)
+{
+    return reef_sched_expire(&device->sched);
 }
 
 void reef_device_stats_get(const reef_device *device, reef_device_stats *out)

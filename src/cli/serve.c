@@ -14,7 +14,7 @@ typedef struct serve_args {
     serve_options options;
     const char *precision, *log;
     uint64_t units, threads, connections, queue, max_request_mib, max_json_mib, max_memory_mib, ring_mib, idle_s,
-        receive_s, send_s, drain_s, ring_spin_us;
+        receive_s, send_s, drain_s, ring_spin_us, slice_us;
     bool no_supervise;
 } serve_args;
 
@@ -52,6 +52,7 @@ static void take(serve_args *args)
 {
     serve_options *options = &args->options;
     options->units = (unsigned)args->units;
+    options->slice_us = (unsigned)args->slice_us;
     options->http_threads = (unsigned)args->threads;
     options->max_connections = (unsigned)args->connections;
     options->queue_limit = (unsigned)args->queue;
@@ -74,6 +75,7 @@ int cli_serve(int argc, char **argv)
     serve_options_default(o);
     o->device = "cpu";
     o->listen = "127.0.0.1:8000";
+    args.slice_us = o->slice_us;
     args.threads = o->http_threads;
     args.connections = o->max_connections;
     args.queue = o->queue_limit;
@@ -94,6 +96,11 @@ int cli_serve(int argc, char **argv)
         {"device", "NAME", "device (default cpu; see reef devices)", CLI_TEXT, &o->device, 0, 0},
         {"policy", "P", "scheduling policy (see reef devices)", CLI_TEXT, &o->policy, 0, 0},
         {"units", "N", "compute units (default: one per processor)", CLI_COUNT, &args.units, 1, 4096},
+        {"slice", "US",
+         "GPU: how long it may be kept while other processes want it (default 10000; 0: the driver's own)", CLI_COUNT,
+         &args.slice_us, 0, SERVE_SLICE_MAX_US},
+        {"no-hints", NULL, "do not tell the GPU of real-time requests that are about to come", CLI_FLAG, &o->no_hints,
+         0, 0},
         {"precision", "P", CLI_PRECISION_HELP, CLI_TEXT, &args.precision, 0, 0},
         {"cache", "DIR", "where profiles are kept (default: beside the models)", CLI_TEXT, &o->cache_dir, 0, 0},
         {"token-file", "FILE", "ask for the bearer token in this file (health is open to all)", CLI_TEXT,
@@ -133,6 +140,7 @@ int cli_serve(int argc, char **argv)
             "  reef serve models\n"
             "  curl localhost:8000/v2/models/NAME\n"
             "  reef serve models --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key key.pem --token-file token\n"
+            "  reef serve models --device cuda:0 --slice 10000    # beside: reef nice -n 19 -- python train.py\n"
             "  reef serve models --device cuda:0 --ring /run/reef/ring.sock --shm-prefix reef_\n",
         .options = options,
         .n_options = sizeof options / sizeof options[0],

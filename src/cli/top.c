@@ -194,6 +194,14 @@ static void print_status(const top_args *args, const json_t *now, const json_t *
            json_string_value(at(device, "name")), json_string_value(at(device, "policy")),
            grown(device, was, "preemptions") / seconds, grown(device, was, "tiles_abandoned") / seconds,
            number(device, "failures"));
+    const json_t *hints = at(device, "hints"), *hints_before = at(was, "hints");
+    if (json_is_integer(at(device, "slice_us"))) {
+        printf("time slice %.0f us against other processes; ", number(device, "slice_us"));
+    }
+    if (json_is_integer(at(device, "slice_us")) || number(hints, "sent") > 0) {
+        printf("hints: %.1f/s, %.1f used/s, %.0f refused\n", grown(hints, hints_before, "sent") / seconds,
+               grown(hints, hints_before, "used") / seconds, number(hints, "refused"));
+    }
     printf("compute units: %.2f rt, %.2f be (%.2f lost) of %.0f  [", rt, be, lost, units);
     for (int i = 0; i < columns; i++) {
         double unit = (i + 0.5) * units / columns;

@@ -20,7 +20,8 @@
 
 #include "model/plan.h"
 
-/* The lease: compute units [first, end) may run leased launches (BE work). One word, so that it changes at once. */
+/* The lease: compute units [first, end) may run leased launches (BE work). One word, so that it changes at once. Which
+ * units these are is the device's business, and one that divides its units coarsely may lease fewer, or none. */
 typedef uint64_t reef_lease;
 static inline reef_lease reef_lease_make(unsigned first, unsigned end)
 {

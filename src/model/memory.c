@@ -74,7 +74,7 @@ static void live_ranges(reef_plan *plan)
 /* Every user of a has finished when a user of b starts. */
 static bool precedes(const reef_order *order, const block *a, const block *b)
 {
-    if (!order->before) {
+    if (!a->users || !b->common) {
         return a->last < b->first;
     }
     bool all = true;
@@ -88,10 +88,10 @@ static bool precedes(const reef_order *order, const block *a, const block *b)
 static bool between(const reef_order *order, size_t k, const block *from, const block *to)
 {
     bool ordered = from->last == k && to->first == k;
-    for (size_t i = from->first; order->before && ordered && i < k; i++) {
+    for (size_t i = from->first; from->users && ordered && i < k; i++) {
         ordered = !reef_order_has(from->users, i) || reef_order_follows(order, k, i);
     }
-    for (size_t i = k + 1; order->before && ordered && i <= to->last; i++) {
+    for (size_t i = k + 1; to->users && ordered && i <= to->last; i++) {
         ordered = !reef_order_has(to->users, i) || reef_order_follows(order, i, k);
     }
     return ordered;
@@ -189,10 +189,10 @@ static uint64_t *find_users(const reef_plan *plan, const reef_order *order, bloc
             if (!is_activation(plan, view->storage)) {
                 continue;
             }
-            block *b = &blocks[view->storage];
-            reef_order_put(b->users, k);
+            uint64_t *users = sets + 2 * view->storage * words;
+            reef_order_put(users, k);
             for (size_t w = 0; w < words; w++) {
-                b->common[w] &= reef_order_row(order, k)[w];
+                users[words + w] &= reef_order_row(order, k)[w];
             }
         }
     }
@@ -203,7 +203,7 @@ static uint64_t *find_users(const reef_plan *plan, const reef_order *order, bloc
 static void join(const reef_order *order, block *into, const block *y)
 {
     into->last = y->last;
-    for (size_t w = 0; order->before && w < order->words; w++) {
+    for (size_t w = 0; into->users && y->users && w < order->words; w++) {
         into->users[w] |= y->users[w];
         into->common[w] &= y->common[w];
     }

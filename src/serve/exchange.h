@@ -46,6 +46,10 @@ typedef struct serve_exchange {
     const char *content_type;
     unsigned retry_after_s;
     uint64_t begin_ns;
+    size_t declared;     /* bytes of body that the header promised; 0: it does not say */
+    uint64_t headers_ns; /* when they had been read; 0: nobody needs to know */
+    uint64_t hint_after_ns;
+    unsigned body_hints;
 
     serve_call *call;     /* inference */
     serve_answer *answer; /* of it; its spans point into the call */

@@ -232,6 +232,24 @@ static void take_body(serve_exchange *exchange, const char *data, size_t bytes)
     }
 }
 
+/* Part of a real-time request's body has come. Where the rest is near at the pace so far, the device is told to be ready;
+ * once more if it then took longer than that. */
+static void hint_of_body(serve_exchange *exchange)
+{
+    serve_hints *hints = exchange->server->hints;
+    if (!exchange->headers_ns || exchange->body_bytes >= exchange->declared || exchange->state != SERVE_TAKING ||
+        exchange->body_hints >= 2 || !serve_hints_wanted(hints)) {
+        return;
+    }
+    uint64_t now = reef_now_ns();
+    if (now >= exchange->hint_after_ns && serve_body_rest_ns(now - exchange->headers_ns, exchange->body_bytes,
+                                                             exchange->declared) <= SERVE_HINT_BODY_NS) {
+        exchange->body_hints++;
+        exchange->hint_after_ns = now + SERVE_HINT_BODY_NS + SERVE_HINT_HOLD_NS;
+        serve_hints_body(hints, exchange->peer, exchange->call->model, now);
+    }
+}
+
 static const char *header(const serve_exchange *exchange, const char *name)
 {
     return MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND, name);
@@ -267,6 +285,7 @@ static void check_headers(serve_exchange *exchange, const char *method)
                             "the JSON is larger than this server takes (--max-json); send tensors as binary data");
     }
     exchange->json_bytes = split && exchange->state != SERVE_DONE ? exchange->json_bytes : 0;
+    exchange->declared = declared;
     serve_peer_phase(exchange->peer, SERVE_RECEIVING, declared);
 }
 
@@ -287,6 +306,8 @@ static serve_exchange *begin(serve_server *server, struct MHD_Connection *connec
     check_headers(exchange, method);
     if (exchange->state != SERVE_DONE && exchange->route == SERVE_ROUTE_INFER) {
         serve_infer_begin(exchange);
+        bool rt = exchange->call && exchange->call->model->config.service_class == REEF_RT;
+        exchange->headers_ns = rt && exchange->peer && serve_hints_wanted(server->hints) ? reef_now_ns() : 0;
     }
     return exchange;
 }
@@ -307,6 +328,7 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
     }
     if (*bytes) {
         take_body(exchange, data, *bytes);
+        hint_of_body(exchange);
         *bytes = 0;
         return MHD_YES;
     }

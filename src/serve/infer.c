@@ -141,6 +141,9 @@ static void submit(serve_exchange *exchange)
         serve_exchange_wake(exchange);
         return;
     }
+    if (call->service_class == REEF_RT && exchange->peer) {
+        serve_hints_arrival(server->hints, exchange->peer, call->model, call->decoded_ns);
+    }
     reef_status status = serve_call_submit(call);
     if (status == REEF_OK) {
         if (deadline_ns) {

@@ -2,6 +2,7 @@
  * metrics.c - /metrics for Prometheus, and /v2/reef/status, which has the same and what reef top shows besides, as JSON.
  */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -135,6 +136,19 @@ void serve_describe_metrics(serve_server *server, serve_text *out)
                (double)stats.kernels_evicted);
     add_number(out, "reef_device_failures_total", "counter", "Requests that ended because the device failed.",
                (double)atomic_load(&server->device_failures));
+    uint32_t slice_us;
+    reef_error ignored;
+    if (reef_device_slice(server->device, &slice_us, &ignored) == REEF_OK) {
+        add_number(out, "reef_device_slice_microseconds", "gauge",
+                   "Time that this process may keep the GPU while another process wants it.", slice_us);
+    }
+    serve_hint_counts hints = serve_hints_count(server->hints);
+    add_number(out, "reef_hints_sent_total", "counter", "Times the device was told of a real-time request ahead.",
+               (double)hints.sent);
+    add_number(out, "reef_hints_used_total", "counter", "Of these, followed by the request in time.",
+               (double)hints.used);
+    add_number(out, "reef_hints_refused_total", "counter", "Hints that the engine or the device did not take.",
+               (double)hints.refused);
     add_number(out, "reef_connections", "gauge", "Open HTTP connections.", (double)serve_watch_peers(server->watch));
     add_number(out, "reef_body_bytes", "gauge", "Memory that request bodies hold.",
                (double)atomic_load(&server->body_bytes));
@@ -196,12 +210,22 @@ void serve_describe_status(serve_server *server, serve_text *out)
 {
     reef_device_stats stats;
     reef_device_stats_get(server->device, &stats);
+    serve_hint_counts hints = serve_hints_count(server->hints);
+    char slice[16] = "null"; /* the device has none, or the driver's own are in force */
+    uint32_t slice_us;
+    reef_error ignored;
+    if (reef_device_slice(server->device, &slice_us, &ignored) == REEF_OK) {
+        snprintf(slice, sizeof slice, "%u", (unsigned)slice_us);
+    }
     serve_text_add(out, "{\"version\":");
     serve_text_json(out, reef_version());
     serve_text_format(out, ",\"ready\":%s,\"now_ns\":%llu,\"start_ns\":%llu,\"connections\":%zu,\"device\":{\"name\":",
                       serve_ready(server) ? "true" : "false", (unsigned long long)reef_now_ns(),
                       (unsigned long long)server->start_ns, serve_watch_peers(server->watch));
     serve_text_json(out, server->options.device);
+    serve_text_format(out, ",\"slice_us\":%s,\"hints\":{\"sent\":%llu,\"used\":%llu,\"refused\":%llu}", slice,
+                      (unsigned long long)hints.sent, (unsigned long long)hints.used,
+                      (unsigned long long)hints.refused);
     serve_text_format(out,
                       ",\"units\":%u,\"policy\":\"%s\",\"preemptions\":%llu,\"tiles\":%llu,\"tiles_abandoned\":%llu,"
                       "\"busy_ns_rt\":%llu,\"busy_ns_be\":%llu,\"lost_ns_be\":%llu,\"failures\":%llu},\"models\":[",

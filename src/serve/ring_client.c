@@ -246,6 +246,9 @@ static void submit(serve_ring_client *client, unsigned index)
     atomic_fetch_add_explicit(waiting, 1, memory_order_relaxed);
     atomic_fetch_add(&client->in_flight, 1);
     atomic_fetch_add(&client->running, 1);
+    if (f->service_class == REEF_RT && !ending) {
+        serve_hints_arrival(client->server->hints, client, model, f->decoded_ns);
+    }
     reef_status status = ending
                              ? REEF_CANCELLED
                              : reef_session_submit(model->variants[0].sessions[f->service_class], &options, &f->handle);

@@ -42,6 +42,7 @@ void serve_options_default(serve_options *options)
         .send_s = 30,
         .drain_s = 30,
         .ring_spin_us = 50,
+        .slice_us = SERVE_SLICE_AUTO,
         .log_level = SERVE_LOG_INFO,
         .supervise = true,
     };
@@ -152,11 +153,47 @@ static void raise_limits(const serve_options *options)
     }
 }
 
+/* Opens the device with the time slice that was asked for. Only a device without time slices is an error, and only where
+ * one was asked for; what a driver refuses is logged, and everything runs with its own slices. */
+static reef_status open_device(serve_server *server, reef_error *error)
+{
+    const serve_options *options = &server->options;
+    bool chosen = options->slice_us != SERVE_SLICE_AUTO;
+    reef_device_options device = {
+        .policy = options->policy,
+        .units = options->units,
+        .slice_us = chosen ? options->slice_us : SERVE_SLICE_US,
+    };
+    reef_error why;
+    uint32_t us;
+    reef_status status = reef_device_open(options->device, &device, &server->device, &why);
+    if (status == REEF_UNSUPPORTED && device.slice_us) { /* was it the slice? */
+        device.slice_us = 0;
+        status = reef_device_open(options->device, &device, &server->device, error);
+        if (!status && chosen) {
+            reef_device_close(server->device);
+            server->device = NULL;
+            return reef_fail(error, REEF_UNSUPPORTED, "--slice: %s; leave the option out, or serve on a GPU (--device)",
+                             why.message);
+        }
+        return status;
+    }
+    if (status) {
+        *error = why;
+    } else if (device.slice_us && reef_device_slice(server->device, &us, &why)) {
+        char quoted[512];
+        serve_log_line(server->log, SERVE_LOG_WARNING, "slice", "state=refused wanted_us=%u error=%s", device.slice_us,
+                       serve_log_quote(why.message, quoted, sizeof quoted));
+    } else if (device.slice_us) {
+        serve_log_line(server->log, SERVE_LOG_INFO, "slice", "state=set us=%u", (unsigned)us);
+    }
+    return status;
+}
+
 static reef_status open_parts(serve_server *server, const serve_sockets *sockets, const serve_heritage *heritage,
                               reef_error *error)
 {
     const serve_options *options = &server->options;
-    reef_device_options device = {.policy = options->policy, .units = options->units};
     reef_status status = serve_access_load(options, &server->access, error);
     if (!status) {
         server->shm = serve_shm_create(options->shm_prefix);
@@ -175,9 +212,10 @@ static reef_status open_parts(serve_server *server, const serve_sockets *sockets
             serve_log_raw(server->timeline, "[\n", 2); /* the viewer does not ask for the closing bracket */
         }
     }
-    status = status ? status : reef_device_open(options->device, &device, &server->device, error);
+    status = status ? status : open_device(server, error);
     status = status ? status : serve_watch_create(server, &server->watch, error);
     status = status ? status : serve_helpers_create(2, &server->helpers, error);
+    status = status || options->no_hints ? status : serve_hints_create(&server->hints, error);
     if (!status) {
         serve_repository_options repository = {
             .device = server->device,
@@ -204,6 +242,7 @@ static void close_parts(serve_server *server)
     int timeline = server->timeline_fd;
     serve_http_stop(server->http);
     serve_ring_stop(server->ring);
+    serve_hints_destroy(server->hints);
     serve_repository_destroy(server->repository);
     serve_helpers_destroy(server->helpers);
     serve_watch_destroy(server->watch);

@@ -3,17 +3,27 @@
  *
  *     sockets -> http.c (bodies) -> routes.c -> infer.c -> call.c -> engine
  *     ring sockets -> ring.c -------------------------------^
+ *     hint.c: the engine is told of real-time requests ahead;  server.c: the process's time slice on a GPU
  *     watch.c: clients that leave or dawdle, deadlines, the device's health;  supervise.c: the process around it all
  */
 #ifndef REEF_SERVE_SERVER_H
 #define REEF_SERVE_SERVER_H
 
+#include "serve/hint.h"
 #include "serve/log.h"
 #include "serve/repository.h"
+
+/* Five times the driver's own slice: longer than most inferences, so that programs under reef nice (slices of 1 us to 1 ms)
+ * do not interrupt them. docs/results/h200/nice.json was measured with it. */
+enum { SERVE_SLICE_US = 10000, SERVE_SLICE_MAX_US = 1000000, SERVE_SLICE_AUTO = SERVE_SLICE_MAX_US + 1 };
 
 typedef struct serve_options {
     const char *device, *policy; /* policy NULL: the engine's default */
     unsigned units;              /* 0: all */
+    /* Microseconds this process may keep a GPU while others want it; 0: the driver's own; SERVE_SLICE_AUTO: SERVE_SLICE_US
+     * where there are time slices. */
+    unsigned slice_us;
+    bool no_hints; /* the engine is not told of requests ahead */
     reef_precision precision;
     const char *models, *cache_dir;
     const char *listen;                       /* HOST:PORT; port 0: any that is free */
@@ -61,7 +71,8 @@ typedef struct serve_server {
     struct serve_http *http;
     struct serve_ring *ring;
     struct serve_helpers *helpers;
-    int parent; /* socket to the supervisor; -1: none */
+    serve_hints *hints; /* NULL: none are sent */
+    int parent;         /* socket to the supervisor; -1: none */
     uint64_t start_ns, start_ms;
     _Atomic bool draining; /* no new inferences */
     _Atomic bool failed;   /* the device is lost: the process is about to be replaced */

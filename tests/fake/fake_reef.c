@@ -2,7 +2,8 @@
  * fake_reef.c - the public API with nothing behind it but a thread that sleeps: for testing the command line and the
  * benchmarks without an engine, and with an engine that misbehaves on purpose (FAKE_REEF_WRONG=N: every Nth answer is
  * wrong by one bit; FAKE_REEF_FAULT=FILE: once FILE exists it is removed and the device of this process is lost, as a GPU
- * is after a faulting kernel: every request ends with DEVICE; FAKE_REEF_CRASH=FILE: the same with a crash).
+ * is after a faulting kernel: every request ends with DEVICE; FAKE_REEF_CRASH=FILE: the same with a crash; FAKE_REEF_GPU=FILE: the device has time slices and takes hints, and FILE gets a line for each: "slice US", "hint
+ * NS" and, for requests, "rt" or "be"; FAKE_REEF_SLICE=refused: but its driver does not let slices be changed).
  *
  * Every file that starts like an ONNX file is a model of one input x and one output y = max(x, 0), both float32 (1, 4);
  * a request takes as long as the file's size in microseconds, or what a synthetic model asks for. RT requests go first
@@ -36,7 +37,8 @@ struct reef_device {
     pthread_cond_t changed;
     pthread_t thread;
     bool stop, lost;
-    unsigned units;
+    unsigned units, slice_us;
+    _Atomic unsigned hints; /* in a row without a request */
     const char *policy;
     reef_request *queue[2]; /* RT, BE */
     size_t active;
@@ -98,6 +100,17 @@ const char *reef_version(void)
 const char *reef_dtype_name(reef_dtype dtype)
 {
     return dtype == REEF_F32 ? "float32" : dtype == REEF_I64 ? "int64" : dtype == REEF_BOOL ? "bool" : "other";
+}
+
+/* A line in the file that FAKE_REEF_GPU names; value 0: none. */
+static void record(const char *what, uint64_t value)
+{
+    const char *path = getenv("FAKE_REEF_GPU");
+    FILE *file = path ? fopen(path, "ae") : NULL;
+    if (file) {
+        fprintf(file, value ? "%s %llu\n" : "%s\n", what, (unsigned long long)value);
+        fclose(file);
+    }
 }
 
 /* ---- the device thread ---- */
@@ -222,6 +235,9 @@ reef_status reef_device_open(const char *name, const reef_device_options *option
     if (strcmp(name, "cpu")) {
         return reef_fail(error, REEF_NOT_FOUND, "no device '%s'", name);
     }
+    if (options && options->slice_us && !getenv("FAKE_REEF_GPU")) {
+        return reef_fail(error, REEF_UNSUPPORTED, "device 'cpu' has no time slices");
+    }
     reef_device *device = calloc(1, sizeof *device);
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
@@ -230,6 +246,10 @@ reef_status reef_device_open(const char *name, const reef_device_options *option
     pthread_mutex_init(&device->lock, NULL);
     device->units = options && options->units ? options->units : 2;
     device->policy = options && options->policy ? options->policy : "reset";
+    device->slice_us = options ? options->slice_us : 0;
+    if (device->slice_us) {
+        record("slice", device->slice_us);
+    }
     pthread_create(&device->thread, NULL, device_main, device);
     *out = device;
     return REEF_OK;
@@ -256,21 +276,6 @@ reef_status reef_device_set_policy(reef_device *device, const char *policy, reef
     }
     pthread_mutex_unlock(&device->lock);
     return busy ? reef_fail(error, REEF_BUSY, "requests are under way") : REEF_OK;
-}
-
-reef_status reef_device_health(const reef_device *device, reef_error *error)
-{
-    reef_device *d = (reef_device *)device;
-    pthread_mutex_lock(&d->lock);
-    bool lost = d->lost;
-    pthread_mutex_unlock(&d->lock);
-    return lost ? reef_fail(error, REEF_DEVICE, "the fake device was told to fail") : REEF_OK;
-}
-
-uint64_t reef_device_expire(reef_device *device)
-{
-    (void)device; /* requests find out when their turn comes */
-    return UINT64_MAX;
 }
 
 reef_status reef_device_trace_start(reef_device *device, size_t max_spans, reef_error *error)
@@ -305,6 +310,32 @@ void reef_device_trace_span(reef_device *device, const char *name, uint64_t begi
                        name);
     }
     pthread_mutex_unlock(&device->lock);
+}
+
+reef_status reef_device_health(const reef_device *device, reef_error *error)
+{
+    reef_device *d = (reef_device *)device;
+    pthread_mutex_lock(&d->lock);
+    bool lost = d->lost;
+    pthread_mutex_unlock(&d->lock);
+    return lost ? reef_fail(error, REEF_DEVICE, "the fake device was told to fail") : REEF_OK;
+}
+
+reef_status reef_device_slice(const reef_device *device, uint32_t *us, reef_error *error)
+{
+    const char *refused = getenv("FAKE_REEF_SLICE");
+    if (!device->slice_us || refused) {
+        return reef_fail(error, REEF_UNSUPPORTED,
+                         refused ? "the fake driver refuses a time slice of %u us" : "none of %u us", device->slice_us);
+    }
+    *us = device->slice_us;
+    return REEF_OK;
+}
+
+uint64_t reef_device_expire(reef_device *device)
+{
+    (void)device; /* requests find out when their turn comes */
+    return UINT64_MAX;
 }
 
 void reef_device_stats_get(const reef_device *device, reef_device_stats *out)
@@ -480,6 +511,10 @@ reef_status reef_session_submit(reef_session *session, const reef_submit_options
 {
     reef_device *device = session->model->device;
     bool be = session->options.service_class == REEF_BE;
+    record(be ? "be" : "rt", 0);
+    if (!be) {
+        atomic_store(&device->hints, 0);
+    }
     reef_request *request = calloc(1, sizeof *request), **link;
     request->session = session;
     request->options = *options;
@@ -561,6 +596,21 @@ reef_status reef_session_run(reef_session *session, const void *const *inputs, v
         *info = ended;
     }
     return ended.status;
+}
+
+reef_status reef_session_hint(reef_session *session, uint64_t within_ns, reef_error *error)
+{
+    if (session->options.service_class != REEF_RT || within_ns == 0 || within_ns > REEF_HINT_MAX_NS) {
+        return reef_fail(error, REEF_INVALID_ARGUMENT, "not a hint");
+    }
+    if (!getenv("FAKE_REEF_GPU")) {
+        return reef_fail(error, REEF_UNSUPPORTED, "device 'cpu' needs no hints");
+    }
+    if (atomic_fetch_add(&session->model->device->hints, 1) >= REEF_HINT_UNUSED_MAX) {
+        return reef_fail(error, REEF_REFUSED, "too many hints without a request");
+    }
+    record("hint", within_ns);
+    return REEF_OK;
 }
 
 void reef_session_stats_get(const reef_session *session, reef_session_stats *out)

@@ -147,6 +147,20 @@ static void *thread_main(void *unused)
     return unused;
 }
 
+/* The number is closed, and then stands for another file; other threads may have left lower numbers free. */
+static void reuse(int number, const char *path, int flags)
+{
+    int opened[8], n = 0;
+    close(number);
+    do {
+        opened[n] = open(path, flags);
+    } while (opened[n] != number && ++n < 8);
+    need(n < 8, "the number is used again");
+    while (n-- > 0) {
+        close(opened[n]);
+    }
+}
+
 static void hold(void)
 {
     context c = make_context(LONG, RM_ENGINE_GRAPHICS, 2048);
@@ -159,11 +173,9 @@ static void hold(void)
         } else if (strcmp(line, "free\n") == 0) {
             free_object(c.fd, c.client, c.group);
         } else if (strcmp(line, "close\n") == 0) { /* without freeing, and the number is used again */
-            close(c.fd);
-            need(open("/dev/nvidiactl", O_RDWR) == c.fd, "the number is used again");
+            reuse(c.fd, "/dev/nvidiactl", O_RDWR);
         } else if (strcmp(line, "replace\n") == 0) {
-            close(c.fd);
-            need(open("/dev/zero", O_RDONLY) == c.fd, "the number is used again");
+            reuse(c.fd, "/dev/zero", O_RDONLY);
         } else if (strcmp(line, "closeall\n") == 0) {
             for (int fd = 3; fd < 1024; fd++) {
                 close(fd);

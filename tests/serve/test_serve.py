@@ -690,6 +690,138 @@ def supervise_kill_9_of_the_worker(folder: Path) -> None:
             assert server.http("POST", "/v2/models/a/infer", FAKE_BODY)[0] == 200
 
 
+# ---- beside other processes on a GPU (the fake engine's) --------------------------------------------------------------
+
+
+def gpu_models(folder: Path) -> Path:
+    """a: real-time; b: best-effort."""
+    fake_models(folder, 1000)
+    (folder / "a.json").write_text('{"class": "rt"}')
+    return folder
+
+
+def keep_asking(connection: socket.socket, model: str, body: bytes = FAKE_BODY, first: int = 0, pause: Callable = lambda: None) -> None:
+    """One request on a connection that stays; its first bytes go ahead, then comes the pause."""
+    head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    if first:
+        connection.sendall(head + body[:first])
+        pause()
+        connection.sendall(body[first:])
+    else:
+        connection.sendall(head + body)
+    assert read_answer(connection)[0] == 200
+
+
+def lines_of(path: Path) -> List[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, f"it never came to this: {what}"
+        time.sleep(0.01)
+
+
+@test
+def gpu_slice_is_raised_and_shown(folder: Path) -> None:
+    models, record = gpu_models(folder / "slice-models"), folder / "slice-record"
+    env = {"FAKE_REEF_GPU": str(record)}
+    for options, wanted in (((), 10000), (("--slice", "4321"), 4321)):
+        with serving(FAKE, models, *options, env=env) as server:
+            assert lines_of(record)[-1] == f"slice {wanted}"
+            assert server.metric("reef_device_slice_microseconds") == wanted
+            assert json.loads(server.http("GET", "/v2/reef/status")[2])["device"]["slice_us"] == wanted
+            assert f"event=slice state=set us={wanted}" in server.text()
+            out = subprocess.run([FAKE, "top", "--url", f"http://{server.address}", "--count", "1", "--interval", "0.1"], capture_output=True, text=True, timeout=60)
+            assert f"time slice {wanted} us" in out.stdout, out.stdout + out.stderr
+    record.unlink()
+    with serving(FAKE, models, "--slice", "0", env=env) as server:
+        assert lines_of(record) == [] and "reef_device_slice" not in server.http("GET", "/metrics")[2].decode()
+
+
+@test
+def gpu_slice_that_is_refused_is_logged_once(folder: Path) -> None:
+    models, record = gpu_models(folder / "refused-models"), folder / "refused-record"
+    with serving(FAKE, models, env={"FAKE_REEF_GPU": str(record), "FAKE_REEF_SLICE": "refused"}) as server:
+        for _ in range(3):
+            assert server.http("POST", "/v2/models/a/infer", FAKE_BODY)[0] == 200
+            assert "reef_device_slice" not in server.http("GET", "/metrics")[2].decode()
+        assert json.loads(server.http("GET", "/v2/reef/status")[2])["device"]["slice_us"] is None
+        assert server.text().count("event=slice state=refused") == 1 and "the fake driver refuses" in server.text()
+        out = subprocess.run([FAKE, "top", "--url", f"http://{server.address}", "--count", "1", "--interval", "0.1"], capture_output=True, text=True, timeout=60)
+        assert out.returncode == 0 and "time slice" not in out.stdout, out.stdout + out.stderr
+
+
+@test
+def gpu_slice_is_nothing_for_a_cpu(folder: Path) -> None:
+    models = gpu_models(folder / "cpu-models")
+    out = subprocess.run([FAKE, "serve", models, "--listen", "127.0.0.1:0", "--slice", "500"], capture_output=True, text=True, timeout=60)
+    assert out.returncode in (1, 2) and re.search("reef serve: .*--slice: device 'cpu' has no time slices; leave", out.stderr), out.stderr
+    out = subprocess.run([FAKE, "serve", models, "--slice", "1000001"], capture_output=True, text=True, timeout=60)
+    assert out.returncode == 2 and "--slice" in out.stderr, out.stderr
+    with serving(FAKE, models) as server, server.connect() as connection:
+        assert "event=slice" not in server.text() and "reef_device_slice" not in server.http("GET", "/metrics")[2].decode()
+        for _ in range(3):  # the first hint finds out that there are none
+            keep_asking(connection, "a", first=40, pause=lambda: time.sleep(0.05))
+        assert [server.metric(f"reef_hints_{kind}_total") for kind in ("sent", "used", "refused")] == [0, 0, 0]
+
+
+@test
+def hint_of_a_slow_body(folder: Path) -> None:
+    models, record = gpu_models(folder / "body-models"), folder / "body-record"
+    with serving(FAKE, models, env={"FAKE_REEF_GPU": str(record)}) as server, server.connect() as connection:
+        before = len(lines_of(record))
+        keep_asking(connection, "a", first=40, pause=lambda: wait_for(lambda: lines_of(record)[before:] == ["hint 1000000"], "a hint while the body is read"))
+        assert lines_of(record)[before:] == ["hint 1000000", "rt"]
+        assert server.metric("reef_hints_sent_total") == 1
+        keep_asking(connection, "b", first=40, pause=lambda: time.sleep(0.2))
+        keep_asking(connection, "a")  # all at once
+        assert lines_of(record)[before:] == ["hint 1000000", "rt", "be", "rt"]
+        # Bodies that never come: after eight the engine takes no more.
+        for _ in range(10):
+            sent, refused = server.metric("reef_hints_sent_total"), server.metric("reef_hints_refused_total")
+            with server.connect() as lost:
+                lost.sendall(b"POST /v2/models/a/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n" + b" " * 3000)
+                wait_for(lambda: server.metric("reef_hints_sent_total") + server.metric("reef_hints_refused_total") > sent + refused, "a hint")
+            time.sleep(0.01)  # while one hint is in force there is no other
+        assert server.metric("reef_hints_sent_total") == 9 and server.metric("reef_hints_refused_total") == 2
+        keep_asking(connection, "a")
+        keep_asking(connection, "a", first=40, pause=lambda: wait_for(lambda: server.metric("reef_hints_sent_total") == 10, "hints again"))
+    before = len(lines_of(record))
+    with serving(FAKE, models, "--no-hints", env={"FAKE_REEF_GPU": str(record)}) as server, server.connect() as connection:
+        keep_asking(connection, "a", first=40, pause=lambda: time.sleep(0.2))
+        assert lines_of(record)[before:] == ["slice 10000", "rt"] and server.metric("reef_hints_sent_total") == 0
+
+
+@test
+def hint_of_a_periodic_client(folder: Path) -> None:
+    models, record = gpu_models(folder / "rhythm-models"), folder / "rhythm-record"
+    with serving(FAKE, models, env={"FAKE_REEF_GPU": str(record)}) as server, server.connect() as connection:
+        for _ in range(300):  # a burst
+            keep_asking(connection, "a")
+        assert not [line for line in lines_of(record) if line.startswith("hint")]
+        # However busy this machine is, some five requests in a row are on time; then there is a hint before the next.
+        due, end = time.monotonic(), time.monotonic() + 60
+        while server.metric("reef_hints_used_total") < 3:
+            assert time.monotonic() < end, f"{lines_of(record)[-40:]}"
+            for _ in range(20):
+                due = max(due + 0.03, time.monotonic())
+                time.sleep(max(0, due - time.monotonic()))
+                keep_asking(connection, "a")
+        assert server.metric("reef_hints_sent_total") >= server.metric("reef_hints_used_total") >= 3
+        time.sleep(0.2)
+        sent = server.metric("reef_hints_sent_total")  # it has stopped: at most the one hint for the request that did not come
+        time.sleep(0.3)
+        assert server.metric("reef_hints_sent_total") == sent
+        hints, requests = (sum(line.startswith(word) for line in lines_of(record)) for word in ("hint", "rt"))
+        assert hints <= requests - 300
+        for _ in range(12):  # best-effort clients have no rhythm
+            keep_asking(connection, "b")
+            time.sleep(0.03)
+        assert server.metric("reef_hints_sent_total") == sent
+
+
 # ---- the ring --------------------------------------------------------------------------------------------------------
 
 

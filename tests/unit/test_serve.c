@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "serve/config.h"
+#include "serve/hint.h"
 #include "serve/request.h"
 #include "serve/scan.h"
 #include "serve/stats.h"
@@ -206,6 +207,63 @@ static void configurations_say_what_is_wrong_with_them(void **state)
     serve_config_free(&config);
 }
 
+/* Feeds the intervals, and says how many of the arrivals led to a forecast. */
+static unsigned foretold(serve_rhythm *rhythm, const uint64_t *intervals_us, size_t n, serve_forecast *last)
+{
+    uint64_t now = 1000000000u;
+    unsigned count = serve_rhythm_add(rhythm, now, last);
+    for (size_t i = 0; i < n; i++) {
+        now += intervals_us[i] * 1000;
+        count += serve_rhythm_add(rhythm, now, last);
+    }
+    return count;
+}
+
+static void periodic_arrivals_are_foretold_and_bursts_are_not(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t intervals_us[8];
+        unsigned foretold;
+    } cases[] = {
+        {{20000, 20000, 20000, 20000, 20000, 20000, 20000, 20000}, 5}, /* from the fifth arrival on */
+        {{20000, 20200, 19900, 20000, 20100, 20000, 19800, 20000}, 5}, /* jitter */
+        {{20000, 20000, 20000, 23000, 20000, 20000, 20000, 20000}, 1}, /* one late: four must agree again */
+        {{20, 20, 20, 20, 20, 20, 20, 20}, 0},                         /* a burst: as fast as it can */
+        {{1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000}, 0},         /* waiting would take too much of the period */
+        {{20, 20, 50000, 20, 20, 50000, 20, 20}, 0},                   /* bursts, periodic ones */
+        {{700, 9000, 31000, 2200, 14000, 600, 25000, 5000}, 0},        /* Poisson */
+        {{3e6, 3e6, 3e6, 3e6, 3e6, 3e6, 3e6, 3e6}, 0},                 /* too far ahead */
+        {{0, 0, 0, 0, 0, 0, 0, 0}, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        serve_rhythm rhythm = {0};
+        serve_forecast forecast = {0};
+        unsigned n = foretold(&rhythm, cases[i].intervals_us, 8, &forecast);
+        if (n != cases[i].foretold) {
+            fail_msg("case %zu: foretold %u times, not %u", i, n, cases[i].foretold);
+        }
+    }
+    serve_rhythm rhythm = {0};
+    serve_forecast forecast;
+    assert_int_equal(foretold(&rhythm, (const uint64_t[]){20000, 20200, 19900, 20000}, 4, &forecast), 1);
+    /* The mean is 20025 us; with a spread of 300 us the request comes 300 us early to 300 us late. */
+    assert_int_equal(forecast.period_ns, 20025000);
+    assert_int_equal(forecast.hint_ns, 1000000000u + 80100000 + 20025000 - 300000 - 300000);
+    assert_int_equal(forecast.within_ns, 300000 + 2 * 300000);
+    assert_true(SERVE_HINT_LEAD_NS + 2 * SERVE_RHYTHM_SPREAD_NS <= REEF_HINT_MAX_NS);
+}
+
+static void the_rest_of_a_body_comes_as_fast_as_its_beginning(void **state)
+{
+    (void)state;
+    assert_int_equal(serve_body_rest_ns(1000, 0, 100), UINT64_MAX);
+    assert_int_equal(serve_body_rest_ns(1000, 25, 100), 3000);
+    assert_int_equal(serve_body_rest_ns(1000, 100, 100), 0);
+    assert_int_equal(serve_body_rest_ns(1000, 200, 100), 0);
+    assert_int_equal(serve_body_rest_ns(UINT64_MAX, 1, UINT64_MAX), UINT64_MAX);
+}
+
 static void versions_are_ordered_as_numbers(void **state)
 {
     (void)state;
@@ -228,6 +286,8 @@ int main(void)
         cmocka_unit_test(json_has_a_budget),
         cmocka_unit_test(every_latency_has_its_bucket),
         cmocka_unit_test(configurations_say_what_is_wrong_with_them),
+        cmocka_unit_test(periodic_arrivals_are_foretold_and_bursts_are_not),
+        cmocka_unit_test(the_rest_of_a_body_comes_as_fast_as_its_beginning),
         cmocka_unit_test(versions_are_ordered_as_numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -83,8 +83,16 @@ static uint64_t begun_at(const cuda_device *device, const cuda_launch *launch, u
     if (!launch->graph || !(launch->graph->kind & CUDA_GRAPH_IN) || launch->failed) {
         return otherwise;
     }
-    uint64_t at = launch->instance->words->begun_at_ns + (uint64_t)device->clock_apart[0];
+    uint64_t at =
+        __atomic_load_n(&launch->instance->words->begun_at_ns, __ATOMIC_RELAXED) + (uint64_t)device->clock_apart[0];
     return at < otherwise ? otherwise : at > now ? now : at;
+}
+
+/* When the GPU says that the instance's last launch to end has ended: later than the one at hand where two were in the
+ * stream. So the host's clock is to be looked at after this, or the clocks would seem closer than they are. */
+static uint64_t ended_at(const cuda_launch *launch)
+{
+    return __atomic_load_n(&launch->instance->words->ended_at_ns, __ATOMIC_RELAXED);
 }
 
 /* The head of the queue is over: takes it out of the ring and tells what happened. */
@@ -92,7 +100,7 @@ static reef_event retire(cuda_device *device, cuda_queue *queue, cuda_instance *
 {
     cuda_launch *launch = &queue->ring[queue->head];
     cuda_instance *instance = launch->instance;
-    uint64_t now = reef_now_ns();
+    uint64_t gpu_ns = ended_at(launch), now = reef_now_ns();
     uint64_t start = launch->start_ns > queue->last_end_ns ? launch->start_ns : queue->last_end_ns;
     uint32_t end = launch->first + launch->count, reached = end;
     uint32_t before = atomic_load_explicit(&instance->current, memory_order_relaxed);
@@ -101,9 +109,10 @@ static reef_event retire(cuda_device *device, cuda_queue *queue, cuda_instance *
         reached = instance->words->progress[launch->ticket % REEF_IO_REPORTS];
         reached = launch->first > before ? before : reached; /* behind one that stopped early */
     }
+    reached = launch->behind && before < end ? before : reached;
     bool done = reached >= end && !launch->failed;
     if (launch->graph && !launch->failed) {
-        compare_clocks(device, instance->words->ended_at_ns, now);
+        compare_clocks(device, gpu_ns, now);
     }
     if (!launch->failed) {
         if (reached > before) {
@@ -116,6 +125,7 @@ static reef_event retire(cuda_device *device, cuda_queue *queue, cuda_instance *
         instance->partial &= reached < instance->base.program->plan->n_kernels;
     }
     device->workers -= launch->workers;
+    instance->in_flight--;
     queue->last_end_ns = now;
     queue->head = (queue->head + 1) % queue->capacity;
     queue->count--;

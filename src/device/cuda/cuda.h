@@ -115,7 +115,10 @@ typedef struct cuda_instance {
     uint32_t cursor;          /* kernels below it have been submitted in this run, in their plain form */
     uint32_t run;             /* number of this run; 0: none yet */
     uint32_t generation;      /* of the launches that are made now */
+    uint32_t generation_run;  /* the run that it was given to */
     uint64_t control_written; /* what the control word was last set to */
+    unsigned in_flight;       /* launches that have been submitted and not been seen to end */
+    bool broken;              /* the driver refused one of them: what follows it must not run */
     bool partial;             /* workers may have left kernels half done in this run */
     bool dirty;               /* an earlier run ended like that: its counters are to be cleared */
     _Atomic uint32_t current; /* first unfinished kernel; written by the completer and begin */
@@ -130,6 +133,7 @@ typedef struct cuda_launch {
     uint64_t ticket;   /* it has ended when the instance's `ended` has reached this */
     uint64_t start_ns; /* when it was handed to an idle stream, or when its predecessor ended */
     bool workers;      /* it may end early */
+    bool behind;       /* not launched at all: one in front of it has stopped early, or is about to */
     bool failed;
 } cuda_launch;
 
@@ -180,6 +184,7 @@ struct cuda_device {
     int n_shares;
     uint64_t served_ns;  /* of the best-effort queue that was served last */
     uint32_t generation; /* the youngest that has been revoked */
+    uint32_t youngest;   /* that was ever given to anything */
     CUdeviceptr revoked; /* the word that says so, and behind it (64 bytes on) reef_cuda_lost */
     CUstream control;    /* for that word: nothing else is ever in it */
     unsigned workers;    /* launches of workers that have not been seen to end */
@@ -295,8 +300,8 @@ void *cuda_submitter_main(void *device);
 /* share.c: the ways to divide the units; none where the driver cannot. The context is current. */
 void cuda_shares_load(cuda_device *device);
 void cuda_shares_unload(cuda_device *device);
-/* The one with the most best-effort units of at most so many; -1: none. */
-int cuda_share_find(const cuda_device *device, unsigned be_units);
+/* The share of the lease: the one with the most best-effort units of at most as many as it has. */
+void cuda_share_choose(cuda_device *device);
 unsigned cuda_units_needed(reef_instance *instance, unsigned per_mille);
 
 /* completion.c */

@@ -31,6 +31,9 @@ static bool cuda_enumerate(unsigned ordinal, const char **name, const char **des
 
 reef_status cuda_enter(const cuda_device *device, reef_error *error)
 {
+    if (!device->context) { /* lost: recover.c; nobody writes the failure any more */
+        return reef_fail(error, REEF_DEVICE, "%s", device->failure.message);
+    }
     return CUDA_TRY(device->cu, error, ctx_push(device->context));
 }
 
@@ -184,16 +187,15 @@ static uint32_t cuda_tiles_left(const reef_instance *base)
 static void cuda_lease(reef_dev *dev, reef_lease lease)
 {
     cuda_device *device = (cuda_device *)dev;
-    uint32_t first = (uint32_t)lease, end = (uint32_t)(lease >> 32), units = first < end ? end - first : 0;
     pthread_mutex_lock(&device->lock);
     bool changes = device->lease != lease;
     device->lease = lease;
-    device->share = units < dev->units ? cuda_share_find(device, units) : -1;
+    cuda_share_choose(device);
     if (changes) {
         cuda_revoke(device); /* what runs leaves its units, and is launched again for others */
     }
     pthread_mutex_unlock(&device->lock);
-    if (units) {
+    if ((uint32_t)lease < (uint32_t)(lease >> 32)) {
         cuda_work(device);
     }
 }

@@ -99,7 +99,7 @@ reef_status cuda_instance_load(cuda_instance *instance, reef_error *error)
     find_storage(instance);
     instance->words->ended = 0;
     instance->submitted = 0;
-    instance->run = instance->generation = 0;
+    instance->run = instance->generation = instance->generation_run = 0;
     instance->control_written = 0;
     instance->partial = instance->dirty = false;
     const reef_plan *plan = instance->base.program->plan;

@@ -149,7 +149,7 @@ reef_status cuda_revoke_load(cuda_device *device, reef_error *error)
     reef_status status = CUDA_TRY(cu, error, mem_alloc(&device->revoked, CUDA_ALIGN));
     status = status ? status : CUDA_TRY(cu, error, memset8(device->revoked, 0, CUDA_ALIGN));
     status = status ? status : cuda_settle(device, error);
-    device->generation = 0;
+    device->generation = device->youngest = 0;
     return status ? status
                   : CUDA_TRY(cu, error,
                              stream_create(&device->control, CUDA_STREAM_NON_BLOCKING, device->greatest_priority));
@@ -158,7 +158,7 @@ reef_status cuda_revoke_load(cuda_device *device, reef_error *error)
 void cuda_revoke(cuda_device *device)
 {
     reef_error error;
-    device->generation++;
+    device->generation = ++device->youngest;
     if (device->dead || !device->workers || cuda_enter(device, &error)) {
         return;
     }

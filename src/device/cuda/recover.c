@@ -3,8 +3,9 @@
  *
  * A kernel that faults poisons its context: every call fails from then on, whoever makes it. So whatever was in the
  * streams has failed, the requests are told so, and the device starts over with what the host still has: plans, chosen
- * variants, weights. Other models then go on as before; handles stay valid. Where the driver refuses a new context the
- * device is lost: every launch fails at once with that reason, and the process and its other devices go on.
+ * variants, weights. Other models then go on as before; handles stay valid. Where the driver refuses a new context, or
+ * not everything can be loaded into it, the device is lost: it has no context from then on, every launch and every other
+ * call that needs one fails at once with that reason, and the process and its other devices go on.
  */
 #include "device/cuda/cuda.h"
 #include "device/cuda/hint.h"
@@ -18,8 +19,36 @@ static void fail_launches(cuda_device *device)
             queue->ring[(queue->head + i) % queue->capacity].failed = true;
             queue->ring[(queue->head + i) % queue->capacity].graph = NULL;
         }
+        for (unsigned i = queue->submitted; i < queue->count; i++) {
+            queue->ring[(queue->head + i) % queue->capacity].instance->in_flight++;
+        }
         queue->submitted = queue->count;
     }
+}
+
+/* Destroys the context and forgets everything that lived in it. */
+static void unload_all(cuda_device *device)
+{
+    reef_error ignored;
+    if (!cuda_enter(device, &ignored)) {
+        for (reef_list *link = device->instances.next; link != &device->instances; link = link->next) {
+            cuda_instance_unload(REEF_CONTAINER(link, cuda_instance, link));
+        }
+        cuda_hint_unload(device);
+        cuda_leave(device);
+    }
+    for (reef_list *link = device->queues.next; link != &device->queues; link = link->next) {
+        REEF_CONTAINER(link, cuda_queue, link)->stream = NULL;
+    }
+    for (reef_list *link = device->programs.next; link != &device->programs; link = link->next) {
+        REEF_CONTAINER(link, cuda_program, link)->constants = 0;
+    }
+    cuda_shares_unload(device);
+    cuda_code_unload(device);
+    device->cu->ctx_destroy(device->context);
+    device->context = NULL;
+    device->control = NULL;
+    device->revoked = 0;
 }
 
 static reef_status load_all(cuda_device *device, reef_error *error)
@@ -54,19 +83,13 @@ void cuda_recover(cuda_device *device)
     pthread_rwlock_wrlock(&device->context_lock);
     pthread_mutex_lock(&device->lock);
     fail_launches(device);
-    reef_error ignored, error = {0}, before = device->failure;
-    if (!cuda_enter(device, &ignored)) {
-        for (reef_list *link = device->instances.next; link != &device->instances; link = link->next) {
-            cuda_instance_unload(REEF_CONTAINER(link, cuda_instance, link));
-        }
-        cuda_hint_unload(device);
-        cuda_leave(device);
-    }
-    cuda_shares_unload(device);
-    cuda_code_unload(device);
-    device->cu->ctx_destroy(device->context);
+    reef_error error = {0}, before = device->failure;
+    unload_all(device);
     if (load_all(device, &error)) {
         device->dead = true;
+        if (device->context) {
+            unload_all(device);
+        }
         /* Drivers differ: since about 580 a fault takes every context of the process with it, and no new one is made. */
         reef_fail(&device->failure, REEF_DEVICE,
                   "%.200s; %s is lost to this process (%.160s): restart it to use the GPU again", before.message,

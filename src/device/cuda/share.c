@@ -48,6 +48,7 @@ void cuda_shares_load(cuda_device *device)
             return;
         }
     }
+    cuda_share_choose(device); /* a lease holds when the context is replaced */
 }
 
 void cuda_shares_unload(cuda_device *device)
@@ -63,11 +64,12 @@ void cuda_shares_unload(cuda_device *device)
     device->share = -1;
 }
 
-int cuda_share_find(const cuda_device *device, unsigned units)
+void cuda_share_choose(cuda_device *device)
 {
-    int found = -1;
-    for (int i = 0; i < device->n_shares; i++) {
-        found = device->shares[i].be_units <= units ? i : found;
+    uint32_t first = (uint32_t)device->lease, end = (uint32_t)(device->lease >> 32);
+    unsigned units = first < end ? end - first : 0;
+    device->share = -1;
+    for (int i = 0; i < device->n_shares && units < device->base.units; i++) {
+        device->share = device->shares[i].be_units <= units ? i : device->share;
     }
-    return found;
 }

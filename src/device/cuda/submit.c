@@ -5,13 +5,19 @@
  * been served least: work counts as the time it takes alone, over the queue's weight. Which launches are in the streams
  * decides how the GPU is shared, because streams of one priority get what fits beside each other.
  *
- * A leased launch belongs to the youngest generation that is not revoked yet. When that has changed since the instance's
- * last launch, or a new run begins, the instance's control word is written first, in the same stream.
+ * A leased launch belongs to a generation that is not revoked yet. Each run has its own, because kernels note the one that
+ * they have begun in, and a new one once that was revoked; the instance's control word is then written first, in the same
+ * stream. But a launch never
+ * gets a younger generation than one of the same instance that is still on its way: that one was revoked and stops
+ * somewhere, and with a generation of its own the one behind would take that for done. Such a launch is not made; it ends
+ * as evicted when those in front of it have ended, and so does one that begins behind the first unfinished kernel.
  */
 #include "base/clock.h"
 #include "base/futex.h"
 #include "device/cuda/cuda.h"
 
+/* Generations are compared by their difference: those that count are never far from the one that was revoked last. */
+enum { MAX_AHEAD = 1 << 28 };
 enum { LEAD_NS = 3 * 1000 * 1000 }; /* how far ahead of another a queue may get, in time alone */
 
 /* What the driver is to be asked for; worked out under the lock. */
@@ -34,6 +40,22 @@ static uint32_t share_kind(const cuda_device *device)
     return (uint32_t)(CUDA_GRAPH_SHARE * (1 + device->share));
 }
 
+static bool is_revoked(const cuda_device *device, const cuda_instance *instance)
+{
+    return (int32_t)(instance->generation - device->generation) <= 0;
+}
+
+/* Would the launch, as workers, come behind kernels that nobody is going to finish before it? */
+static bool comes_too_early(const cuda_device *device, const cuda_launch *launch)
+{
+    cuda_instance *instance = launch->instance;
+    if (instance->in_flight) {
+        return instance->broken || is_revoked(device, instance);
+    }
+    instance->broken = false;
+    return launch->first > atomic_load_explicit(&instance->current, memory_order_relaxed);
+}
+
 /* The kernels of a launch as workers: whole segments, so that few graphs serve all launches; what is done is skipped. */
 static order worker_order(cuda_device *device, cuda_launch *launch)
 {
@@ -52,8 +74,12 @@ static order worker_order(cuda_device *device, cuda_launch *launch)
                 (launch->mode == REEF_LAUNCH_LEASED ? share_kind(device) : CUDA_GRAPH_BEGUN_ONLY),
         .clear = instance->dirty,
     };
-    if ((int32_t)(instance->generation - device->generation) <= 0) {
-        instance->generation = device->generation + 1;
+    if (is_revoked(device, instance) || instance->generation_run != instance->run) {
+        if (device->youngest - device->generation > MAX_AHEAD) {
+            cuda_revoke(device);
+        }
+        instance->generation = ++device->youngest;
+        instance->generation_run = instance->run;
     }
     uint64_t control = (uint64_t)instance->run << 32 | instance->generation;
     if (control != instance->control_written || o.clear) {
@@ -129,12 +155,20 @@ void cuda_submit(cuda_queue *queue, bool unlocked)
     reef_error error = {0};
     if (device->dead) {
         launch->failed = true;
+        instance->in_flight++;
         queue->submitted++;
         return;
     }
-    order o = launch->mode != REEF_LAUNCH_PLAIN && program->has_workers ? worker_order(device, launch)
-                                                                        : plain_order(device, launch, queue->realtime);
+    const bool workers = launch->mode != REEF_LAUNCH_PLAIN && program->has_workers;
     launch->start_ns = reef_now_ns();
+    launch->behind = workers && comes_too_early(device, launch);
+    instance->in_flight++;
+    if (launch->behind) {
+        launch->ticket = instance->submitted;
+        queue->submitted++;
+        return;
+    }
+    order o = workers ? worker_order(device, launch) : plain_order(device, launch, queue->realtime);
     if (unlocked) {
         queue->submitting = true;
         pthread_mutex_unlock(&device->lock);
@@ -147,6 +181,9 @@ void cuda_submit(cuda_queue *queue, bool unlocked)
     if (status) {
         launch->failed = true;
         device->failure = error;
+        instance->broken = true;
+        instance->control_written = 0; /* nobody knows which of it was done: again, the next time */
+        instance->dirty |= o.clear;
     }
     instance->submitted += o.count && !status;
     launch->ticket = instance->submitted; /* nothing left to do: over when what was submitted before is */

@@ -15,7 +15,4 @@ REEF_KERNEL_FIT(reef_igemm_f16_wg64x64, 1, igemm<REEF_P_F16, 64, 64, 16, 64, 6, 
 REEF_KERNEL_FIT(reef_igemm_f16_wg64x128, 1, igemm<REEF_P_F16, 64, 128, 16, 128, 4, IGEMM_WGMMA>)
 REEF_KERNEL_FIT(reef_igemm_f16_wg128x64, 1, igemm<REEF_P_F16, 128, 64, 16, 64, 4, IGEMM_WGMMA>)
 REEF_KERNEL_FIT(reef_igemm_f16_wg128x128, 1, igemm<REEF_P_F16, 128, 128, 16, 128, 6, IGEMM_WGMMA>)
-REEF_KERNEL_FIT(reef_igemm_f16_halo64x64, 4, igemm<REEF_P_F16, 64, 64, 16, 64, 6, IGEMM_WGMMA | IGEMM_HALO>)
-REEF_KERNEL_FIT(reef_igemm_f16_halo128x64, 3, igemm<REEF_P_F16, 128, 64, 16, 64, 6, IGEMM_WGMMA | IGEMM_HALO>)
-REEF_KERNEL_FIT(reef_igemm_f16_halo128x128, 1, igemm<REEF_P_F16, 128, 128, 16, 128, 6, IGEMM_WGMMA | IGEMM_HALO>)
 #endif

@@ -1,0 +1,1805 @@
+/*
+ * fake_cuda.c - a driver without a GPU: libcuda.so.1 for the tests of src/device/cuda.
+ *
+ * It keeps the promises that the host code relies on, and looks for those that the host code must keep.
+ *
+ *   memory    is the process's own; an address outside of what was allocated faults
+ *   stream    is a thread with a list of operations, carried out in order; streams run beside each other
+ *   graph     remembers nodes, arguments and edges; a launch carries the nodes out in a random order that the edges allow
+ *   kernel    is a C function of one tile, known by its name; plain forms run all tiles, worker forms go by the protocol
+ *             of device.cuh: blocks take turns at random, ask whether their generation was revoked, skip what is done in
+ *             this run, commit or abandon. io.cu's two kernels are here as well
+ *   time      of events is made up: a microsecond per kernel and 10 ns per tile
+ *   fault     poisons the context: every call answers ILLEGAL_ADDRESS until it is destroyed
+ *
+ * A kernel that the images name and this file does not know takes its time and does nothing.
+ *
+ * Locks: `lock` guards every table and list of handles; a stream's own lock its operations. `lock` is never held while a
+ * stream's operation is carried out or a thread is joined.
+ */
+#include "fake/fake_cuda.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "device/cuda/driver.h"
+#include "device/cuda/kernels/io.h"
+#include "device/cuda/kernels/misc_args.h"
+#include "device/cuda/kernels/worker.h"
+
+/* Everything is exported under the driver's own names, and must have the types that the table of driver.h gives it. */
+#define X(member, symbol, parameters) CUresult symbol parameters;
+CUDA_DRIVER_LIST(X)
+CUDA_DRIVER_OPTIONAL(X)
+#undef X
+
+enum {
+    INVALID_VALUE = 1,
+    INVALID_DEVICE = 101,
+    INVALID_CONTEXT = 201,
+    INVALID_HANDLE = 400,
+    NOT_FOUND = 500,
+    MAX_DEPTH = 8,
+    MAX_PARAMS_BYTES = 8192,
+    LARGE_BYTES = 1 << 20,
+    VERSION = 13000,
+};
+static const size_t DEFAULT_MEMORY = (size_t)16 << 30;
+
+typedef enum handle_kind {
+    CONTEXT,
+    GREEN,
+    STREAM,
+    EVENT,
+    GRAPH,
+    EXECUTABLE,
+    LIBRARY,
+    KERNEL,
+    DESCRIPTION,
+    KINDS
+} handle_kind;
+
+/* What every handle points to. Handles stay in memory when they are destroyed, so that a stale one is recognised. */
+typedef struct object {
+    struct object *next;
+    handle_kind kind;
+    bool alive;
+    struct CUctx_st *context; /* that it belongs to, or NULL */
+} object;
+
+struct CUctx_st {
+    object base;
+    struct CUctx_st *parent; /* of a green context's: it shares its fate */
+    unsigned first_unit, units;
+    _Atomic bool faulted;
+};
+struct CUgreenCtx_st {
+    object base;
+    CUcontext own;
+};
+struct CUdevResourceDesc_st {
+    object base;
+    unsigned first_unit, units;
+};
+struct CUlib_st {
+    object base;
+    const char *text;
+};
+struct CUkern_st {
+    object base;
+    CUlibrary library;
+    const struct kernel_type *type; /* NULL: does nothing */
+    bool worker;
+    char name[100];
+};
+struct CUevent_st {
+    object base;
+    uint64_t virtual_ns;
+    bool pending;
+};
+struct CUgraphNode_st {
+    CUkernel kernel;
+    CUcontext context;
+    unsigned grid, n_after, room;
+    size_t number;
+    CUgraphNode *after;
+    _Alignas(16) char args[MAX_PARAMS_BYTES / 2];
+    reef_cuda_worker worker;
+};
+struct CUgraph_st {
+    object base;
+    size_t n;
+    CUgraphNode *nodes;
+};
+struct CUgraphExec_st {
+    object base;
+    size_t n;
+    CUgraphNode *nodes;
+    const uint32_t *flags; /* of the instance, if it has workers: where those of its first kernel are */
+};
+
+typedef enum op_kind { OP_WRITE32, OP_WRITE64, OP_SET, OP_COPY, OP_RECORD, OP_LAUNCH } op_kind;
+typedef struct op {
+    struct op *next;
+    op_kind kind;
+    CUdeviceptr at, from;
+    uint64_t value;
+    size_t bytes;
+    CUevent event;
+    CUgraphExec executable;
+} op;
+struct CUstream_st {
+    object base;
+    int priority;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* work for the thread, or none left */
+    op *first, *last;
+    bool busy, closing;
+    uint64_t virtual_ns;
+    uint64_t random; /* the thread's own */
+};
+
+typedef struct block { /* of memory */
+    struct block *next;
+    char *at;
+    size_t bytes;
+    CUcontext context;
+    bool host; /* registered: not ours */
+} block;
+
+static struct {
+    pthread_mutex_t lock;
+    object *objects;
+    block *blocks;
+    size_t memory, used;
+    bool lost, no_new_contexts;
+    void (*hook)(void *, const fake_cuda_step *);
+    void *hook_context;
+    char complaint[400], faults[100];
+    _Atomic unsigned delay_us;
+    _Atomic uint64_t committed, abandoned, skipped;
+} fake = {.lock = PTHREAD_MUTEX_INITIALIZER, .memory = (size_t)16 << 30};
+
+static _Thread_local struct {
+    CUcontext stack[MAX_DEPTH];
+    int depth;
+} current;
+
+static void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void complain(const char *format, ...)
+{
+    va_list list;
+    va_start(list, format);
+    pthread_mutex_lock(&fake.lock);
+    if (!fake.complaint[0]) {
+        vsnprintf(fake.complaint, sizeof fake.complaint, format, list);
+    }
+    pthread_mutex_unlock(&fake.lock);
+    va_end(list);
+}
+
+/* --------------------------------------------------------------- calls -- */
+
+static struct call {
+    const char *symbol;
+    _Atomic unsigned made, fail_from, fail_to;
+    _Atomic int result;
+} calls[] = {
+#define X(member, symbol, parameters) {#symbol, 0, 0, 0, 0},
+    CUDA_DRIVER_LIST(X) CUDA_DRIVER_OPTIONAL(X)
+#undef X
+};
+enum {
+#define X(member, symbol, parameters) CALL_##symbol,
+    CUDA_DRIVER_LIST(X) CUDA_DRIVER_OPTIONAL(X)
+#undef X
+        CALLS
+};
+
+static CUresult count_call(int index)
+{
+    struct call *call = &calls[index];
+    unsigned n = atomic_fetch_add(&call->made, 1);
+    return n >= atomic_load(&call->fail_from) && n < atomic_load(&call->fail_to) ? atomic_load(&call->result) : CUDA_OK;
+}
+
+static struct call *call_of(const char *symbol)
+{
+    for (int i = 0; i < CALLS; i++) {
+        if (!strcmp(calls[i].symbol, symbol)) {
+            return &calls[i];
+        }
+    }
+    fprintf(stderr, "fake_cuda: there is no %s\n", symbol);
+    abort();
+}
+
+/* Every entry point begins with one of these. */
+#define COUNTED(symbol)                                                                                                \
+    do {                                                                                                               \
+        CUresult planned_ = count_call(CALL_##symbol);                                                                 \
+        if (planned_) {                                                                                                \
+            return planned_;                                                                                           \
+        }                                                                                                              \
+    } while (0)
+#define IN_CONTEXT(symbol)                                                                                             \
+    do {                                                                                                               \
+        COUNTED(symbol);                                                                                               \
+        CUresult usable_ = usable_context(#symbol);                                                                    \
+        if (usable_) {                                                                                                 \
+            return usable_;                                                                                            \
+        }                                                                                                              \
+    } while (0)
+#define HANDLE(symbol, handle, kind)                                                                                   \
+    do {                                                                                                               \
+        if (!is_alive((const void *)(handle), kind)) {                                                                 \
+            complain("%s of a handle that is not alive", #symbol);                                                     \
+            return INVALID_HANDLE;                                                                                     \
+        }                                                                                                              \
+    } while (0)
+
+static bool is_alive(const void *handle, handle_kind kind)
+{
+    pthread_mutex_lock(&fake.lock);
+    const object *o = fake.objects;
+    while (o && o != handle) {
+        o = o->next;
+    }
+    bool alive = o && o->alive && o->kind == kind;
+    pthread_mutex_unlock(&fake.lock);
+    return alive;
+}
+
+static CUcontext here(void)
+{
+    return current.depth ? current.stack[current.depth - 1] : NULL;
+}
+
+static CUcontext root_of(CUcontext context)
+{
+    return context && context->parent ? context->parent : context;
+}
+
+static CUresult usable_context(const char *symbol)
+{
+    CUcontext context = here();
+    if (!context) {
+        complain("%s without a context", symbol);
+        return INVALID_CONTEXT;
+    }
+    if (!is_alive(context, CONTEXT)) {
+        complain("%s in a context that was destroyed", symbol);
+        return INVALID_CONTEXT;
+    }
+    return atomic_load(&root_of(context)->faulted) ? FAKE_CUDA_ILLEGAL_ADDRESS : CUDA_OK;
+}
+
+static void *make(handle_kind kind, size_t bytes, CUcontext context)
+{
+    object *o = calloc(1, bytes);
+    if (!o) {
+        abort();
+    }
+    *o = (object){.kind = kind, .alive = true, .context = context};
+    pthread_mutex_lock(&fake.lock);
+    o->next = fake.objects;
+    fake.objects = o;
+    pthread_mutex_unlock(&fake.lock);
+    return o;
+}
+
+/* False: somebody else has. */
+static bool kill_object(void *handle)
+{
+    object *o = handle;
+    pthread_mutex_lock(&fake.lock);
+    bool was = o->alive;
+    o->alive = false;
+    pthread_mutex_unlock(&fake.lock);
+    return was;
+}
+
+/* -------------------------------------------------------------- memory -- */
+
+static bool is_memory(uint64_t at, uint64_t bytes)
+{
+    pthread_mutex_lock(&fake.lock);
+    const block *b = fake.blocks;
+    while (b && !(at >= (uintptr_t)b->at && at - (uintptr_t)b->at <= b->bytes &&
+                  bytes <= b->bytes - (at - (uintptr_t)b->at))) {
+        b = b->next;
+    }
+    pthread_mutex_unlock(&fake.lock);
+    return b != NULL;
+}
+
+static void release(block *b)
+{
+    if (b->host) {
+        ;
+    } else if (b->bytes >= LARGE_BYTES) {
+        munmap(b->at, b->bytes);
+    } else {
+        free(b->at);
+    }
+    free(b);
+}
+
+/* Takes the block that begins there off the list; NULL: there is none. */
+static block *take_block(uint64_t at, bool host)
+{
+    block *found = NULL;
+    pthread_mutex_lock(&fake.lock);
+    for (block **p = &fake.blocks; *p && !found; p = found ? p : &(*p)->next) {
+        if ((uintptr_t)(*p)->at == at && (*p)->host == host) {
+            found = *p;
+            *p = found->next;
+            fake.used -= host ? 0 : found->bytes;
+        }
+    }
+    pthread_mutex_unlock(&fake.lock);
+    return found;
+}
+
+/* Zeroing much is giving the pages back. */
+static void set(char *at, unsigned char value, size_t bytes)
+{
+    if (value == 0 && bytes >= 4 * LARGE_BYTES && (uintptr_t)at % 4096 == 0) {
+        size_t whole = bytes / 4096 * 4096;
+        if (!madvise(at, whole, MADV_DONTNEED)) {
+            at += whole;
+            bytes -= whole;
+        }
+    }
+    memset(at, value, bytes);
+}
+
+CUresult cuMemAlloc_v2(CUdeviceptr *pointer, size_t bytes)
+{
+    IN_CONTEXT(cuMemAlloc_v2);
+    if (!bytes) {
+        complain("cuMemAlloc of nothing");
+        return INVALID_VALUE;
+    }
+    pthread_mutex_lock(&fake.lock);
+    bool fits = bytes <= fake.memory && fake.used <= fake.memory - bytes;
+    fake.used += fits ? bytes : 0;
+    pthread_mutex_unlock(&fake.lock);
+    if (!fits) {
+        return CUDA_OUT_OF_MEMORY;
+    }
+    block *b = calloc(1, sizeof *b);
+    size_t room = (bytes + 255) / 256 * 256;
+    char *at = bytes < LARGE_BYTES
+                   ? aligned_alloc(256, room)
+                   : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (!b || !at || at == MAP_FAILED) {
+        abort();
+    }
+    if (bytes < LARGE_BYTES) {
+        memset(at, 0xa5, bytes); /* nobody may count on zeros */
+    }
+    *b = (block){.at = at, .bytes = bytes, .context = root_of(here())};
+    pthread_mutex_lock(&fake.lock);
+    b->next = fake.blocks;
+    fake.blocks = b;
+    pthread_mutex_unlock(&fake.lock);
+    *pointer = (uintptr_t)at;
+    return CUDA_OK;
+}
+
+CUresult cuMemFree_v2(CUdeviceptr pointer)
+{
+    IN_CONTEXT(cuMemFree_v2);
+    block *b = take_block(pointer, false);
+    if (!b) {
+        complain("cuMemFree of memory that was not allocated, or was freed");
+        return INVALID_VALUE;
+    }
+    release(b);
+    return CUDA_OK;
+}
+
+CUresult cuMemGetInfo_v2(size_t *available, size_t *total)
+{
+    IN_CONTEXT(cuMemGetInfo_v2);
+    pthread_mutex_lock(&fake.lock);
+    *available = fake.memory - fake.used;
+    *total = fake.memory;
+    pthread_mutex_unlock(&fake.lock);
+    return CUDA_OK;
+}
+
+CUresult cuMemHostRegister_v2(void *memory, size_t bytes, unsigned flags)
+{
+    IN_CONTEXT(cuMemHostRegister_v2);
+    if (!(flags & CUDA_HOST_REGISTER_DEVICEMAP)) {
+        return INVALID_VALUE;
+    }
+    block *b = calloc(1, sizeof *b);
+    if (!b) {
+        abort();
+    }
+    *b = (block){.at = memory, .bytes = bytes, .context = root_of(here()), .host = true};
+    pthread_mutex_lock(&fake.lock);
+    b->next = fake.blocks;
+    fake.blocks = b;
+    pthread_mutex_unlock(&fake.lock);
+    return CUDA_OK;
+}
+
+CUresult cuMemHostUnregister(void *memory)
+{
+    IN_CONTEXT(cuMemHostUnregister);
+    block *b = take_block((uintptr_t)memory, true);
+    if (!b) {
+        complain("cuMemHostUnregister of memory that is not registered");
+        return INVALID_VALUE;
+    }
+    free(b);
+    return CUDA_OK;
+}
+
+CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *pointer, void *memory, unsigned flags)
+{
+    IN_CONTEXT(cuMemHostGetDevicePointer_v2);
+    if (flags || !is_memory((uintptr_t)memory, 1)) {
+        complain("cuMemHostGetDevicePointer of memory that is not registered");
+        return INVALID_VALUE;
+    }
+    *pointer = (uintptr_t)memory;
+    return CUDA_OK;
+}
+
+static CUresult in_range(const char *symbol, CUdeviceptr at, size_t bytes)
+{
+    if (is_memory(at, bytes)) {
+        return CUDA_OK;
+    }
+    complain("%s of %zu bytes outside of what is allocated", symbol, bytes);
+    return INVALID_VALUE;
+}
+
+CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void *from, size_t bytes)
+{
+    IN_CONTEXT(cuMemcpyHtoD_v2);
+    CUresult result = in_range("cuMemcpyHtoD", to, bytes);
+    if (!result) {
+        memcpy((void *)(uintptr_t)to, from, bytes);
+    }
+    return result;
+}
+
+/* Word by word where it can be: kernels may be counting in what is read. */
+CUresult cuMemcpyDtoH_v2(void *to, CUdeviceptr from, size_t bytes)
+{
+    IN_CONTEXT(cuMemcpyDtoH_v2);
+    CUresult result = in_range("cuMemcpyDtoH", from, bytes);
+    size_t i = 0;
+    for (; !result && from % 8 == 0 && i + 8 <= bytes; i += 8) {
+        uint64_t word = __atomic_load_n((const uint64_t *)(uintptr_t)(from + i), __ATOMIC_RELAXED);
+        memcpy((char *)to + i, &word, sizeof word);
+    }
+    if (!result) {
+        memcpy((char *)to + i, (const char *)(uintptr_t)from + i, bytes - i);
+    }
+    return result;
+}
+
+CUresult cuMemsetD8_v2(CUdeviceptr to, unsigned char value, size_t bytes)
+{
+    IN_CONTEXT(cuMemsetD8_v2);
+    CUresult result = in_range("cuMemsetD8", to, bytes);
+    if (!result) {
+        set((char *)(uintptr_t)to, value, bytes);
+    }
+    return result;
+}
+
+/* ------------------------------------------------------------- kernels -- */
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static uint32_t draw(CUstream stream, uint32_t below)
+{
+    stream->random = stream->random * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(stream->random >> 33) % (below ? below : 1);
+}
+
+static void pause_at_random(CUstream stream)
+{
+    unsigned most = atomic_load_explicit(&fake.delay_us, memory_order_relaxed);
+    if (most && draw(stream, 4) == 0) {
+        struct timespec t = {.tv_nsec = 1000l * draw(stream, most + 1)};
+        nanosleep(&t, NULL);
+    } else if (most) {
+        sched_yield();
+    }
+}
+
+static void tell(CUstream stream, fake_cuda_step step)
+{
+    step.priority = stream->priority;
+    pthread_mutex_lock(&fake.lock);
+    void (*hook)(void *, const fake_cuda_step *) = fake.hook;
+    void *context = fake.hook_context;
+    pthread_mutex_unlock(&fake.lock);
+    if (hook) {
+        hook(context, &step);
+    }
+}
+
+/* One tile's effect. False: it touches what is not there. */
+typedef bool (*tile_fn)(const void *args, uint32_t tile);
+typedef struct kernel_type {
+    const char *name;
+    size_t args_bytes;
+    tile_fn tile;
+    bool (*spins)(const void *args, uint64_t *ns);
+} kernel_type;
+
+static float element_op(int code, float a, float b, double imm)
+{
+    switch (code) {
+    case REEF_CUDA_ELT_CONST: return (float)imm;
+    case REEF_CUDA_ELT_ADD: return a + b;
+    case REEF_CUDA_ELT_SUB: return a - b;
+    case REEF_CUDA_ELT_MUL: return a * b;
+    case REEF_CUDA_ELT_FMOD: return fmodf(a, b);
+    default: complain("an element operator %d that this driver does not know", code); return NAN;
+    }
+}
+
+static int64_t offset_of(const reef_cuda_walk9 *w, int operand, int64_t item)
+{
+    int64_t offset = 0;
+    if (w->rank == 1) {
+        return item * w->stride[operand][0];
+    }
+    for (int d = w->rank - 1; d >= 0; d--) {
+        offset += item % w->dims[d] * w->stride[operand][d];
+        item /= w->dims[d];
+    }
+    return offset;
+}
+
+static bool element_tile(const reef_cuda_elt_args *a, uint32_t tile, int width)
+{
+    int64_t first = (int64_t)tile * a->per_tile, end = first + a->per_tile;
+    end = end < a->walk.total ? end : a->walk.total;
+    for (int o = 0; o <= a->n_in && first < end; o++) { /* contiguous, as the tests' plans are */
+        const char *base = o ? a->in[o - 1] : a->y;
+        int64_t from = offset_of(&a->walk, o, first), to = offset_of(&a->walk, o, end - 1) + width;
+        if (!is_memory((uintptr_t)base + 4 * (uint64_t)from, 4 * (uint64_t)(to - from))) {
+            return false;
+        }
+    }
+    for (int64_t i = first; i < end; i++) {
+        for (int j = 0; j < width; j++) {
+            float r[64];
+            for (int o = 0; o < a->n_in; o++) {
+                r[o] = ((const float *)a->in[o])[offset_of(&a->walk, 1 + o, i) + (a->splat[o] ? 0 : j)];
+            }
+            for (int k = 0; k < a->n_insns; k++) {
+                const reef_cuda_elt_insn *s = &a->insns[k];
+                r[s->dst % 64] = element_op(s->op, r[s->a % 64], r[s->b % 64], s->imm);
+            }
+            ((float *)a->y)[offset_of(&a->walk, 0, i) + j] = r[a->result % 64];
+        }
+    }
+    return true;
+}
+
+static bool element_tile_v1(const void *args, uint32_t tile)
+{
+    return element_tile(args, tile, 1);
+}
+static bool element_tile_v4(const void *args, uint32_t tile)
+{
+    return element_tile(args, tile, 4);
+}
+
+static bool spins(const void *args, uint64_t *ns)
+{
+    *ns = ((const reef_cuda_spin_args *)args)->tile_ns;
+    return true;
+}
+
+static const kernel_type types[] = {
+    {"reef_io_in", sizeof(reef_io_args), NULL, NULL},
+    {"reef_io_end", sizeof(reef_io_args), NULL, NULL},
+    {"reef_elt_f32_v1", sizeof(reef_cuda_elt_args), element_tile_v1, NULL},
+    {"reef_elt_f32_v4", sizeof(reef_cuda_elt_args), element_tile_v4, NULL},
+    {"reef_spin", sizeof(reef_cuda_spin_args), NULL, spins},
+};
+
+static const kernel_type *type_of(const char *name, bool *worker)
+{
+    size_t length = strlen(name);
+    *worker = length > 3 && !strcmp(name + length - 3, "_be");
+    length -= *worker ? 3 : 0;
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        if (strlen(types[i].name) == length && !strncmp(types[i].name, name, length)) {
+            return &types[i];
+        }
+    }
+    return NULL;
+}
+
+static fake_cuda_step step_of(CUgraphNode node, fake_cuda_moment moment, uint32_t tile)
+{
+    fake_cuda_step step = {.moment = moment,
+                           .function = node->kernel->name,
+                           .tile = tile,
+                           .grid = node->grid,
+                           .first_unit = node->context->first_unit,
+                           .units = node->context->units};
+    memcpy(step.args, node->args, sizeof step.args);
+    return step;
+}
+
+static bool io_copy(const reef_io_args *a)
+{
+    for (uint32_t i = 0; i < a->pieces; i++) {
+        if (!is_memory(a->from[i], a->bytes[i]) || !is_memory(a->to[i], a->bytes[i])) {
+            return false;
+        }
+        memcpy((void *)(uintptr_t)a->to[i], (const void *)(uintptr_t)a->from[i], a->bytes[i]);
+    }
+    return true;
+}
+
+static uint32_t revoked_now(uint64_t at)
+{
+    return __atomic_load_n((const uint32_t *)(uintptr_t)at, __ATOMIC_ACQUIRE);
+}
+
+/* io.cu: the first kernel whose tiles are not all done. */
+static uint32_t first_unfinished(const reef_io_args *a)
+{
+    const reef_cuda_control *control = (const reef_cuda_control *)(uintptr_t)a->worker;
+    const uint32_t *done = (const uint32_t *)(uintptr_t)a->done;
+    const uint32_t *bounds = (const uint32_t *)(uintptr_t)a->bounds + a->first;
+    for (uint32_t k = 0; k < a->kernels; k++) {
+        for (uint32_t i = bounds[k]; i < bounds[k + 1]; i++) {
+            if (done[i] != control->run) {
+                return a->first + k;
+            }
+        }
+    }
+    return a->first + a->kernels;
+}
+
+static bool run_io_in(const reef_io_args *a)
+{
+    if (a->control && !is_memory(a->words, sizeof(reef_io_words))) {
+        return false;
+    }
+    if (a->control) {
+        __atomic_store_n(&((reef_io_words *)(uintptr_t)a->words)->begun_at_ns, now_ns(), __ATOMIC_RELAXED);
+    }
+    return io_copy(a);
+}
+
+static bool run_io_end(const reef_io_args *a)
+{
+    if (!io_copy(a)) {
+        return false;
+    }
+    if (!a->control) {
+        return true;
+    }
+    if (!is_memory(a->control, sizeof(reef_io_control)) || !is_memory(a->words, sizeof(reef_io_words))) {
+        return false;
+    }
+    uint32_t progress = a->first + a->kernels;
+    if (a->kernels) {
+        const reef_cuda_control *worker = (const reef_cuda_control *)(uintptr_t)a->worker;
+        if ((int32_t)(worker->generation - revoked_now(a->revoked)) <= 0) {
+            progress = first_unfinished(a);
+        }
+    }
+    reef_io_control *control = (reef_io_control *)(uintptr_t)a->control;
+    reef_io_words *words = (reef_io_words *)(uintptr_t)a->words;
+    uint64_t ended = ++control->ended;
+    words->progress[ended % REEF_IO_REPORTS] = progress;
+    __atomic_store_n(&words->ended_at_ns, now_ns(), __ATOMIC_RELAXED);
+    __atomic_store_n(&words->ended, ended, __ATOMIC_RELEASE); /* pairs with the acquire in completion.c */
+    return true;
+}
+
+/* Stays for the tile's time. `stop` is asked meanwhile; true: it said so. */
+static bool spend(const kernel_type *type, const void *args, const reef_cuda_worker *w, uint32_t generation)
+{
+    uint64_t ns, until;
+    if (!type || !type->spins || !type->spins(args, &ns)) {
+        return false;
+    }
+    for (until = now_ns() + ns; now_ns() < until;) {
+        if (w && (int32_t)(generation - revoked_now(w->revoked)) <= 0) {
+            return true;
+        }
+        uint64_t left = until - now_ns();
+        if (left > 30000 && left < ns + 1) {
+            struct timespec t = {.tv_nsec = 20000};
+            nanosleep(&t, NULL);
+        }
+    }
+    return false;
+}
+
+static bool effect(CUgraphNode node, uint32_t tile)
+{
+    const kernel_type *type = node->kernel->type;
+    return !type || !type->tile || type->tile(node->args, tile);
+}
+
+static bool run_plain(CUstream stream, CUgraphNode node)
+{
+    for (uint32_t tile = 0; tile < node->grid; tile++) {
+        tell(stream, step_of(node, FAKE_CUDA_TILE, tile));
+        spend(node->kernel->type, node->args, NULL, 0);
+        tell(stream, step_of(node, FAKE_CUDA_COMMIT, tile));
+        if (!effect(node, tile)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+typedef struct worker_block {
+    uint32_t next; /* tile */
+    bool begun;
+} worker_block;
+
+/* device.cuh: reef_begins, and the first test of reef_persist. */
+static bool worker_goes(const reef_cuda_worker *w, uint32_t generation)
+{
+    bool current_generation = (int32_t)(generation - revoked_now(w->revoked)) > 0;
+    uint32_t *begun = (uint32_t *)(uintptr_t)w->begun;
+    if (!w->begun_only) {
+        return current_generation;
+    }
+    if (current_generation) {
+        *begun = generation;
+        return true;
+    }
+    return *begun == generation;
+}
+
+/* Everything in front of a kernel that has an effect must be done in this run. */
+static void check_order(CUgraphExec executable, CUgraphNode node, uint32_t run)
+{
+    const uint32_t *own = (const uint32_t *)(uintptr_t)node->worker.done;
+    for (const uint32_t *flag = executable->flags; flag && flag < own; flag++) {
+        if (*flag != run) {
+            complain("%s: a tile ran while tile %ld of the kernels before it (flags up to %ld) is of run %u, not %u",
+                     node->kernel->name, (long)(flag - executable->flags), (long)(own - executable->flags), *flag, run);
+            return;
+        }
+    }
+}
+
+/* One tile of a worker's block. False: the kernel faulted; *on: the block goes on. */
+static bool worker_tile(CUstream stream, CUgraphExec executable, CUgraphNode node, uint32_t tile,
+                        reef_cuda_control control, bool *on)
+{
+    const reef_cuda_worker *w = &node->worker;
+    uint32_t *done = (uint32_t *)(uintptr_t)w->done;
+    uint32_t generation = control.generation + (w->begun_only ? 0x40000000u : 0);
+    if (done[tile] == control.run) {
+        atomic_fetch_add(&fake.skipped, 1);
+        return true;
+    }
+    uint32_t seen = revoked_now(w->revoked); /* after the wait */
+    fake_cuda_step step = step_of(node, FAKE_CUDA_TILE, tile);
+    step.generation = control.generation;
+    step.run = control.run;
+    step.kernel = executable->flags ? (uint32_t)(done - executable->flags) : 0;
+    tell(stream, step);
+    pause_at_random(stream);
+    bool stop = spend(node->kernel->type, node->args, w, generation);
+    step.moment = FAKE_CUDA_COMMIT;
+    tell(stream, step);
+    /* What it acts on may be as old as the last test but one. */
+    seen = draw(stream, 2) || stop ? revoked_now(w->revoked) : seen;
+    if ((int32_t)(generation - seen) <= 0) {
+        reef_cuda_lost *lost = (reef_cuda_lost *)(uintptr_t)w->lost;
+        __atomic_fetch_add(&lost->tiles, 1, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&lost->unit_cycles, 1000 / w->share, __ATOMIC_RELAXED);
+        atomic_fetch_add(&fake.abandoned, 1);
+        *on = false;
+        return true;
+    }
+    check_order(executable, node, control.run);
+    if (!effect(node, tile)) {
+        return false;
+    }
+    done[tile] = control.run;
+    atomic_fetch_add(&fake.committed, 1);
+    return true;
+}
+
+static bool run_worker(CUstream stream, CUgraphExec executable, CUgraphNode node)
+{
+    const reef_cuda_worker *w = &node->worker;
+    if (!is_memory(w->control, sizeof(reef_cuda_control)) || !is_memory(w->done, 4 * (uint64_t)w->tiles) ||
+        !is_memory(w->revoked, 4) || !is_memory(w->begun, 4) || !is_memory(w->lost, sizeof(reef_cuda_lost))) {
+        return false;
+    }
+    reef_cuda_control control = *(const reef_cuda_control *)(uintptr_t)w->control;
+    uint32_t n = node->grid;
+    worker_block *blocks = calloc(n, sizeof *blocks);
+    for (uint32_t i = 0; blocks && i < n; i++) {
+        blocks[i].next = i;
+    }
+    bool sound = blocks != NULL;
+    while (sound && n) {
+        uint32_t i = draw(stream, n);
+        worker_block *b = &blocks[i];
+        bool on = b->begun || worker_goes(w, control.generation);
+        b->begun = true;
+        if (on && b->next < w->tiles) {
+            sound = worker_tile(stream, executable, node, b->next, control, &on);
+            b->next += node->grid;
+        }
+        if (!on || b->next >= w->tiles) {
+            *b = blocks[--n];
+        }
+    }
+    free(blocks);
+    return sound;
+}
+
+static bool run_node(CUstream stream, CUgraphExec executable, CUgraphNode node)
+{
+    const char *name = node->kernel->name;
+    pthread_mutex_lock(&fake.lock);
+    bool faults = !strcmp(fake.faults, name);
+    if (faults) {
+        fake.faults[0] = '\0';
+    }
+    pthread_mutex_unlock(&fake.lock);
+    if (faults) {
+        return false;
+    }
+    stream->virtual_ns += 1000 + 10 * node->grid;
+    tell(stream, step_of(node, FAKE_CUDA_KERNEL, 0));
+    pause_at_random(stream);
+    if (!strcmp(name, "reef_io_in")) {
+        return run_io_in((const reef_io_args *)node->args);
+    }
+    if (!strcmp(name, "reef_io_end")) {
+        return run_io_end((const reef_io_args *)node->args);
+    }
+    return node->kernel->worker ? run_worker(stream, executable, node) : run_plain(stream, node);
+}
+
+/* ------------------------------------------------------------- streams -- */
+
+static bool run_executable(CUstream stream, CUgraphExec executable)
+{
+    bool *done = calloc(executable->n + 1, sizeof *done), sound = done != NULL;
+    for (size_t left = executable->n; sound && left; left--) {
+        size_t ready = 0, chosen = SIZE_MAX;
+        for (size_t i = 0; i < executable->n; i++) {
+            bool waits = done[i];
+            for (unsigned j = 0; j < executable->nodes[i]->n_after && !waits; j++) {
+                waits = !done[executable->nodes[i]->after[j]->number];
+            }
+            if (!waits && draw(stream, (uint32_t)++ready) == 0) {
+                chosen = i;
+            }
+            if (ready == 8) {
+                break; /* choice enough */
+            }
+        }
+        if (chosen == SIZE_MAX) {
+            complain("a graph with a cycle");
+            break;
+        }
+        sound = run_node(stream, executable, executable->nodes[chosen]);
+        done[chosen] = true;
+    }
+    free(done);
+    return sound;
+}
+
+static bool carry_out(CUstream stream, const op *o)
+{
+    fake_cuda_step step = {.moment = o->kind == OP_SET ? FAKE_CUDA_CLEAR : FAKE_CUDA_WRITE, .tile = (uint32_t)o->value};
+    switch (o->kind) {
+    case OP_WRITE32:
+        tell(stream, step);
+        pause_at_random(stream);
+        __atomic_store_n((uint32_t *)(uintptr_t)o->at, (uint32_t)o->value, __ATOMIC_RELEASE);
+        return true;
+    case OP_WRITE64:
+        tell(stream, step);
+        *(uint64_t *)(uintptr_t)o->at = o->value;
+        return true;
+    case OP_SET:
+        tell(stream, step);
+        set((char *)(uintptr_t)o->at, (unsigned char)o->value, o->bytes);
+        return true;
+    case OP_COPY: memcpy((void *)(uintptr_t)o->at, (const void *)(uintptr_t)o->from, o->bytes); return true;
+    case OP_RECORD:
+        o->event->virtual_ns = stream->virtual_ns;
+        __atomic_store_n(&o->event->pending, false, __ATOMIC_RELEASE);
+        return true;
+    case OP_LAUNCH: return run_executable(stream, o->executable);
+    }
+    return false;
+}
+
+static void *stream_main(void *argument)
+{
+    CUstream stream = argument;
+    CUcontext root = root_of(stream->base.context);
+    pthread_mutex_lock(&stream->lock);
+    for (;;) {
+        while (!stream->first && !stream->closing) {
+            pthread_cond_wait(&stream->changed, &stream->lock);
+        }
+        op *o = stream->first;
+        if (!o) {
+            break;
+        }
+        stream->first = o->next;
+        stream->busy = true;
+        pthread_mutex_unlock(&stream->lock);
+        if (!atomic_load(&root->faulted) && !carry_out(stream, o)) {
+            atomic_store(&root->faulted, true);
+            pthread_mutex_lock(&fake.lock);
+            fake.lost |= fake.no_new_contexts;
+            pthread_mutex_unlock(&fake.lock);
+        }
+        free(o);
+        pthread_mutex_lock(&stream->lock);
+        stream->busy = false;
+        pthread_cond_broadcast(&stream->changed);
+    }
+    pthread_mutex_unlock(&stream->lock);
+    return NULL;
+}
+
+static void append(CUstream stream, op o)
+{
+    op *added = malloc(sizeof *added);
+    if (!added) {
+        abort();
+    }
+    *added = o;
+    added->next = NULL;
+    pthread_mutex_lock(&stream->lock);
+    if (stream->first) {
+        stream->last->next = added;
+    } else {
+        stream->first = added;
+    }
+    stream->last = added;
+    pthread_cond_broadcast(&stream->changed);
+    pthread_mutex_unlock(&stream->lock);
+}
+
+static void drain(CUstream stream)
+{
+    pthread_mutex_lock(&stream->lock);
+    while (stream->first || stream->busy) {
+        pthread_cond_wait(&stream->changed, &stream->lock);
+    }
+    pthread_mutex_unlock(&stream->lock);
+}
+
+CUresult cuStreamCreateWithPriority(CUstream *out, unsigned flags, int priority)
+{
+    IN_CONTEXT(cuStreamCreateWithPriority);
+    (void)flags;
+    CUstream stream = make(STREAM, sizeof *stream, here());
+    static _Atomic uint64_t seed = 1;
+    stream->priority = priority;
+    stream->random = atomic_fetch_add(&seed, 1) * 0x9e3779b97f4a7c15u;
+    pthread_mutex_init(&stream->lock, NULL);
+    pthread_cond_init(&stream->changed, NULL);
+    if (pthread_create(&stream->thread, NULL, stream_main, stream)) {
+        abort();
+    }
+    *out = stream;
+    return CUDA_OK;
+}
+
+/* Ends when its work is done. */
+static void end_stream(CUstream stream)
+{
+    pthread_mutex_lock(&stream->lock);
+    stream->closing = true;
+    pthread_cond_broadcast(&stream->changed);
+    pthread_mutex_unlock(&stream->lock);
+    pthread_join(stream->thread, NULL);
+}
+
+CUresult cuStreamDestroy_v2(CUstream stream)
+{
+    IN_CONTEXT(cuStreamDestroy_v2);
+    HANDLE(cuStreamDestroy, stream, STREAM);
+    if (kill_object(stream)) {
+        end_stream(stream);
+    }
+    return CUDA_OK;
+}
+
+CUresult cuStreamQuery(CUstream stream)
+{
+    IN_CONTEXT(cuStreamQuery);
+    HANDLE(cuStreamQuery, stream, STREAM);
+    pthread_mutex_lock(&stream->lock);
+    bool idle = !stream->first && !stream->busy;
+    pthread_mutex_unlock(&stream->lock);
+    return atomic_load(&root_of(stream->base.context)->faulted) ? FAKE_CUDA_ILLEGAL_ADDRESS
+           : idle                                               ? CUDA_OK
+                                                                : CUDA_NOT_READY;
+}
+
+CUresult cuStreamSynchronize(CUstream stream)
+{
+    IN_CONTEXT(cuStreamSynchronize);
+    if (stream) { /* what NULL stands for does everything at once */
+        HANDLE(cuStreamSynchronize, stream, STREAM);
+        drain(stream);
+    }
+    return usable_context("cuStreamSynchronize");
+}
+
+CUresult cuStreamWriteValue32_v2(CUstream stream, CUdeviceptr at, uint32_t value, unsigned flags)
+{
+    IN_CONTEXT(cuStreamWriteValue32_v2);
+    HANDLE(cuStreamWriteValue32, stream, STREAM);
+    CUresult result = flags ? INVALID_VALUE : in_range("cuStreamWriteValue32", at, 4);
+    if (!result) {
+        append(stream, (op){.kind = OP_WRITE32, .at = at, .value = value});
+    }
+    return result;
+}
+
+CUresult cuStreamWriteValue64_v2(CUstream stream, CUdeviceptr at, uint64_t value, unsigned flags)
+{
+    IN_CONTEXT(cuStreamWriteValue64_v2);
+    HANDLE(cuStreamWriteValue64, stream, STREAM);
+    CUresult result = flags || at % 8 ? INVALID_VALUE : in_range("cuStreamWriteValue64", at, 8);
+    if (!result) {
+        append(stream, (op){.kind = OP_WRITE64, .at = at, .value = value});
+    }
+    return result;
+}
+
+CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream stream)
+{
+    IN_CONTEXT(cuMemsetD8Async);
+    HANDLE(cuMemsetD8Async, stream, STREAM);
+    CUresult result = in_range("cuMemsetD8Async", to, bytes);
+    if (!result) {
+        append(stream, (op){.kind = OP_SET, .at = to, .value = value, .bytes = bytes});
+    }
+    return result;
+}
+
+CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream)
+{
+    IN_CONTEXT(cuMemcpyDtoDAsync_v2);
+    HANDLE(cuMemcpyDtoDAsync, stream, STREAM);
+    CUresult result = in_range("cuMemcpyDtoDAsync", to, bytes);
+    result = result ? result : in_range("cuMemcpyDtoDAsync", from, bytes);
+    if (!result) {
+        append(stream, (op){.kind = OP_COPY, .at = to, .from = from, .bytes = bytes});
+    }
+    return result;
+}
+
+/* -------------------------------------------------------------- events -- */
+
+CUresult cuEventCreate(CUevent *out, unsigned flags)
+{
+    IN_CONTEXT(cuEventCreate);
+    (void)flags;
+    *out = make(EVENT, sizeof **out, here());
+    return CUDA_OK;
+}
+
+CUresult cuEventDestroy_v2(CUevent event)
+{
+    IN_CONTEXT(cuEventDestroy_v2);
+    HANDLE(cuEventDestroy, event, EVENT);
+    kill_object(event);
+    return CUDA_OK;
+}
+
+CUresult cuEventRecord(CUevent event, CUstream stream)
+{
+    IN_CONTEXT(cuEventRecord);
+    HANDLE(cuEventRecord, event, EVENT);
+    HANDLE(cuEventRecord, stream, STREAM);
+    __atomic_store_n(&event->pending, true, __ATOMIC_RELEASE);
+    append(stream, (op){.kind = OP_RECORD, .event = event});
+    return CUDA_OK;
+}
+
+CUresult cuEventSynchronize(CUevent event)
+{
+    IN_CONTEXT(cuEventSynchronize);
+    HANDLE(cuEventSynchronize, event, EVENT);
+    while (__atomic_load_n(&event->pending, __ATOMIC_ACQUIRE)) {
+        CUresult result = usable_context("cuEventSynchronize");
+        if (result) {
+            return result;
+        }
+        sched_yield();
+    }
+    return CUDA_OK;
+}
+
+CUresult cuEventElapsedTime(float *ms, CUevent start, CUevent end)
+{
+    IN_CONTEXT(cuEventElapsedTime);
+    HANDLE(cuEventElapsedTime, start, EVENT);
+    HANDLE(cuEventElapsedTime, end, EVENT);
+    if (__atomic_load_n(&start->pending, __ATOMIC_ACQUIRE) || __atomic_load_n(&end->pending, __ATOMIC_ACQUIRE)) {
+        return CUDA_NOT_READY;
+    }
+    *ms = (float)((double)(end->virtual_ns - start->virtual_ns) / 1e6);
+    return CUDA_OK;
+}
+
+/* -------------------------------------------------------------- graphs -- */
+
+static void free_nodes(CUgraphNode *nodes, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        free(nodes[i]->after);
+        free(nodes[i]);
+    }
+    free(nodes);
+}
+
+static void node_follows(CUgraphNode node, CUgraphNode before)
+{
+    if (node->n_after == node->room) {
+        node->room = node->room ? 2 * node->room : 4;
+        node->after = realloc(node->after, node->room * sizeof *node->after);
+        if (!node->after) {
+            abort();
+        }
+    }
+    node->after[node->n_after++] = before;
+}
+
+static bool has_node(CUgraph graph, CUgraphNode node)
+{
+    for (size_t i = 0; i < graph->n; i++) {
+        if (graph->nodes[i] == node) {
+            return true;
+        }
+    }
+    return false;
+}
+
+CUresult cuGraphCreate(CUgraph *out, unsigned flags)
+{
+    COUNTED(cuGraphCreate);
+    (void)flags;
+    *out = make(GRAPH, sizeof **out, NULL);
+    return CUDA_OK;
+}
+
+CUresult cuGraphDestroy(CUgraph graph)
+{
+    COUNTED(cuGraphDestroy);
+    HANDLE(cuGraphDestroy, graph, GRAPH);
+    if (kill_object(graph)) {
+        free_nodes(graph->nodes, graph->n);
+        graph->nodes = NULL;
+        graph->n = 0;
+    }
+    return CUDA_OK;
+}
+
+static CUgraphNode node_make(CUkernel kernel, CUcontext context, unsigned grid, void **params)
+{
+    CUgraphNode node = calloc(1, sizeof *node);
+    if (!node) {
+        abort();
+    }
+    node->kernel = kernel;
+    node->context = context;
+    node->grid = grid;
+    if (kernel->type) {
+        memcpy(node->args, params[0], kernel->type->args_bytes);
+    }
+    if (kernel->worker) {
+        memcpy(&node->worker, params[1], sizeof node->worker);
+    }
+    return node;
+}
+
+CUresult cuGraphAddKernelNode_v2(CUgraphNode *out, CUgraph graph, const CUgraphNode *after, size_t n,
+                                 const CUDA_KERNEL_NODE_PARAMS *params)
+{
+    COUNTED(cuGraphAddKernelNode_v2);
+    HANDLE(cuGraphAddKernelNode, graph, GRAPH);
+    HANDLE(cuGraphAddKernelNode, params->kern, KERNEL);
+    HANDLE(cuGraphAddKernelNode, params->ctx, CONTEXT);
+    if (params->func || params->grid[0] == 0 || params->grid[1] != 1 || params->grid[2] != 1 || !params->block[0] ||
+        params->block[0] > 1024) {
+        complain("cuGraphAddKernelNode: %s with %u blocks of %u threads", params->kern->name, params->grid[0],
+                 params->block[0]);
+        return INVALID_VALUE;
+    }
+    CUgraphNode node = node_make(params->kern, params->ctx, params->grid[0], params->params);
+    node->number = graph->n;
+    for (size_t i = 0; i < n; i++) {
+        node_follows(node, after[i]);
+    }
+    graph->nodes = realloc(graph->nodes, (graph->n + 1) * sizeof *graph->nodes);
+    if (!graph->nodes) {
+        abort();
+    }
+    graph->nodes[graph->n++] = node;
+    *out = node;
+    return CUDA_OK;
+}
+
+CUresult cuGraphAddDependencies_v2(CUgraph graph, const CUgraphNode *from, const CUgraphNode *to,
+                                   const CUgraphEdgeData *edges, size_t n)
+{
+    COUNTED(cuGraphAddDependencies_v2);
+    HANDLE(cuGraphAddDependencies, graph, GRAPH);
+    (void)edges;
+    for (size_t i = 0; i < n; i++) {
+        if (!has_node(graph, from[i]) || !has_node(graph, to[i]) || from[i] == to[i]) {
+            complain("cuGraphAddDependencies: an edge between nodes that the graph does not have");
+            return INVALID_VALUE;
+        }
+        for (unsigned j = 0; j < to[i]->n_after; j++) {
+            if (to[i]->after[j] == from[i]) {
+                complain("cuGraphAddDependencies: the same edge twice");
+                return INVALID_VALUE;
+            }
+        }
+        node_follows(to[i], from[i]);
+    }
+    return CUDA_OK;
+}
+
+CUresult cuGraphKernelNodeSetAttribute(CUgraphNode node, int attribute, const CUlaunchAttributeValue *value)
+{
+    COUNTED(cuGraphKernelNodeSetAttribute);
+    (void)node, (void)attribute, (void)value;
+    return CUDA_OK;
+}
+
+/* Where the flags of an instance's first kernel are: known from the report at the end of the graph. */
+static const uint32_t *flags_of(CUgraph graph)
+{
+    for (size_t i = 0; i < graph->n; i++) {
+        const reef_io_args *args = (const reef_io_args *)graph->nodes[i]->args;
+        if (!strcmp(graph->nodes[i]->kernel->name, "reef_io_end") && args->kernels) {
+            return (const uint32_t *)(uintptr_t)args->done;
+        }
+    }
+    return NULL;
+}
+
+CUresult cuGraphInstantiateWithFlags(CUgraphExec *out, CUgraph graph, unsigned long long flags)
+{
+    IN_CONTEXT(cuGraphInstantiateWithFlags);
+    HANDLE(cuGraphInstantiate, graph, GRAPH);
+    (void)flags;
+    CUgraphExec executable = make(EXECUTABLE, sizeof *executable, root_of(here()));
+    executable->nodes = calloc(graph->n + 1, sizeof *executable->nodes);
+    for (size_t i = 0; executable->nodes && i < graph->n; i++) {
+        CUgraphNode copy = malloc(sizeof *copy);
+        if (!copy) {
+            abort();
+        }
+        *copy = *graph->nodes[i];
+        copy->after = NULL;
+        copy->n_after = copy->room = 0;
+        executable->nodes[i] = copy;
+        for (unsigned j = 0; j < graph->nodes[i]->n_after; j++) {
+            node_follows(copy, executable->nodes[graph->nodes[i]->after[j]->number]); /* made before it */
+        }
+    }
+    executable->n = graph->n;
+    executable->flags = flags_of(graph);
+    *out = executable;
+    return CUDA_OK;
+}
+
+CUresult cuGraphExecDestroy(CUgraphExec executable)
+{
+    IN_CONTEXT(cuGraphExecDestroy);
+    HANDLE(cuGraphExecDestroy, executable, EXECUTABLE);
+    kill_object(executable); /* the nodes stay until the context goes: they may still be run */
+    return CUDA_OK;
+}
+
+CUresult cuGraphUpload(CUgraphExec executable, CUstream stream)
+{
+    IN_CONTEXT(cuGraphUpload);
+    HANDLE(cuGraphUpload, executable, EXECUTABLE);
+    HANDLE(cuGraphUpload, stream, STREAM);
+    return CUDA_OK;
+}
+
+CUresult cuGraphLaunch(CUgraphExec executable, CUstream stream)
+{
+    IN_CONTEXT(cuGraphLaunch);
+    HANDLE(cuGraphLaunch, executable, EXECUTABLE);
+    HANDLE(cuGraphLaunch, stream, STREAM);
+    append(stream, (op){.kind = OP_LAUNCH, .executable = executable});
+    return CUDA_OK;
+}
+
+CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+                        unsigned bz, unsigned smem_bytes, CUstream stream, void **params, void **extra)
+{
+    IN_CONTEXT(cuLaunchKernel);
+    HANDLE(cuLaunchKernel, function, KERNEL);
+    HANDLE(cuLaunchKernel, stream, STREAM);
+    (void)gy, (void)gz, (void)bx, (void)by, (void)bz, (void)smem_bytes, (void)extra;
+    CUgraphExec executable = make(EXECUTABLE, sizeof *executable, root_of(here()));
+    executable->nodes = calloc(1, sizeof *executable->nodes);
+    if (!executable->nodes) {
+        abort();
+    }
+    executable->nodes[executable->n++] = node_make((CUkernel)function, here(), gx, params);
+    append(stream, (op){.kind = OP_LAUNCH, .executable = executable});
+    kill_object(executable);
+    return CUDA_OK;
+}
+
+/* ------------------------------------------------------------ contexts -- */
+
+CUresult cuCtxCreate_v2(CUcontext *out, unsigned flags, CUdevice device)
+{
+    COUNTED(cuCtxCreate_v2);
+    (void)flags;
+    pthread_mutex_lock(&fake.lock);
+    bool lost = fake.lost;
+    pthread_mutex_unlock(&fake.lock);
+    if (lost || device != 0 || current.depth == MAX_DEPTH) {
+        return lost ? FAKE_CUDA_ILLEGAL_ADDRESS : INVALID_DEVICE;
+    }
+    CUcontext context = make(CONTEXT, sizeof *context, NULL);
+    context->units = FAKE_CUDA_SMS;
+    current.stack[current.depth++] = context;
+    *out = context;
+    return CUDA_OK;
+}
+
+static object *next_of(CUcontext context, handle_kind kind)
+{
+    pthread_mutex_lock(&fake.lock);
+    object *o = fake.objects;
+    while (o && !(o->alive && o->kind == kind && root_of(o->context) == context)) {
+        o = o->next;
+    }
+    pthread_mutex_unlock(&fake.lock);
+    return o;
+}
+
+/* Nobody runs them any more. */
+static void drop_executables(CUcontext context)
+{
+    pthread_mutex_lock(&fake.lock);
+    for (object *o = fake.objects; o; o = o->next) {
+        CUgraphExec executable = (CUgraphExec)o;
+        if (o->kind == EXECUTABLE && o->context == context) {
+            free_nodes(executable->nodes, executable->n);
+            executable->nodes = NULL;
+            executable->n = 0;
+        }
+    }
+    pthread_mutex_unlock(&fake.lock);
+}
+
+CUresult cuCtxDestroy_v2(CUcontext context)
+{
+    COUNTED(cuCtxDestroy_v2);
+    HANDLE(cuCtxDestroy, context, CONTEXT);
+    object *o;
+    while ((o = next_of(context, STREAM))) {
+        kill_object(o);
+        end_stream((CUstream)o);
+    }
+    while ((o = next_of(context, EVENT)) || (o = next_of(context, EXECUTABLE)) || (o = next_of(context, GREEN)) ||
+           (o = next_of(context, CONTEXT))) {
+        kill_object(o);
+    }
+    kill_object(context);
+    drop_executables(context);
+    block *gone = NULL;
+    pthread_mutex_lock(&fake.lock);
+    for (block **p = &fake.blocks; *p;) {
+        block *b = *p;
+        if (b->context == context) {
+            *p = b->next;
+            fake.used -= b->host ? 0 : b->bytes;
+            b->next = gone;
+            gone = b;
+        } else {
+            p = &b->next;
+        }
+    }
+    pthread_mutex_unlock(&fake.lock);
+    while (gone) {
+        block *b = gone;
+        gone = b->next;
+        release(b);
+    }
+    if (here() == context) {
+        current.depth--;
+    }
+    return CUDA_OK;
+}
+
+CUresult cuCtxPushCurrent_v2(CUcontext context)
+{
+    COUNTED(cuCtxPushCurrent_v2);
+    if (!context || current.depth == MAX_DEPTH) {
+        return INVALID_CONTEXT;
+    }
+    HANDLE(cuCtxPushCurrent, context, CONTEXT);
+    current.stack[current.depth++] = context;
+    return CUDA_OK;
+}
+
+CUresult cuCtxPopCurrent_v2(CUcontext *context)
+{
+    COUNTED(cuCtxPopCurrent_v2);
+    if (!current.depth) {
+        complain("cuCtxPopCurrent without a context");
+        return INVALID_CONTEXT;
+    }
+    *context = current.stack[--current.depth];
+    return CUDA_OK;
+}
+
+CUresult cuCtxSynchronize(void)
+{
+    IN_CONTEXT(cuCtxSynchronize);
+    return CUDA_OK;
+}
+
+CUresult cuCtxGetStreamPriorityRange(int *least, int *greatest)
+{
+    IN_CONTEXT(cuCtxGetStreamPriorityRange);
+    *least = FAKE_CUDA_LEAST_PRIORITY;
+    *greatest = FAKE_CUDA_GREATEST_PRIORITY;
+    return CUDA_OK;
+}
+
+CUresult cuDeviceGetDevResource(CUdevice device, CUdevResource *resource, int type)
+{
+    COUNTED(cuDeviceGetDevResource);
+    if (device != 0 || type != CUDA_RESOURCE_SM) {
+        return INVALID_VALUE;
+    }
+    *resource = (CUdevResource){.type = type, .sm = {.count = FAKE_CUDA_SMS}};
+    return CUDA_OK;
+}
+
+/* `alignment` says where a part begins; the host code has no business with it. */
+CUresult cuDevSmResourceSplitByCount(CUdevResource *groups, unsigned *n, const CUdevResource *of, CUdevResource *rest,
+                                     unsigned flags, unsigned count)
+{
+    COUNTED(cuDevSmResourceSplitByCount);
+    unsigned rounded = (count + 7) / 8 * 8;
+    if (flags || *n != 1 || rounded >= of->sm.count) {
+        return INVALID_VALUE;
+    }
+    groups[0] = *rest = *of;
+    groups[0].sm.count = rounded;
+    rest->sm.count = of->sm.count - rounded;
+    rest->sm.alignment = of->sm.alignment + rounded;
+    return CUDA_OK;
+}
+
+CUresult cuDevResourceGenerateDesc(CUdevResourceDesc *out, CUdevResource *resources, unsigned n)
+{
+    COUNTED(cuDevResourceGenerateDesc);
+    if (n != 1) {
+        return INVALID_VALUE;
+    }
+    *out = make(DESCRIPTION, sizeof **out, NULL);
+    (*out)->first_unit = resources->sm.alignment;
+    (*out)->units = resources->sm.count;
+    return CUDA_OK;
+}
+
+CUresult cuGreenCtxCreate(CUgreenCtx *out, CUdevResourceDesc description, CUdevice device, unsigned flags)
+{
+    IN_CONTEXT(cuGreenCtxCreate);
+    HANDLE(cuGreenCtxCreate, description, DESCRIPTION);
+    if (device != 0 || flags != CUDA_GREEN_DEFAULT_STREAM) {
+        return INVALID_VALUE;
+    }
+    CUgreenCtx green = make(GREEN, sizeof *green, here());
+    green->own = make(CONTEXT, sizeof *green->own, here());
+    green->own->parent = root_of(here());
+    green->own->first_unit = description->first_unit;
+    green->own->units = description->units;
+    *out = green;
+    return CUDA_OK;
+}
+
+CUresult cuGreenCtxDestroy(CUgreenCtx green)
+{
+    COUNTED(cuGreenCtxDestroy);
+    HANDLE(cuGreenCtxDestroy, green, GREEN);
+    kill_object(green->own);
+    kill_object(green);
+    return CUDA_OK;
+}
+
+CUresult cuCtxFromGreenCtx(CUcontext *out, CUgreenCtx green)
+{
+    COUNTED(cuCtxFromGreenCtx);
+    HANDLE(cuCtxFromGreenCtx, green, GREEN);
+    *out = green->own;
+    return CUDA_OK;
+}
+
+/* ---------------------------------------------------- device, libraries -- */
+
+CUresult cuInit(unsigned flags)
+{
+    COUNTED(cuInit);
+    return flags ? INVALID_VALUE : CUDA_OK;
+}
+
+CUresult cuDriverGetVersion(int *version)
+{
+    COUNTED(cuDriverGetVersion);
+    *version = VERSION;
+    return CUDA_OK;
+}
+
+static const char *const error_names[][2] = {
+    {"CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
+    {"CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
+    {"CUDA_ERROR_UNKNOWN", "unknown error"},
+};
+static size_t error_index(CUresult result)
+{
+    return result == CUDA_OUT_OF_MEMORY ? 0 : result == FAKE_CUDA_ILLEGAL_ADDRESS ? 1 : 2;
+}
+CUresult cuGetErrorName(CUresult result, const char **name)
+{
+    *name = error_names[error_index(result)][0];
+    return CUDA_OK;
+}
+CUresult cuGetErrorString(CUresult result, const char **text)
+{
+    *text = error_names[error_index(result)][1];
+    return CUDA_OK;
+}
+
+CUresult cuDeviceGetCount(int *count)
+{
+    COUNTED(cuDeviceGetCount);
+    *count = 1;
+    return CUDA_OK;
+}
+CUresult cuDeviceGet(CUdevice *device, int ordinal)
+{
+    COUNTED(cuDeviceGet);
+    *device = ordinal;
+    return ordinal ? INVALID_DEVICE : CUDA_OK;
+}
+CUresult cuDeviceGetName(char *name, int length, CUdevice device)
+{
+    COUNTED(cuDeviceGetName);
+    (void)device;
+    snprintf(name, (size_t)length, "Fake GPU");
+    return CUDA_OK;
+}
+CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice device)
+{
+    COUNTED(cuDeviceTotalMem_v2);
+    (void)device;
+    *bytes = fake.memory;
+    return CUDA_OK;
+}
+CUresult cuDeviceGetAttribute(int *value, int attribute, CUdevice device)
+{
+    COUNTED(cuDeviceGetAttribute);
+    (void)device;
+    switch (attribute) {
+    case CUDA_ATTR_SM_COUNT: *value = FAKE_CUDA_SMS; break;
+    case CUDA_ATTR_CLOCK_KHZ: *value = 1000000; break;
+    case CUDA_ATTR_MAJOR: *value = 9; break;
+    case CUDA_ATTR_MINOR: *value = 0; break;
+    case CUDA_ATTR_L2_BYTES: *value = 50 << 20; break;
+    case CUDA_ATTR_SMEM_OPTIN: *value = 227 << 10; break;
+    case CUDA_ATTR_SMEM_PER_SM: *value = 228 << 10; break;
+    case CUDA_ATTR_THREADS_PER_SM: *value = 2048; break;
+    default: return INVALID_VALUE;
+    }
+    return CUDA_OK;
+}
+
+CUresult cuLibraryLoadData(CUlibrary *library, const void *image, void *jit, void **jit_values, unsigned n_jit,
+                           void *options, void **option_values, unsigned n_options)
+{
+    COUNTED(cuLibraryLoadData);
+    (void)jit, (void)jit_values, (void)n_jit, (void)options, (void)option_values, (void)n_options;
+    *library = make(LIBRARY, sizeof **library, NULL);
+    (*library)->text = image;
+    return CUDA_OK;
+}
+CUresult cuLibraryUnload(CUlibrary library)
+{
+    COUNTED(cuLibraryUnload);
+    HANDLE(cuLibraryUnload, library, LIBRARY);
+    kill_object(library);
+    return CUDA_OK;
+}
+CUresult cuLibraryGetKernel(CUkernel *out, CUlibrary library, const char *name)
+{
+    COUNTED(cuLibraryGetKernel);
+    HANDLE(cuLibraryGetKernel, library, LIBRARY);
+    char entry[120];
+    snprintf(entry, sizeof entry, ".entry %s(", name);
+    if (!strstr(library->text, entry)) {
+        return NOT_FOUND;
+    }
+    CUkernel kernel = make(KERNEL, sizeof *kernel, NULL);
+    kernel->library = library;
+    kernel->type = type_of(name, &kernel->worker);
+    snprintf(kernel->name, sizeof kernel->name, "%s", name);
+    *out = kernel;
+    return CUDA_OK;
+}
+CUresult cuKernelSetAttribute(int attribute, int value, CUkernel kernel, CUdevice device)
+{
+    COUNTED(cuKernelSetAttribute);
+    HANDLE(cuKernelSetAttribute, kernel, KERNEL);
+    (void)attribute, (void)value, (void)device;
+    return CUDA_OK;
+}
+CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, CUfunction function, int threads, size_t dynamic_smem)
+{
+    IN_CONTEXT(cuOccupancyMaxActiveBlocksPerMultiprocessor);
+    HANDLE(cuOccupancyMaxActiveBlocksPerMultiprocessor, function, KERNEL);
+    (void)dynamic_smem;
+    *blocks = threads > 512 ? 1 : 2;
+    return CUDA_OK;
+}
+
+/* ---------------------------------------------------------- the test's -- */
+
+void fake_cuda_hook(void (*hook)(void *, const fake_cuda_step *), void *context)
+{
+    pthread_mutex_lock(&fake.lock);
+    fake.hook = hook;
+    fake.hook_context = context;
+    pthread_mutex_unlock(&fake.lock);
+}
+
+void fake_cuda_delay(unsigned max_us)
+{
+    atomic_store(&fake.delay_us, max_us);
+}
+
+void fake_cuda_fail(const char *symbol, unsigned skip, unsigned times, int result)
+{
+    struct call *call = call_of(symbol);
+    atomic_store(&call->fail_to, 0);
+    atomic_store(&call->result, result);
+    atomic_store(&call->fail_from, atomic_load(&call->made) + skip);
+    atomic_store(&call->fail_to, atomic_load(&call->fail_from) + times);
+}
+
+unsigned fake_cuda_calls(const char *symbol)
+{
+    return atomic_load(&call_of(symbol)->made);
+}
+
+void fake_cuda_fault(const char *function)
+{
+    pthread_mutex_lock(&fake.lock);
+    snprintf(fake.faults, sizeof fake.faults, "%s", function);
+    pthread_mutex_unlock(&fake.lock);
+}
+
+void fake_cuda_contexts_after_fault(bool work)
+{
+    pthread_mutex_lock(&fake.lock);
+    fake.no_new_contexts = !work;
+    pthread_mutex_unlock(&fake.lock);
+}
+
+void fake_cuda_memory(size_t bytes)
+{
+    pthread_mutex_lock(&fake.lock);
+    fake.memory = bytes;
+    pthread_mutex_unlock(&fake.lock);
+}
+
+bool fake_cuda_idle(int priority)
+{
+    bool idle = true;
+    pthread_mutex_lock(&fake.lock);
+    for (object *o = fake.objects; o; o = o->next) {
+        CUstream stream = (CUstream)o;
+        if (o->kind == STREAM && o->alive && stream->priority == priority) {
+            pthread_mutex_lock(&stream->lock);
+            idle = idle && !stream->first && !stream->busy;
+            pthread_mutex_unlock(&stream->lock);
+        }
+    }
+    pthread_mutex_unlock(&fake.lock);
+    return idle;
+}
+
+void fake_cuda_reset(void)
+{
+    for (int i = 0; i < CALLS; i++) {
+        atomic_store(&calls[i].fail_to, 0);
+        atomic_store(&calls[i].fail_from, 0);
+        atomic_store(&calls[i].made, 0);
+    }
+    fake_cuda_delay(0);
+    pthread_mutex_lock(&fake.lock);
+    fake.hook = NULL;
+    fake.lost = fake.no_new_contexts = false;
+    fake.complaint[0] = fake.faults[0] = '\0';
+    fake.memory = DEFAULT_MEMORY;
+    pthread_mutex_unlock(&fake.lock);
+}
+
+void fake_cuda_count(fake_cuda_counts *out)
+{
+    unsigned alive[KINDS] = {0}, registered = 0;
+    pthread_mutex_lock(&fake.lock);
+    for (const object *o = fake.objects; o; o = o->next) {
+        alive[o->kind] += o->alive;
+    }
+    for (const block *b = fake.blocks; b; b = b->next) {
+        registered += b->host;
+    }
+    *out = (fake_cuda_counts){.memory_bytes = fake.used,
+                              .contexts = alive[CONTEXT],
+                              .greens = alive[GREEN],
+                              .streams = alive[STREAM],
+                              .events = alive[EVENT],
+                              .graphs = alive[GRAPH],
+                              .executables = alive[EXECUTABLE],
+                              .libraries = alive[LIBRARY],
+                              .registered = registered,
+                              .tiles_committed = atomic_load(&fake.committed),
+                              .tiles_abandoned = atomic_load(&fake.abandoned),
+                              .tiles_skipped = atomic_load(&fake.skipped)};
+    pthread_mutex_unlock(&fake.lock);
+}
+
+void fake_cuda_complaint(char *text, size_t size)
+{
+    pthread_mutex_lock(&fake.lock);
+    snprintf(text, size, "%s", fake.complaint);
+    pthread_mutex_unlock(&fake.lock);
+}
