@@ -55,7 +55,7 @@ stage_venv() {
 }
 # The server, with an unmodified client of its protocol; again with address and undefined-behaviour sanitizers; under load.
 stage_serve() {
-    tools/venv.sh && make_quiet all build/release/reef-fake && make_quiet test-serve &&
+    tools/venv.sh && make_quiet all build/release/reef-fake build/release/tests/load && make_quiet test-serve &&
         make_quiet MODE=asan all build/asan/reef-fake && make_quiet MODE=asan test-serve &&
         $python tests/serve/load.py --seconds 20 --check
 }
