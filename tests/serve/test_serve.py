@@ -293,11 +293,19 @@ def protocol_statistics_and_metrics(server: Server, client) -> None:
 def classes_deadline_passes_in_the_queue(server: Server, client) -> None:
     slow = np.zeros((512, 512), np.float32)
     with triton.InferenceServerClient(server.address, concurrency=4) as many:
-        busy = [many.async_infer("slow", [tensor("x", slow)], priority=1) for _ in range(3)]
-        time.sleep(0.05)
-        raises("504", "timeout passed", client.infer, "slow", [tensor("x", slow)], priority=2, timeout=1000)
-        for one in busy:
-            one.get_result()
+        for attempt in range(40):  # what should be in front may come too late, or be done already
+            busy = [many.async_infer("slow", [tensor("x", slow)], priority=1) for _ in range(3)]
+            time.sleep(0.002 * attempt)
+            try:
+                client.infer("slow", [tensor("x", slow)], priority=2, timeout=1000)
+                late = None
+            except triton.InferenceServerException as error:
+                late = error
+            for one in busy:
+                one.get_result()
+            if late:
+                break
+    assert late and "504" in str(late.status()) and "timeout passed" in late.message(), late
     client.infer("slow", [tensor("x", slow)], timeout=60_000_000)
 
 
