@@ -996,8 +996,14 @@ static void whichever_call_fails_nothing_is_left_behind(void **state)
                 ops->close(dev);
             }
             reef_plan_destroy(plan);
+            fake_cuda_counts left;
+            fake_cuda_count(&left);
+            if (left.memory_bytes != at_start.memory_bytes || handles(&left) != handles(&at_start)) {
+                print_message("%s, after %u others: %zu bytes, %u handles left\n", calls[i], skip, left.memory_bytes,
+                              handles(&left));
+            }
             assert_no_complaint();
-            assert_nothing_left(); /* calls[i], after `skip` others */
+            assert_nothing_left();
         }
     }
     print_message("%u calls refused, %u launches failed\n", refused, failed);
