@@ -52,6 +52,11 @@ mkdir -p "$out"
 for test in tests/test_*; do
     check "$(basename "$test")" "$test"
 done
+if [ -d gpu ]; then # the kernels alone, and as workers that are stopped at some moment
+    check kernels.misc gpu/test_cuda_misc gpu/cubin 2
+    check kernels.matrix gpu/kernel_bench gpu/cubin/igemm_f16.sm_90a.cubin,gpu/cubin/conv3.sm_90a.cubin,gpu/cubin/stem.sm_90a.cubin,gpu/cubin/gemv.sm_90a.cubin \
+        gpu/naive.cubin gpu/layers.txt "$out/kernels.json" f16 --shapes 40 --workers --no-time
+fi
 if [ -d oracle/ops ]; then
     for precision in fp32 tf32 fp16; do
         check "ops.$precision" python3 tools/h200/ops.py --reef ./reef --precision "$precision"

@@ -1,17 +1,18 @@
 #!/bin/sh
-# Runs the solo comparison, the measurements of reef nice and the GPU tests on a machine with an NVIDIA GPU, from a build on a machine without one.
+# Runs the solo comparison, preemption and DISB (bench.sh), the measurements of reef nice and the GPU tests on a machine with
+# an NVIDIA GPU, from a build on a machine without one.
 #
-#     tools/h200/run.sh user@host [solo|tests|nice|all]      copies the stage there by ssh, runs, brings the results back
-#     tools/h200/run.sh --local   [solo|tests|nice|all]      runs here
+#     tools/h200/run.sh user@host [solo|tests|bench|nice|all]      copies the stage there by ssh, runs, brings the results back
+#     tools/h200/run.sh --local   [solo|tests|bench|nice|all]      runs here
 #     tools/h200/run.sh --stage DIR                     only makes the stage: to be carried by other means, then
-#                                                       DIR/tools/h200/run.sh --here [solo|tests|nice|all]
+#                                                       DIR/tools/h200/run.sh --here [solo|tests|bench|nice|all]
 #
 # The stage is one folder: the reef command, the tests, the libraries they need, graphs without weights (models are made
 # from them over there, with seeded weights) and these scripts. The GPU machine needs the driver and, for solo, python3
 # with numpy, onnx, onnxruntime, torch, torchvision and transformers; for nice, torch, torchvision and onnx (about three
 # minutes; `make nice-programs` first; it starts an MPS daemon of its own and stops it); for tests, compute-sanitizer.
 #
-# Results: build/h200/out, and the rows of solo and nice as docs/results/h200/solo.json and nice.json.
+# Results: build/h200/out; solo.json, preempt.json, disb.json, stress.json and nice.json also in docs/results/h200.
 # Environment: MODE (release), SOLO (arguments for solo.py, such as "--precisions fp16 vgg19"), NICE (for nice.py, such as
 # "--only kernel").
 set -eu
@@ -30,15 +31,24 @@ stage() {
     rm -rf "$out"
     mkdir -p "$out/tests" "$out/lib" "$out/tools/models" "$out/tools/h200" "$out/models/graphs"
     cp "$built/reef" "$out/"
-    for test in test_device nice_rt nice_load nice_load_shared; do
+    for test in test_device preempt nice_rt nice_load nice_load_shared; do
         [ ! -x "$built/tests/$test" ] || cp "$built/tests/$test" "$out/tests/"
     done
     [ ! -e "$built/libreef-nice.so" ] || cp "$built/libreef-nice.so" "$out/"
+    if [ -d "$built/tests/gpu" ]; then # make gpu-programs
+        mkdir -p "$out/gpu/cubin"
+        for program in kernel_bench test_cuda_misc; do
+            cp "$built/tests/gpu/$program" "$out/gpu/"
+            strip "$out/gpu/$program"
+        done
+        cp "$built/tests/gpu/naive.cubin" "$root/tests/gpu/layers.txt" "$out/gpu/"
+        find "$root/build/cuda" -name '*.cubin' -exec cp {} "$out/gpu/cubin/" \;
+    fi
     strip "$out/reef" "$out"/tests/*
     git -C "$root" rev-parse HEAD | sed "$(git -C "$root" diff --quiet HEAD -- src include tools tests || echo 's/$/ and changes/')" \
         >"$out/COMMIT"
     # What a bare machine may lack; the C library is taken from there.
-    ldd "$out/reef" "$out"/tests/* | sed -n 's/.*=> \(.*lib\(jansson\|cmocka\|cudart\)[^ ]*\).*/\1/p' | sort -u |
+    ldd "$out/reef" "$out"/tests/* | sed -n 's/.*=> \(.*lib\(jansson\|cmocka\|cudart\|microhttpd\|gnutls\|p11-kit\|idn2\|unistring\|tasn1\|nettle\|hogweed\|gmp\|ffi\)[^ ]*\).*/\1/p' | sort -u |
         while read -r file; do cp -L "$file" "$out/lib/"; done
     cp "$root"/tools/reeflib.py "$out/tools/"
     cp "$root"/tools/models/*.py "$out/tools/models/"
@@ -64,6 +74,7 @@ run_here() {
     case $1 in tests | all) tools/h200/gpu_tests.sh "$results" sanitize || failed=1 ;; esac
     # shellcheck disable=SC2086
     case $1 in solo | all) python3 tools/h200/solo.py --reef ./reef --out "$results" ${SOLO:-} || failed=1 ;; esac
+    case $1 in bench | all) tools/h200/bench.sh "$results" || failed=1 ;; esac
     # shellcheck disable=SC2086
     case $1 in nice | all) python3 tools/h200/nice.py --reef ./reef --out "$results" ${NICE:-} || failed=1 ;; esac
     return $failed
@@ -74,6 +85,9 @@ collect() {
         mkdir -p "$root/docs/results/h200"
         cp "$1/solo.json" "$root/docs/results/h200/solo.json"
     fi
+    for name in preempt disb stress; do
+        [ ! -f "$1/$name.json" ] || cp "$1/$name.json" "$root/docs/results/h200/$name.json"
+    done
     if [ -f "$1/nice.json" ] && [ -z "${NICE:-}" ]; then
         mkdir -p "$root/docs/results/h200"
         cp "$1/nice.json" "$root/docs/results/h200/nice.json"

@@ -1,0 +1,59 @@
+#!/bin/sh
+# Preemption, DISB and the stress test on a GPU; run.sh brings it to the machine that has one.
+#
+#     tools/h200/bench.sh OUT [preempt|disb|stress]...      (default: all three, about ten minutes)
+#
+# OUT gets preempt.json and preempt_trace.json, disb.json and disb.svg, stress.json, and a log of each; the exit status says
+# whether all went well and every answer was right to the bit. Environment: MODELS (where model files are made),
+# PRECISION (fp16), COUNT (requests per row of preempt, 300), SECONDS_EACH (of disb, per policy, 4), PREEMPTIONS (of stress, 100000).
+set -eu
+cd "$(dirname "$0")/../.."
+out=${1:?where the results go}
+shift
+[ $# -gt 0 ] || set -- preempt disb stress
+models=${MODELS:-/tmp/reef-models}
+precision=${PRECISION:-fp16}
+mkdir -p "$out" "$models/five"
+python3 tools/models/make_models.py --out "$models" >"$out/models.log" 2>&1
+for name in resnet152 densenet201 vgg19 inception_v3 distilbert; do
+    ln -sf "../$name.onnx" "$models/five/$name.onnx"
+done
+
+failed=0
+# step NAME COMMAND...: a log, and its end.
+step() {
+    name=$1
+    shift
+    begun=$(date +%s)
+    if "$@" >"$out/$name.log" 2>&1; then
+        echo "ok      $name ($(($(date +%s) - begun)) s)"
+    else
+        echo "FAILED  $name"
+        failed=1
+    fi
+    grep -v '%' "$out/$name.log" | tail -40 || true
+}
+for what in "$@"; do
+    case $what in
+    preempt)
+        step preempt ./reef bench preempt --device cuda:0 --precision "$precision" --policy reset,priority --count "${COUNT:-300}" \
+            --synthetic all --models "$models/five" --json "$out/preempt.json" --trace "$out/preempt_trace.json"
+        ;;
+    disb)
+        step disb ./reef bench all --form both --device cuda:0 --precision "$precision" --models "$models/five" \
+            --seconds "${SECONDS_EACH:-4}" --warmup 0.2 --json "$out/disb.json" --chart "$out/disb.svg"
+        ;;
+    stress)
+        image=input=1x3x224x224
+        step stress tests/preempt --device cuda:0 --precision "$precision" --count "${PREEMPTIONS:-100000}" --policy reset,lease \
+            --json "$out/stress.json" "$models/five/resnet152.onnx:$image" "$models/five/densenet201.onnx:$image" \
+            "$models/five/vgg19.onnx:$image" "$models/five/inception_v3.onnx:input=1x3x299x299" \
+            "$models/five/distilbert.onnx:input_ids=1x128,attention_mask=1x128"
+        ;;
+    *)
+        echo "bench.sh: '$what' is none of preempt, disb and stress" >&2
+        exit 2
+        ;;
+    esac
+done
+exit $failed
