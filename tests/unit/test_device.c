@@ -16,7 +16,10 @@
 #include "device/device.h"
 #include "support/chain_plan.h"
 
-enum { KERNELS = 9, ELEMS = 1 << 18, MAX_EVENTS = 512 };
+#ifndef SUITE_ELEMS
+#define SUITE_ELEMS (1 << 18)
+#endif
+enum { KERNELS = 9, ELEMS = SUITE_ELEMS, MAX_EVENTS = 512 };
 
 typedef struct bench {
     reef_dev *dev;
