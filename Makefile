@@ -248,11 +248,11 @@ $(TEST_BIN): $(O)/tests/%: $(O)/tests/unit/%.o $(O)/libsupport.a $(O)/libreef.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) $(WRAP) -o $@ $< $(FIRST) $(O)/libsupport.a $(ENGINE) -lcmocka $(LDLIBS)
-# The device suite again, on the fake GPU.
+# The device suite again, on the fake GPU, which is slow.
 $(O)/tests/unit/test_cuda_device.o: tests/unit/test_device.c
 	@mkdir -p $(@D)
 	$(call say,CC,$@)
-	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -Itests -DONLY_DEVICE='"cuda:0"' -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -Itests -DONLY_DEVICE='"cuda:0"' -DSUITE_ELEMS=16384 -MMD -MP -c -o $@ $<
 $(O)/tests/test_cuda_device: $(O)/tests/unit/test_cuda_device.o $(O)/libsupport.a $(O)/libreef.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)

@@ -16,7 +16,10 @@
 #include "device/device.h"
 #include "support/chain_plan.h"
 
-enum { KERNELS = 9, ELEMS = 1 << 18, MAX_EVENTS = 512 };
+#ifndef SUITE_ELEMS
+#define SUITE_ELEMS (1 << 18)
+#endif
+enum { KERNELS = 9, ELEMS = SUITE_ELEMS, MAX_EVENTS = 512 };
 
 typedef struct bench {
     reef_dev *dev;
@@ -226,11 +229,13 @@ static void preempted_anywhere_and_launched_again_the_answer_is_the_same(void **
     unsigned cut = 0;
     for (int round = 0; round < 150; round++) {
         begin(b);
+        unsigned tries = 0;
         for (uint32_t k; (k = b->ops->progress(b->instance)) < KERNELS;) {
             b->ops->lease(b->dev, reef_lease_make(0, b->units));
             assert_int_equal(launch(b, b->be, REEF_LAUNCH_LEASED, k, KERNELS - k), REEF_OK);
             seed = seed * 1664525u + 1013904223u;
-            uint64_t until = reef_now_ns() + (seed >> 8) % 600000;
+            /* Longer each time: one that is slow to get to where it was would never get on. */
+            uint64_t until = reef_now_ns() + (seed >> 8) % (600000u << (tries < 6 ? tries++ : 6));
             while (reef_now_ns() < until) {
             }
             unsigned first = (seed >> 4) % (b->units + 1);
