@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "api/api.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/futex.h"
 #include "base/json_file.h"
@@ -47,12 +48,6 @@ static reef_status launch_and_wait(reef_device *device, reef_dqueue *queue, reef
     return status;
 }
 
-static int compare_ns(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* How much longer a run may take on the units that real-time work is left with while best-effort work has the others. */
 enum { UNITS_SLACK_PER_MILLE = 10 };
 
@@ -71,7 +66,7 @@ static reef_status measure_kernel(const reef_model *model, reef_instance *instan
     reef_dev_kernel info;
     reef_status status = dev->ops->measure(instance, kernel, runs, out->samples, error);
     if (!status) {
-        qsort(out->samples, runs, sizeof *out->samples, compare_ns);
+        qsort(out->samples, runs, sizeof *out->samples, reef_compare_ns);
         dev->ops->kernel_info(model->program, kernel, &info);
         uint64_t at_once = (uint64_t)dev->units * (info.blocks_per_unit ? info.blocks_per_unit : 1);
         uint64_t waves = (info.tiles + at_once - 1) / at_once;
@@ -101,7 +96,7 @@ static reef_status profile_kernel(reef_model *model, reef_dqueue *queue, reef_in
     if (status) {
         return status;
     }
-    qsort(samples, runs, sizeof *samples, compare_ns);
+    qsort(samples, runs, sizeof *samples, reef_compare_ns);
     uint64_t busy = after.busy_ns_rt + after.busy_ns_be - before.busy_ns_rt - before.busy_ns_be;
     uint64_t tiles = after.tiles_run - before.tiles_run;
     uint64_t p50 = samples[(runs - 1) / 2], p99 = samples[((uint64_t)runs * 99 + 99) / 100 - 1];

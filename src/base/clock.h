@@ -21,4 +21,11 @@ typedef struct reef_clock {
     void *context;
 } reef_clock;
 
+/* For qsort: times, the shortest first. */
+static inline int reef_compare_ns(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
 #endif

@@ -260,12 +260,6 @@ reef_status cuda_replay(reef_instance *base, bool in, bool out, uint64_t *ns, re
     return replay_on(base, -1, in, out, ns, error);
 }
 
-static int by_time(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* 0: it cannot be measured. */
 static uint64_t typical_replay_ns(reef_instance *instance, int share)
 {
@@ -277,7 +271,7 @@ static uint64_t typical_replay_ns(reef_instance *instance, int share)
             return 0;
         }
     }
-    qsort(ns + WARM, RUNS, sizeof *ns, by_time);
+    qsort(ns + WARM, RUNS, sizeof *ns, reef_compare_ns);
     return ns[WARM + RUNS / 2];
 }
 

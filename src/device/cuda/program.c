@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "device/cuda/cuda.h"
 
 static const reef_cuda_prepare_fn prepare_of[REEF_KERNEL_KINDS] = {
@@ -266,12 +267,6 @@ static reef_status stage_constants(build *b)
     return status;
 }
 
-static int compare_ns(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 static reef_status measure(build *b, const reef_cuda_kernel *code, unsigned samples, uint64_t *ns)
 {
     char args[CUDA_MAX_ARGS];
@@ -303,7 +298,7 @@ static reef_status measure(build *b, const reef_cuda_kernel *code, unsigned samp
     status = cuda_bench_kernel(&b->bench, code, function, args, at, n, b->constants + low, n ? high - low : 0, samples,
                                times, b->error);
     if (!status) {
-        qsort(times, samples, sizeof *times, compare_ns);
+        qsort(times, samples, sizeof *times, reef_compare_ns);
         *ns = times[(samples - 1) / 2];
     }
     return status;

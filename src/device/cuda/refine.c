@@ -22,12 +22,6 @@ typedef struct refinement {
     reef_error *error;
 } refinement;
 
-static int compare_ns(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* The lower quartile of some runs: what disturbs a run makes it longer. */
 static reef_status time_run(const refinement *r, unsigned samples, uint64_t *ns)
 {
@@ -41,7 +35,7 @@ static reef_status time_run(const refinement *r, unsigned samples, uint64_t *ns)
     if (graph) {
         r->bench->device->cu->graph_exec_destroy(graph);
     }
-    qsort(times + 1, samples, sizeof times[0], compare_ns);
+    qsort(times + 1, samples, sizeof times[0], reef_compare_ns);
     *ns = times[1 + samples / 4];
     return status;
 }

@@ -7,10 +7,9 @@
  *
  * A leased launch belongs to a generation that is not revoked yet. Each run has its own, because kernels note the one that
  * they have begun in, and a new one once that was revoked; the instance's control word is then written first, in the same
- * stream. But a launch never
- * gets a younger generation than one of the same instance that is still on its way: that one was revoked and stops
- * somewhere, and with a generation of its own the one behind would take that for done. Such a launch is not made; it ends
- * as evicted when those in front of it have ended, and so does one that begins behind the first unfinished kernel.
+ * stream. But a launch never gets a younger generation than one of the same instance that is still on its way: that one was
+ * revoked and stops somewhere, and with a generation of its own the one behind would take that for done. Such a launch is
+ * not made; it ends as evicted when those in front of it have ended, and so does one that begins behind the first unfinished kernel.
  */
 #include "base/clock.h"
 #include "base/futex.h"
