@@ -420,4 +420,4 @@ help:
 clean:
 	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan $(BUILD)/fuzz $(BUILD)/cuda
 
--include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(NICE_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLIENT_OBJ:.o=.d) $(SERVE_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(FAKE_CUDA_OBJ:.o=.d) $(O)/tests/unit/test_cuda_device.d $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
+-include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(NICE_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLIENT_OBJ:.o=.d) $(SERVE_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(FAKE_CUDA_OBJ:.o=.d) $(O)/tests/unit/test_cuda_device.d $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d) $(wildcard $(O)/tests/gpu/*.d $(O)/tests/stress/*.d $(O)/tests/isa/*.d)

@@ -161,14 +161,12 @@ static void fit4(const reef_view *v, long long *dims, long long *strides)
     }
 }
 
-static void launch(const reef_cuda_kernel *c, CUfunction f, void *args)
+/* worker: the second argument of a worker form, or NULL. */
+static void launch(const reef_cuda_kernel *c, CUfunction f, unsigned blocks, void *args, reef_cuda_worker *worker,
+                   bool programmatic)
 {
-    CUlaunchAttribute attributes[2] = {
-        {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-         .value.programmaticStreamSerializationAllowed = 1},
-        {.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, .value.clusterDim = {c->cluster, 1, 1}},
-    };
-    CUlaunchConfig config = {.gridDimX = c->tiles,
+    CUlaunchAttribute attributes[2];
+    CUlaunchConfig config = {.gridDimX = blocks,
                              .gridDimY = 1,
                              .gridDimZ = 1,
                              .blockDimX = c->threads,
@@ -176,56 +174,79 @@ static void launch(const reef_cuda_kernel *c, CUfunction f, void *args)
                              .blockDimZ = 1,
                              .sharedMemBytes = c->dynamic_smem,
                              .hStream = stream,
-                             .attrs = attributes,
-                             .numAttrs = c->cluster ? 2 : 1};
-    void *params[] = {args};
+                             .attrs = attributes};
+    if (programmatic) {
+        attributes[config.numAttrs++] = (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                                                            .value.programmaticStreamSerializationAllowed = 1};
+    }
+    if (c->cluster > 1) {
+        attributes[config.numAttrs++] = (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+                                                            .value.clusterDim = {c->cluster, 1, 1}};
+    }
+    void *params[] = {args, worker};
     CU(cuLaunchKernelEx(&config, f, params, NULL));
 }
 
-/* The worker form (device.cuh). `take` microseconds after it was started its generation is revoked, and it is started
- * again with a younger one until no tile is missing. Says how often it was started; 0: it does not finish. */
-static int run_worker(const reef_cuda_kernel *c, CUfunction f, int sms, int take)
+static int sm_count;
+
+/* The worker form (device.cuh): what it is told, and its flags. */
+enum { FLAGS = 65536 };
+static struct {
+    CUdeviceptr memory;
+    CUstream side;
+    uint32_t run, generation, flags[FLAGS];
+} workers;
+
+/* Begins a run of the kernel's tiles. */
+static reef_cuda_worker worker_of(const reef_cuda_kernel *c)
 {
-    enum { FLAGS = 65536 };
-    static uint32_t run, generation, flags[FLAGS];
-    static CUdeviceptr memory = 0;
-    static CUstream side;
-    if (!memory) {
-        CU(cuMemAlloc(&memory, 1024 + sizeof flags));
-        CU(cuMemsetD8(memory, 0, 1024 + sizeof flags));
-        CU(cuStreamCreate(&side, CU_STREAM_NON_BLOCKING));
+    if (!workers.memory) {
+        CU(cuMemAlloc(&workers.memory, 1024 + sizeof workers.flags));
+        CU(cuMemsetD8(workers.memory, 0, 1024 + sizeof workers.flags));
+        CU(cuStreamCreate(&workers.side, CU_STREAM_NON_BLOCKING));
     }
-    reef_cuda_worker worker = {.revoked = memory,
-                               .lost = memory + 64,
-                               .control = memory + 128,
-                               .begun = memory + 256,
-                               .done = memory + 1024,
-                               .tiles = c->tiles,
-                               .share = 1};
-    run++;
+    workers.run++;
+    return (reef_cuda_worker){.revoked = workers.memory,
+                              .lost = workers.memory + 64,
+                              .control = workers.memory + 128,
+                              .begun = workers.memory + 256,
+                              .done = workers.memory + 1024,
+                              .tiles = c->tiles,
+                              .share = 1,
+                              .cluster = c->cluster > 1 ? c->cluster : 1};
+}
+static void worker_generation(const reef_cuda_worker *worker)
+{
+    const uint32_t control[2] = {++workers.generation, workers.run};
+    CU(cuMemcpyHtoD(worker->control, control, sizeof control));
+}
+
+/* `take` microseconds after it was started its generation is revoked, and it is started again with a younger one until no
+ * tile is missing. Says how often it was started; 0: it does not finish. */
+static int run_worker(const reef_cuda_kernel *c, CUfunction f, int take)
+{
+    reef_cuda_worker worker = worker_of(c);
+    const unsigned most = (unsigned)sm_count * 2, blocks = c->loops && c->tiles > most ? most : c->tiles;
     if (c->tiles > FLAGS) {
         return 0;
     }
     for (int starts = 1; starts < 100; starts++) {
-        const uint32_t control[2] = {++generation, run};
-        void *params[] = {c->args, &worker};
-        CU(cuMemcpyHtoD(worker.control, control, sizeof control));
-        CU(cuLaunchKernel(f, c->tiles < (unsigned)sms * 2 ? c->tiles : (unsigned)sms * 2, 1, 1, c->threads, 1, 1,
-                          c->dynamic_smem, stream, params, NULL));
+        worker_generation(&worker);
+        launch(c, f, blocks, c->args, &worker, false);
         if (take > 0 && starts < 8) {
             struct timespec from, now;
             clock_gettime(CLOCK_MONOTONIC, &from);
             do {
                 clock_gettime(CLOCK_MONOTONIC, &now);
             } while ((now.tv_sec - from.tv_sec) * 1000000 + (now.tv_nsec - from.tv_nsec) / 1000 < take);
-            CU(cuStreamWriteValue32(side, worker.revoked, generation, 0));
-            CU(cuStreamSynchronize(side));
+            CU(cuStreamWriteValue32(workers.side, worker.revoked, workers.generation, 0));
+            CU(cuStreamSynchronize(workers.side));
         }
         CU(cuStreamSynchronize(stream));
-        CU(cuMemcpyDtoH(flags, worker.done, c->tiles * 4));
+        CU(cuMemcpyDtoH(workers.flags, worker.done, c->tiles * 4));
         unsigned missing = 0;
         for (unsigned t = 0; t < c->tiles; t++) {
-            missing += flags[t] != run;
+            missing += workers.flags[t] != workers.run;
         }
         if (!missing) {
             return starts;
@@ -245,9 +266,46 @@ static double median(double *v, int n)
     return v[n / 2];
 }
 
+/* The time of one of `launches` in a graph, each after the one before, with copies of the constants in turn. */
+static double time_launches(const reef_cuda_kernel *c, CUfunction f, reef_cuda_worker *worker, int launches,
+                            CUdeviceptr copies, size_t w_bytes, int n_copies, CUevent start, CUevent stop)
+{
+    CUgraph graph;
+    CUgraphExec exec;
+    uint64_t packed;
+    const unsigned most = worker && c->loops ? (unsigned)sm_count * worker->share : c->tiles;
+    const unsigned blocks = c->tiles < most ? c->tiles : most;
+    memcpy(&packed, (char *)c->args + W_OFFSET, 8);
+    CU(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+    for (int u = 0; u < launches; u++) {
+        if (n_copies > 1) {
+            uint64_t at = copies + (size_t)(u % n_copies) * w_bytes;
+            memcpy((char *)c->args + W_OFFSET, &at, 8);
+        }
+        launch(c, f, blocks, c->args, worker, true);
+    }
+    memcpy((char *)c->args + W_OFFSET, &packed, 8);
+    CU(cuStreamEndCapture(stream, &graph));
+    CU(cuGraphInstantiate(&exec, graph, 0));
+    double times[3];
+    CU(cuGraphLaunch(exec, stream));
+    for (int run = 0; run < 3; run++) {
+        float ms;
+        CU(cuEventRecord(start, stream));
+        CU(cuGraphLaunch(exec, stream));
+        CU(cuEventRecord(stop, stream));
+        CU(cuEventSynchronize(stop));
+        CU(cuEventElapsedTime(&ms, start, stop));
+        times[run] = ms * 1e3 / launches;
+    }
+    CU(cuGraphExecDestroy(exec));
+    CU(cuGraphDestroy(graph));
+    return median(times, 3);
+}
+
 typedef struct total {
     char network[32];
-    double us, first_us, worst;
+    double us, first_us, worker_us, worst;
     int kernels, bad;
 } total;
 
@@ -258,7 +316,7 @@ int main(int argc, char **argv)
                 "usage: kernel_bench MODULE.cubin NAIVE.cubin layers.txt OUT.json [f16|tf32|f32]... [options]\n");
         return 2;
     }
-    bool want[3] = {false, false, false}, timed = true, workers = false;
+    bool want[3] = {false, false, false}, timed = true, with_workers = false;
     const char *only = NULL;
     int max_shapes = 1 << 30, arch = 0;
     for (int i = 5; i < argc; i++) {
@@ -266,7 +324,7 @@ int main(int argc, char **argv)
         want[1] |= !strcmp(argv[i], "tf32");
         want[2] |= !strcmp(argv[i], "f16");
         timed &= strcmp(argv[i], "--no-time") != 0;
-        workers |= !strcmp(argv[i], "--workers");
+        with_workers |= !strcmp(argv[i], "--workers");
         if (!strcmp(argv[i], "--network") && i + 1 < argc) {
             only = argv[++i];
         } else if (!strcmp(argv[i], "--arch") && i + 1 < argc) {
@@ -277,13 +335,13 @@ int main(int argc, char **argv)
     }
     CUdevice device;
     CUcontext context;
-    int sms, major, minor;
+    int major, minor;
     CU(cuInit(0));
     CU(cuDeviceGet(&device, 0));
     CU(cuDevicePrimaryCtxRetain(&context, device));
     CU(cuCtxSetCurrent(context));
     CU(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
-    CU(cuDeviceGetAttribute(&sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device));
+    CU(cuDeviceGetAttribute(&sm_count, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device));
     CU(cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device));
     CU(cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device));
     for (char *name = strtok(argv[1], ","); name && n_modules < 8; name = strtok(NULL, ",")) {
@@ -325,7 +383,7 @@ int main(int argc, char **argv)
             reef_error error = {0};
             reef_cuda_prepare ctx = {.plan = &plan,
                                      .precision = (reef_cuda_precision)precision,
-                                     .sm_count = (unsigned)sms,
+                                     .sm_count = (unsigned)sm_count,
                                      .sm_arch = (unsigned)(arch ? arch : major * 10 + minor),
                                      .arch_kernels = major == 9 && (!arch || arch == 90),
                                      .arena = &arena,
@@ -473,7 +531,7 @@ int main(int argc, char **argv)
                 return 1;
             }
             CU(cuCtxSynchronize()); /* uploads come from pageable memory and may still be under way */
-            double best = 1e30, first_us = 0;
+            double best = 1e30, best_worker = 0, first_us = 0;
             uint64_t copied = 0; /* the packing that `copies` holds */
             const char *best_variant = "";
             int t = 0;
@@ -524,7 +582,7 @@ int main(int argc, char **argv)
                     } got;
                     CU(cuMemsetD8Async(y_base, 0xff, bytes[l.n_in], stream));
                     CU(cuMemsetD8Async(result, 0, 16, stream));
-                    launch(c, f, c->args);
+                    launch(c, f, c->tiles, c->args, NULL, true);
                     launch_naive("naive_compare", (void *[]){&ref, &y_at, &y_type, &result},
                                  ref.total < 1 << 18 ? ref.total : 1 << 18);
                     CUresult bad = cuStreamSynchronize(stream);
@@ -546,7 +604,7 @@ int main(int argc, char **argv)
                 }
                 totals[t].worst = rel > totals[t].worst || rel != rel ? rel : totals[t].worst;
                 int starts = 0;
-                for (int take = 0; workers && c->worker && take < 24; take += 3) {
+                for (int take = 0; with_workers && c->worker && take < 24; take += 3) {
                     CUfunction be;
                     uint64_t bits;
                     if (!find_function(&be, c->worker)) {
@@ -557,7 +615,7 @@ int main(int argc, char **argv)
                     CU(cuMemsetD8Async(y_base, 0xff, bytes[l.n_in], stream));
                     CU(cuMemsetD8Async(result, 0, 16, stream));
                     CU(cuStreamSynchronize(stream));
-                    const int started = run_worker(c, be, sms, take);
+                    const int started = run_worker(c, be, take);
                     launch_naive("naive_compare", (void *[]){&ref, &y_at, &y_type, &result},
                                  ref.total < 1 << 18 ? ref.total : 1 << 18);
                     CU(cuStreamSynchronize(stream));
@@ -570,7 +628,7 @@ int main(int argc, char **argv)
                     }
                 }
                 worker_starts = starts > worker_starts ? starts : worker_starts;
-                double us = 0;
+                double us = 0, worker_us = 0;
                 if (timed) {
                     /* copies of the weights */
                     memcpy(&packed, (char *)c->args + W_OFFSET, 8);
@@ -589,33 +647,18 @@ int main(int argc, char **argv)
                             CU(cuMemcpyDtoDAsync(copies + (size_t)u * w_bytes, packed, w_bytes, stream));
                         }
                     }
-                    CUgraph graph;
-                    CUgraphExec exec;
-                    CU(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
-                    for (int u = 0; u < launches; u++) {
-                        if (n_copies > 1) {
-                            uint64_t at = copies + (size_t)(u % n_copies) * w_bytes;
-                            memcpy((char *)c->args + W_OFFSET, &at, 8);
-                        }
-                        launch(c, f, c->args);
+                    us = time_launches(c, f, NULL, launches, copies, w_bytes, n_copies, start, stop);
+                    CUfunction be;
+                    if (with_workers && c->worker && find_function(&be, c->worker)) {
+                        int fit = 1;
+                        CU(cuFuncSetAttribute(be, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)c->dynamic_smem));
+                        CU(cuOccupancyMaxActiveBlocksPerMultiprocessor(&fit, be, (int)c->threads, c->dynamic_smem));
+                        reef_cuda_worker worker = worker_of(c);
+                        worker.fresh = 1;
+                        worker.share = (unsigned)(fit > 0 ? fit : 1);
+                        worker_generation(&worker);
+                        worker_us = time_launches(c, be, &worker, launches, copies, w_bytes, n_copies, start, stop);
                     }
-                    memcpy((char *)c->args + W_OFFSET, &packed, 8);
-                    CU(cuStreamEndCapture(stream, &graph));
-                    CU(cuGraphInstantiate(&exec, graph, 0));
-                    double times[5];
-                    CU(cuGraphLaunch(exec, stream));
-                    for (int run = 0; run < 3; run++) {
-                        float ms;
-                        CU(cuEventRecord(start, stream));
-                        CU(cuGraphLaunch(exec, stream));
-                        CU(cuEventRecord(stop, stream));
-                        CU(cuEventSynchronize(stop));
-                        CU(cuEventElapsedTime(&ms, start, stop));
-                        times[run] = ms * 1e3 / launches;
-                    }
-                    us = median(times, 3);
-                    CU(cuGraphExecDestroy(exec));
-                    CU(cuGraphDestroy(graph));
                     struct {
                         float error, scale;
                         uint64_t hash;
@@ -631,13 +674,14 @@ int main(int argc, char **argv)
                         totals[t].bad++;
                     }
                 }
-                fprintf(json, "%s\n  {\"variant\": \"%s\", \"us\": %.3f, \"error\": %.3g, \"tiles\": %u}", i ? "," : "",
-                        c->variant, us, rel, c->tiles);
+                fprintf(json, "%s\n  {\"variant\": \"%s\", \"us\": %.3f, \"worker_us\": %.3f, \"error\": %.3g, \"tiles\": %u}",
+                        i ? "," : "", c->variant, us, worker_us, rel, c->tiles);
                 if (i == 0) {
                     first_us = us;
                 }
                 if (!wrong && us < best) {
                     best = us;
+                    best_worker = worker_us;
                     best_variant = c->variant;
                 }
             }
@@ -646,6 +690,7 @@ int main(int argc, char **argv)
                 best = 0;
             }
             totals[t].us += best * l.count;
+            totals[t].worker_us += best_worker * l.count;
             totals[t].first_us += first_us * l.count;
             totals[t].kernels += l.count;
             printf("%-12s %3dx %-4s %-52s %8.2f us %7.1f TFLOP/s  first %7.2f  %s\n", l.network, l.count,
@@ -673,12 +718,13 @@ int main(int argc, char **argv)
             fclose(file);
         }
         for (int t = 0; t < n_totals; t++) {
-            printf("TOTAL %-5s %-12s %9.1f us in %d kernels (first candidates %.1f), worst error %.2g, wrong %d\n",
-                   names[precision], totals[t].network, totals[t].us, totals[t].kernels, totals[t].first_us,
+            printf("TOTAL %-5s %-12s %9.1f us in %d kernels (as workers %.1f; first candidates %.1f), worst error %.2g, wrong %d\n",
+                   names[precision], totals[t].network, totals[t].us, totals[t].kernels, totals[t].worker_us,
+                   totals[t].first_us,
                    totals[t].worst, totals[t].bad);
         }
     }
-    if (workers) {
+    if (with_workers) {
         printf("worker forms: at most %d starts\n", worker_starts);
     }
     fprintf(json, "\n]\n");

@@ -212,7 +212,7 @@ static void launch(const char *name, const reef_cuda_kernel *c, unsigned blocks,
         attributes[config.numAttrs++] = (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
                                                             .value.programmaticStreamSerializationAllowed = 1};
     }
-    if (c->cluster && !worker) {
+    if (c->cluster > 1) {
         attributes[config.numAttrs++] = (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
                                                             .value.clusterDim = {.x = c->cluster, .y = 1, .z = 1}};
     }
@@ -254,8 +254,9 @@ void gpu_worker_start(const reef_cuda_kernel *c, unsigned workers)
                           .begun = control + 256,
                           .done = control + 1024,
                           .tiles = c->tiles,
-                          .share = 1};
-    launch(c->worker, c, workers, &w, false);
+                          .share = 1,
+                          .cluster = c->cluster > 1 ? c->cluster : 1};
+    launch(c->worker, c, c->loops ? workers : c->tiles, &w, false);
 }
 bool gpu_worker_wait(uint64_t within_ns)
 {

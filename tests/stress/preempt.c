@@ -64,9 +64,13 @@ static uint64_t next_random(void)
 }
 
 /* The whole program's end, with one line that says why. */
+static const reef_device *asked; /* for the reason of a failure */
+
 static void die(const char *what, const char *why)
 {
-    fprintf(stderr, "preempt: %s: %s\n", what, why);
+    reef_error error;
+    bool sick = asked && reef_device_health(asked, &error) != REEF_OK;
+    fprintf(stderr, "preempt: %s: %s%s%s\n", what, why, sick ? ": " : "", sick ? error.message : "");
     exit(1);
 }
 
@@ -519,6 +523,7 @@ int main(int argc, char **argv)
     if (reef_device_open(name, &device_options, &t.device, &error)) {
         die(name, error.message);
     }
+    asked = t.device;
     reef_device_set_policy(t.device, "streams", &error); /* undisturbed: nothing arrives while another one runs */
     reef_device_stats stats;
     reef_device_stats_get(t.device, &stats);

@@ -83,7 +83,8 @@ enum {
     CUDA_GRAPH_OUT = 2, /* inputs come in first, outputs go out last */
     CUDA_GRAPH_WORKERS = 4,
     CUDA_GRAPH_BEGUN_ONLY = 8, /* workers that stop between kernels only */
-    CUDA_GRAPH_SHARE = 16,     /* times 1 + the share's index: it runs on its class's part of the units */
+    CUDA_GRAPH_FRESH = 16,     /* workers of kernels that were not launched in this run before */
+    CUDA_GRAPH_SHARE = 32,     /* times 1 + the share's index: it runs on its class's part of the units */
 };
 
 typedef struct cuda_graph {
@@ -114,6 +115,7 @@ typedef struct cuda_instance {
     uint64_t submitted;       /* launches ever: the control's `ended` once all are through */
     uint32_t cursor;          /* kernels below it have been submitted in this run, in their plain form */
     uint32_t run;             /* number of this run; 0: none yet */
+    uint32_t untouched;       /* kernels from here on have not been launched as workers in this run */
     uint32_t generation;      /* of the launches that are made now */
     uint32_t generation_run;  /* the run that it was given to */
     uint64_t control_written; /* what the control word was last set to */

@@ -4,8 +4,8 @@
  *     [in] -> k(first) -+-> k -> k -+-> ... -> end
  *                       `-> k ------'
  *
- * The kernels are plain ones, or the same kernels as workers; then `end` reports how far they have come. Plain ones follow
- * each other as the plan says (plan->after): what is not ordered may run at once. Workers follow each other in a row.
+ * The kernels are plain ones, or the same kernels as workers; then `end` reports how far they have come. They follow each
+ * other as the plan says (plan->after): what is not ordered may run at once.
  *
  * The edges are programmatic: a kernel is set up while its predecessors still run and waits inside for their ends
  * (griddepcontrol.wait). A driver before CUDA 12.3, or a GPU before sm_90, gets ordinary edges and the same results.
@@ -37,7 +37,7 @@ reef_status cuda_graph_add(const cuda_device *device, CUgraph graph, const reef_
         CUgraphEdgeData kind = {.from_port = CUDA_EDGE_PROGRAMMATIC, .type = CUDA_EDGE_PROGRAMMATIC};
         status = CUDA_TRY(cu, error, graph_add_edges(graph, &after[i], &added, &kind, 1));
     }
-    if (!status && code->cluster > 1 && !worker) {
+    if (!status && code->cluster > 1) {
         CUlaunchAttributeValue cluster = {.cluster = {code->cluster, 1, 1}};
         status = CUDA_TRY(cu, error, graph_kernel_attribute(added, CUDA_NODE_CLUSTER, &cluster));
     }
@@ -119,9 +119,11 @@ static reef_status add_worker(const draft *d, uint32_t index, char *args, CUgrap
         .tiles = kernel->code.tiles,
         .begun_only = (kind & CUDA_GRAPH_BEGUN_ONLY) || !program->base.plan->kernels[index].transaction,
         .share = kernel->workers_per_sm,
+        .cluster = kernel->code.cluster > 1 ? kernel->code.cluster : 1,
+        .fresh = (kind & CUDA_GRAPH_FRESH) != 0,
     };
     reef_cuda_kernel code = kernel->code;
-    code.tiles = code.tiles < most ? code.tiles : most;
+    code.tiles = code.loops && code.tiles > most ? most : code.tiles;
     return cuda_graph_add(device, d->graph, &code, kernel->worker, args, &worker, context_of(device, kind), d->after,
                           d->n_after, out, d->error);
 }
@@ -199,7 +201,7 @@ static void find_predecessors(draft *d, uint32_t k, CUgraphNode start)
 {
     const reef_plan *plan = d->program->base.plan;
     const cuda_kernel *kernel = &d->program->kernels[k];
-    const bool in_a_row = d->wanted->kind & CUDA_GRAPH_WORKERS || !plan->after;
+    const bool in_a_row = !plan->after;
     const uint32_t first = d->wanted->first;
     d->n_after = 0;
     if (in_a_row && d->last) {
@@ -213,8 +215,7 @@ static void find_predecessors(draft *d, uint32_t k, CUgraphNode start)
             d->followed[other - first] = true;
         }
     }
-    /* One workspace for all; a cluster adds up without. */
-    const bool workspace = !in_a_row && kernel->code.workspace_bytes && kernel->code.cluster <= 1;
+    const bool workspace = !in_a_row && kernel->code.workspace_bytes; /* there is one for all */
     bool known = !workspace || !d->scratch;
     for (size_t i = 0; i < d->n_after && !known; i++) {
         known = d->after[i] == d->scratch;
@@ -248,7 +249,7 @@ static reef_status add_kernel(draft *d, uint32_t k, CUgraphNode start)
             : cuda_graph_add(device, d->graph, &kernel->code, kernel->function, args, NULL,
                              context_of(device, d->wanted->kind), d->after, d->n_after, node, d->error);
     d->last = *node;
-    d->scratch = kernel->code.workspace_bytes && kernel->code.cluster <= 1 ? *node : d->scratch;
+    d->scratch = kernel->code.workspace_bytes ? *node : d->scratch;
     if (status) {
         const reef_kernel *described = &program->base.plan->kernels[k];
         reef_error_prefix(d->error, "node '%s' (%s, %s): ", described->name, described->ops, kernel->code.variant);

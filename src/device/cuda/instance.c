@@ -237,6 +237,7 @@ void cuda_begin(reef_instance *base, uint32_t first, const void *const *inputs, 
         instance->dirty = true;
     }
     instance->cursor = first;
+    instance->untouched = first;
     atomic_store_explicit(&instance->current, first, memory_order_release);
 }
 

@@ -70,6 +70,7 @@ static order worker_order(cuda_device *device, cuda_launch *launch)
         .first = first,
         .count = end - first,
         .kind = CUDA_GRAPH_WORKERS | (first == 0 ? CUDA_GRAPH_IN : 0) | (end == kernels ? CUDA_GRAPH_OUT : 0) |
+                (first >= instance->untouched ? CUDA_GRAPH_FRESH : 0) |
                 (launch->mode == REEF_LAUNCH_LEASED ? share_kind(device) : CUDA_GRAPH_BEGUN_ONLY),
         .clear = instance->dirty,
     };
@@ -85,6 +86,7 @@ static order worker_order(cuda_device *device, cuda_launch *launch)
         o.control = instance->control_written = control;
     }
     instance->dirty = false;
+    instance->untouched = end > instance->untouched ? end : instance->untouched;
     instance->partial = true;
     launch->workers = true;
     device->workers++;

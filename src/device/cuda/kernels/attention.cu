@@ -38,6 +38,7 @@ template <bool HALF>
 struct attention_fast {
     using args = reef_attention_args;
     using element = typename element_of<HALF>::type;
+    static constexpr bool block_is_tile = true;
     static constexpr int threads = 128, warps = 4, share = 32; /* keys of a warp */
     static constexpr int row_bytes = 64 * sizeof(element), chunks = row_bytes / 16, chunk = 16 / sizeof(element);
     static constexpr int slices = row_bytes / 32; /* of a product's k: 32 bytes */
@@ -325,6 +326,7 @@ struct attention_fast {
 /* ---- anything else ---------------------------------------------------------------------------------------------------- */
 struct attention_any {
     using args = reef_attention_args;
+    static constexpr bool block_is_tile = true;
     static constexpr int threads = 256, warps = threads / 32, max_dim = 256;
     static constexpr int piece = 32; /* keys at a time */
 

@@ -135,6 +135,11 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
     {
         return divide(owner * units + a.splits - 1, a.by_splits);
     }
+    /* What each of the cluster's other blocks sends that one. */
+    static __device__ __forceinline__ uint32_t share_bytes(const args &a, int owner)
+    {
+        return (first_unit(a, owner + 1) - first_unit(a, owner)) * unit_bytes;
+    }
     /* By the warps that have sums: to those who finish them. slots: [part of k][unit][j][line][lane] of two floats. */
     static __device__ __forceinline__ void send_units(const args &a, const float (&acc)[1][NJ][4], uint32_t slots,
                                                       uint32_t landed, int split)
@@ -195,16 +200,32 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
         }
     }
 
-    /* ---- the plain form's loop ---- */
+    /* ---- the products: one warp brings weights, one x (the first block: everybody), the others multiply ----
+     *
+     * A worker is asked to stop by the warp that brings weights. It looks before each block of channels. If it is to stop,
+     * nothing more comes: it says so in `stop`, and completes the barrier of that block's first stage without any weights.
+     * Those who multiply look there when they have waited for it, and free both buffers of x on their way out, so that
+     * whoever brings x does not wait for them. Nothing is under way then. */
     struct places { /* in shared memory: barriers (`full` and `empty` STAGES words, x_... two) and buffers */
         uint32_t full, empty, x_full, x_empty, landed, w, x;
+        volatile unsigned *stop;
     };
+    template <class Abandon>
     static __device__ __forceinline__ void bring_weights(const places &at, const char *w,
-                                                         const int (&granule)[granules], int n)
+                                                         const int (&granule)[granules], int n, const Abandon &abandon)
     {
         constexpr int b_bytes = BN * 128;
+        unsigned word = abandon.look();
         for (int j = 0, stage = 0, phase = 1; j < n; j++) {
             barrier_wait(at.empty + stage * 8, phase);
+            if (Abandon::on && j > 0 && j % halo_taps == 0) {
+                if (abandon.stopped(word)) {
+                    *at.stop = 1;
+                    barrier_arrive(at.full + stage * 8);
+                    return;
+                }
+                word = abandon.look();
+            }
             barrier_expect(at.full + stage * 8, b_bytes);
 #pragma unroll
             for (int i = 0; i < granules; i++) {
@@ -216,18 +237,23 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
             }
         }
     }
+    template <bool worker>
     static __device__ __forceinline__ void bring_x(const args &a, const patch &p, const places &at, int first,
                                                    int blocks)
     {
         for (int block = 1; block < blocks; block++) {
             if (block >= 2) {
                 barrier_wait(at.x_empty + (block & 1) * 8, (block - 2) >> 1 & 1);
+                if (worker && *at.stop) {
+                    return;
+                }
             }
             base::template load_halo<halo_loaders>(a, p, first + block, at.x + (block & 1) * base::halo_bytes,
                                                    (int)(threadIdx.x & 31));
             barrier_arrive(at.x_full + (block & 1) * 8);
         }
     }
+    template <bool worker>
     static __device__ __forceinline__ void multiply_all(const places &at, float (&acc)[1][NJ][4], int blocks)
     {
         constexpr int b_bytes = BN * 128, halo_w = base::halo_w;
@@ -237,6 +263,17 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
 #pragma unroll 1
         for (int block = 0; block < blocks; block++) {
             uint32_t x = at.x + (block & 1) * base::halo_bytes + mine;
+            if (worker && block > 0) { /* its x may never come */
+                barrier_wait(at.full + stage * 8, phase);
+                if (*at.stop) {
+                    wgmma_wait<0>();
+                    if (lane == 0) {
+                        barrier_arrive(at.x_empty);
+                        barrier_arrive(at.x_empty + 8);
+                    }
+                    return;
+                }
+            }
             if (block > 0) {
                 barrier_wait(at.x_full + (block & 1) * 8, (block - 1) >> 1 & 1);
             }
@@ -301,106 +338,108 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
         return at;
     }
 
+    /* By warps of whatever role: true: this one has sums. */
+    template <class Abandon>
+    static __device__ __forceinline__ bool sums(const args &a, const place &at, const places &where, const char *w,
+                                                const int (&granule)[granules], float (&acc)[1][NJ][4],
+                                                Abandon &abandon)
+    {
+        const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, blocks = at.n / halo_taps;
+        const int first = at.first / halo_taps;
+        if (warp == warps) {
+            if (lane == 0) {
+                bring_weights(where, w, granule, at.n, abandon);
+            }
+            __syncwarp();
+            abandon.wait();
+            return false;
+        }
+        abandon.wait();
+        base::template load_halo<consumers + halo_loaders>(a, at.part, first, where.x,
+                                                           (int)threadIdx.x - (warp > warps ? 32 : 0));
+        named_barrier<consumers + halo_loaders>();
+        if (warp > warps) {
+            bring_x<Abandon::on>(a, at.part, where, first, blocks);
+            return false;
+        }
+        clear(acc);
+        multiply_all<Abandon::on>(where, acc, blocks);
+        return true;
+    }
+
     static __device__ __forceinline__ void plain(const args &a, const place &at, const places &where, const char *w,
                                                  const int (&granule)[granules], const char *smem, const float *bias)
     {
-        const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, blocks = at.n / halo_taps;
         const bool in_cluster = a.splits > 1;
         const reef_never never;
         __syncthreads();
         if (in_cluster) {
             cluster_arrive();
         }
-        if (warp >= warps) {
-            if (warp == warps) {
-                if (lane == 0) {
-                    bring_weights(where, w, granule, at.n);
-                }
-                __syncwarp();
-                never.wait();
-            } else {
-                never.wait();
-                base::template load_halo<consumers + halo_loaders>(a, at.part, at.first / halo_taps, where.x,
-                                                                   (int)threadIdx.x - 32);
-                named_barrier<consumers + halo_loaders>();
-                bring_x(a, at.part, where, at.first / halo_taps, blocks);
-            }
-            if (in_cluster) {
-                cluster_wait();
-            }
-            return;
-        }
-        never.wait();
-        base::template load_halo<consumers + halo_loaders>(a, at.part, at.first / halo_taps, where.x, (int)threadIdx.x);
-        named_barrier<consumers + halo_loaders>();
         float acc[1][NJ][4];
-        clear(acc);
-        multiply_all(where, acc, blocks);
+        const bool has = sums(a, at, where, w, granule, acc, never);
         if (in_cluster) {
             cluster_wait(); /* everybody's barriers are there */
+        }
+        if (has && in_cluster) {
             send_units(a, acc, smem_address(smem) + a.slots, where.landed, at.split);
             barrier_wait(where.landed, 0);
             __syncwarp();
             finish_units(a, at.part, smem + a.slots, at.split, at.col0, bias);
-        } else {
+        } else if (has) {
             finish_registers(a, at.part, acc, at.col0, bias);
         }
     }
 
-    /* A worker has no cluster: the parts of k are added up through the workspace, in the same order. */
+    /* The same, but nobody stores before all have said that they go on. */
     template <class Abandon>
-    static __device__ __forceinline__ bool worker(const args &a, const place &at, uint32_t shared, const char *w,
-                                                  const int (&granule)[granules], uint32_t full, float *bias,
-                                                  Abandon &abandon)
+    static __device__ __forceinline__ bool worker(const args &a, const place &at, const places &where, const char *w,
+                                                  const int (&granule)[granules], const char *smem, const float *bias,
+                                                  cluster_word &told, Abandon &abandon)
     {
-        const int tid = threadIdx.x;
-        float acc[1][NJ][4];
-        clear(acc);
+        const bool in_cluster = a.splits > 1;
+        const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
         __syncthreads();
-        const bool done = base::halo_loop(a, at.part, acc, shared, w, granule, at.first, at.n, full, abandon);
-        __syncthreads();
-        if (tid < 2 * STAGES + 5) { /* the next tile starts them anew */
-            barrier_end(full + tid * 8);
+        if (in_cluster) {
+            cluster_arrive();
+            if (abandon.gone()) {
+                cluster_wait();
+                if (warp == 0) {
+                    told.tell(true, at.split, a.splits, where.landed);
+                    if (lane < a.splits && lane != at.split && share_bytes(a, lane)) {
+                        send_nothing(send_address(where.landed, lane), share_bytes(a, lane));
+                    }
+                }
+                barrier_wait(where.landed, 0);
+                return false;
+            }
         }
-        if (!done || !abandon.commit()) {
+        float acc[1][NJ][4];
+        const bool has = sums(a, at, where, w, granule, acc, abandon);
+        if (!in_cluster) {
+            if (!abandon.commit() || *where.stop) {
+                return false;
+            }
+            if (has) {
+                finish_registers(a, at.part, acc, at.col0, bias);
+            }
+            return true;
+        }
+        cluster_wait();
+        if (warp == 0) {
+            const bool stops = __shfl_sync(0xffffffffu, abandon.stops(), 0) || *where.stop;
+            told.tell(stops, at.split, a.splits, where.landed);
+        }
+        if (has) {
+            send_units(a, acc, smem_address(smem) + a.slots, where.landed, at.split);
+        }
+        barrier_wait(where.landed, 0);
+        __syncwarp();
+        if (!told.all_go_on(a.splits)) {
             return false;
         }
-        /* ---- epilogue: from here on the tile has effects ---- */
-        if (a.splits > 1) {
-            __shared__ unsigned arrived;
-            float4 *mine = (float4 *)a.partials + (long long)(at.tile * a.splits + at.split) * (BM * BN / 4) + tid;
-#pragma unroll
-            for (int j = 0; j < NJ && tid < consumers; j++) {
-                const float(&f)[4] = acc[0][j];
-                __stcg(mine + j * consumers, make_float4(f[0], f[1], f[2], f[3]));
-            }
-            __threadfence();
-            __syncthreads();
-            if (tid == 0) {
-                arrived = atomicAdd((unsigned *)a.counters + at.tile, 1u);
-            }
-            __syncthreads();
-            if (arrived != (unsigned)a.splits - 1) {
-                return true;
-            }
-            __threadfence();
-            const float4 *sum = (const float4 *)a.partials + (long long)at.tile * a.splits * (BM * BN / 4) + tid;
-#pragma unroll 2
-            for (int s = 0; s < a.splits; s++, sum += BM * BN / 4) {
-#pragma unroll
-                for (int j = 0; j < NJ && tid < consumers; j++) {
-                    const float4 f = __ldcg(sum + j * consumers);
-                    float(&v)[4] = acc[0][j];
-                    v[0] = s ? v[0] + f.x : f.x, v[1] = s ? v[1] + f.y : f.y;
-                    v[2] = s ? v[2] + f.z : f.z, v[3] = s ? v[3] + f.w : f.w;
-                }
-            }
-            if (tid == 0) {
-                *((unsigned *)a.counters + at.tile) = 0;
-            }
-        }
-        if (tid < consumers) {
-            finish_registers(a, at.part, acc, at.col0, bias);
+        if (has) {
+            finish_units(a, at.part, smem + a.slots, at.split, at.col0, bias);
         }
         return true;
     }
@@ -410,19 +449,26 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
     {
         __shared__ __align__(8) unsigned long long barriers[2 * STAGES + 5];
         __shared__ __align__(8) float bias[BN];
+        __shared__ unsigned stop;
+        __shared__ cluster_word told;
         const int tid = threadIdx.x;
         const place at = place_of(a, index);
         const uint32_t shared = smem_address(smem), full = smem_address(barriers);
-        const places where = {
-            full,   full + STAGES * 8,         full + STAGES * 16, full + STAGES * 16 + 16, full + STAGES * 16 + 32,
-            shared, shared + STAGES * BN * 128};
+        const places where = {full,
+                              full + STAGES * 8,
+                              full + STAGES * 16,
+                              full + STAGES * 16 + 16,
+                              full + STAGES * 16 + 32,
+                              shared,
+                              shared + STAGES * BN * 128,
+                              &stop};
         const char *w = (const char *)a.w + ((long long)(at.col0 >> 5) * a.steps + at.first) * 4096;
         int granule[granules];
 #pragma unroll
         for (int g = 0; g < granules; g++) {
             granule[g] = min(g, a.w_group - 1 - (at.col0 >> 5)) * a.steps * 4096;
         }
-        if (at.n > STAGES && at.row == 0 && tid < granules) { /* what comes later is called into L2 */
+        if (at.n > STAGES && at.row == 0 && tid < granules && !abandon.gone()) { /* what comes later is called into L2 */
             prefetch_l2(w + min(tid, a.w_group - 1 - (at.col0 >> 5)) * a.steps * 4096 + STAGES * 4096,
                         (uint32_t)(at.n - STAGES) * 4096);
         }
@@ -434,14 +480,17 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
                                          : tid < 2 * STAGES                    ? consumers / 32
                                          : tid < 2 * STAGES + 2                ? halo_loaders
                                                                                : consumers / 32);
-            if (tid == 2 * STAGES + 4 && !Abandon::on && a.splits > 1) { /* what the others will send */
-                const int mine = first_unit(a, at.split + 1) - first_unit(a, at.split);
-                barrier_expect(where.landed, (uint32_t)((a.splits - 1) * mine * unit_bytes));
+            if (tid == 2 * STAGES + 4 && a.splits > 1) { /* what the others will send */
+                barrier_expect(where.landed,
+                               (a.splits - 1) * share_bytes(a, at.split) + (Abandon::on ? a.splits * 8 : 0));
             }
         }
         barriers_ready();
         if constexpr (Abandon::on) {
-            return worker(a, at, shared, w, granule, full, bias, abandon);
+            if (tid == 0) {
+                stop = 0;
+            }
+            return worker(a, at, where, w, granule, smem, bias, told, abandon);
         } else {
             plain(a, at, where, w, granule, smem, bias);
             return true;

@@ -113,6 +113,7 @@ static reef_status depthwise(const igemm_problem *p, const reef_kernel *k, reef_
     *out = (reef_cuda_kernel){.function = "reef_depthwise",
                               .worker = "reef_depthwise_be",
                               .variant = "depthwise",
+                              .loops = true,
                               .tiles = (unsigned)blocks,
                               .threads = 256,
                               .args = a,

@@ -16,8 +16,7 @@
  *     any case before it returns, and griddepcontrol.launch_dependents right behind it: so a kernel is never more than
  *     launched while its predecessors' predecessors run, and its successors' blocks do not take the room that its own
  *     need. Constants and packed weights may be read before.
- *     Kernels that the plan does not order run at the same time; those that use the workspace never do, but for
- *     clusters (`cluster` > 1), whose plain form does not use it.
+ *     Kernels that the plan does not order run at the same time; those that use the workspace never do.
  *   - worker form (`worker` is its name, NULL where there is none): second parameter reef_cuda_worker, see device.cuh.
  *   - Every store (y, workspace, counters) happens in the epilogue of a tile; a tile may be abandoned until then.
  *   - The same candidate gives the same bits in both forms, always.
@@ -78,7 +77,8 @@ typedef struct reef_cuda_kernel {
     const char *variant;  /* for people and the cache's key; static or in the arena: "igemm 64x64 f16 split 4" */
     unsigned tiles;       /* grid.x of the plain form; >= 1 */
     unsigned threads, dynamic_smem; /* the host side raises the limit to dynamic_smem (static comes on top) */
-    unsigned cluster;  /* plain form: blocks per cluster (0: no cluster); divides tiles. The worker form has none. */
+    unsigned cluster;  /* blocks per cluster (0: no cluster); divides tiles */
+    bool loops;        /* the worker form has as many blocks as fit, each with several tiles (otherwise: one for each tile) */
     void *args;        /* in the prepare context's arena; constant addresses are already in place */
     size_t args_bytes; /* <= 4000 */
     reef_cuda_reloc relocs[REEF_CUDA_MAX_RELOCS];

@@ -29,6 +29,16 @@
  * poll: one thread notes in shared memory what it has loaded at the last test, and loads again; hit: all threads read
  * the note after the barrier. There are two notes, used in turn, so that a note is never written while somebody may still
  * read it. In a loop without a barrier, `if (__syncthreads_or(abandon.now()))` does the same.
+ *
+ * A worker's grid is that of the plain form, a block for each tile, where the kernel says
+ *
+ *          static constexpr bool block_is_tile = true;
+ *
+ * (large tiles; only these may have clusters). Otherwise it is as many blocks as fit the GPU, which take tiles in turn.
+ *
+ * The blocks of a cluster go on together or not at all: a tile that has a cluster does not call commit. Its thread 0 sends
+ * all of them what it knows, abandon.stops(), along with the sums, and each decides from the same words. Nobody may leave
+ * before that, so a block that was told to stop before it began (abandon.gone()) skips the work, but not the exchange.
  */
 #ifndef REEF_DEVICE_CUDA_KERNELS_DEVICE_CUH
 #define REEF_DEVICE_CUDA_KERNELS_DEVICE_CUH
@@ -75,6 +85,22 @@ struct reef_never {
     {
         return true;
     }
+    __device__ __forceinline__ bool gone() const
+    {
+        return false;
+    }
+    __device__ __forceinline__ bool stops() const
+    {
+        return false;
+    }
+    __device__ __forceinline__ unsigned look() const
+    {
+        return 0;
+    }
+    __device__ __forceinline__ bool stopped(unsigned) const
+    {
+        return false;
+    }
 };
 
 /* For tiles too short or too plain to compute on trust: asks before they begin. */
@@ -87,8 +113,7 @@ struct reef_never {
     }
 
 /* ---- worker form -------------------------------------------------------------------------------------------------- */
-/* A worker runs tiles blockIdx.x, blockIdx.x + gridDim.x, ... of its kernel, but for those that an earlier launch of the
- * same run has done. It may be told to stop at any time, by a word of the device that holds the youngest generation that
+/* A worker runs a tile, or several, but for those that an earlier launch of the same run has done. It may be told to stop at any time, by a word of the device that holds the youngest generation that
  * has been revoked; a launch belongs to the generation in its instance's control word and goes on while that is younger.
  *
  * Generations only grow. So a worker that finds its own not revoked, at a moment when the kernel before it has ended,
@@ -102,10 +127,15 @@ struct reef_lease_test {
     const volatile unsigned *revoked;
     volatile unsigned *note; /* shared, three words */
     unsigned generation;
+    bool went; /* revoked before the tile began; the same for all threads */
     /* Thread 0's: the word as loaded at the last test but one, and at the last, which may still be on its way. Either was
      * loaded after the wait. Nobody ever stands still for a load that was only just begun. */
     unsigned seen, coming;
 
+    __device__ __forceinline__ unsigned look() const
+    {
+        return *revoked;
+    }
     __device__ __forceinline__ bool stopped(unsigned word) const
     {
         return (int)(generation - word) <= 0;
@@ -115,7 +145,7 @@ struct reef_lease_test {
         reef_pdl_wait();
         reef_pdl_launch();
         if (threadIdx.x == 0) {
-            seen = coming = *revoked;
+            seen = coming = look();
         }
     }
     __device__ __forceinline__ void poll(unsigned i)
@@ -123,7 +153,7 @@ struct reef_lease_test {
         if (threadIdx.x == 0) {
             seen = coming;
             note[i & 1] = stopped(seen);
-            coming = *revoked;
+            coming = look();
         }
     }
     __device__ __forceinline__ bool hit(unsigned i) const
@@ -134,7 +164,7 @@ struct reef_lease_test {
     {
         if (threadIdx.x == 0) {
             seen = coming;
-            coming = *revoked;
+            coming = look();
         }
         return threadIdx.x == 0 && stopped(seen);
     }
@@ -145,6 +175,14 @@ struct reef_lease_test {
         }
         __syncthreads();
         return note[2] == 0;
+    }
+    __device__ __forceinline__ bool gone() const
+    {
+        return went;
+    }
+    __device__ __forceinline__ bool stops() const
+    {
+        return went || stopped(seen);
     }
 };
 
@@ -164,7 +202,7 @@ static __device__ __forceinline__ void reef_plain(const typename Kernel::args &a
 }
 
 /* Thread 0 of each block. The first block that gets here lets the kernel begin, or does not. */
-static __device__ __forceinline__ bool reef_begins(const reef_cuda_worker &w, unsigned generation)
+static __device__ __noinline__ bool reef_begins(const reef_cuda_worker &w, unsigned generation)
 {
     volatile unsigned *begun = (volatile unsigned *)w.begun;
     if ((int)(generation - *(const volatile unsigned *)w.revoked) > 0) {
@@ -174,54 +212,150 @@ static __device__ __forceinline__ bool reef_begins(const reef_cuda_worker &w, un
     return *begun == generation;
 }
 
+/* Was this tile done, or with a cluster: were those of all its blocks? (Nobody writes the flags of this kernel's tiles now but
+ * those who run them, after they have asked.) */
+static __device__ __forceinline__ bool reef_is_done(const reef_cuda_worker &w, unsigned tile, unsigned run)
+{
+    const unsigned *done = (const unsigned *)w.done + tile / w.cluster * w.cluster;
+    bool all = true;
+#pragma unroll 1
+    for (unsigned i = 0; i < w.cluster; i++) {
+        all &= done[i] == run;
+    }
+    return all;
+}
+
+/* Thread 0: may the block begin? */
+static __device__ __forceinline__ bool reef_goes(const reef_cuda_worker &w, const reef_lease_test &test)
+{
+    if (w.begun_only) {
+        reef_pdl_wait(); /* only now is it this kernel's turn to begin */
+        return reef_begins(w, test.generation);
+    }
+    return !test.stopped(test.look());
+}
+
+/* All threads. */
 template <class Kernel>
-static __device__ __forceinline__ void reef_persist(const typename Kernel::args &a, const reef_cuda_worker &w)
+static __device__ __forceinline__ bool reef_run_tile(const typename Kernel::args &a, const reef_cuda_worker &w,
+                                                     unsigned tile, unsigned run, char *smem, reef_lease_test &test)
+{
+    const long long start = clock64();
+    const bool done = Kernel::tile(a, tile, smem, test);
+    if (threadIdx.x == 0) {
+        if (done) { /* nobody reads this before the whole launch has ended, so it need not come after the tile's stores */
+            ((unsigned *)w.done)[tile] = run;
+        } else if (!test.went) {
+            reef_cuda_lost *lost = (reef_cuda_lost *)w.lost;
+            atomicAdd((unsigned long long *)&lost->tiles, 1ull);
+            atomicAdd((unsigned long long *)&lost->unit_cycles, (unsigned long long)(clock64() - start) / w.share);
+        }
+    }
+    return done;
+}
+
+/* A block for each tile: what large tiles take. A loop around them would cost half a microsecond a kernel, because the
+ * compiler then computes ahead what the first tile does not need yet. */
+template <class Kernel>
+static __device__ __forceinline__ void reef_block(const typename Kernel::args &a, const reef_cuda_worker &w)
 {
     extern __shared__ __align__(1024) char reef_smem[];
-    __shared__ unsigned note[3], go;
-    /* Three words, one wait. */
+    enum { REVOKED, GOES, DONE };
+    __shared__ unsigned note[3], state;
     const uint2 word = *(const uint2 *)w.control;
-    const reef_cuda_control control = {word.x, word.y};
-    unsigned *done = (unsigned *)w.done, was_done = done[blockIdx.x];
-    reef_lease_test test = {(const volatile unsigned *)w.revoked, note, control.generation, 0, 0};
+    reef_lease_test test = {(const volatile unsigned *)w.revoked, note, word.x, false, 0, 0};
     if (threadIdx.x == 0) {
-        if (w.begun_only) {
-            reef_pdl_wait(); /* only now is it this kernel's turn to begin */
-            go = reef_begins(w, control.generation);
-        } else {
-            go = !test.stopped(*test.revoked);
+        state = reef_goes(w, test) ? GOES : REVOKED;
+        if (!w.fresh && reef_is_done(w, blockIdx.x, word.y)) { /* flags are not in the cache: another half microsecond */
+            state = DONE;
         }
     }
     __syncthreads();
-    if (go) {
-        test.generation += w.begun_only ? REEF_NEVER_REVOKED : 0;
-        unsigned next;
-        for (unsigned tile = blockIdx.x; tile < w.tiles; tile = next, was_done = next < w.tiles ? done[next] : 0) {
-            next = tile + gridDim.x;
-            if (was_done == control.run) {
-                continue;
-            }
-            const long long start = clock64();
-            if (!Kernel::tile(a, tile, reef_smem, test)) {
-                if (threadIdx.x == 0) {
-                    reef_cuda_lost *lost = (reef_cuda_lost *)w.lost;
-                    atomicAdd((unsigned long long *)&lost->tiles, 1ull);
-                    atomicAdd((unsigned long long *)&lost->unit_cycles,
-                              (unsigned long long)(clock64() - start) / w.share);
-                }
-                break;
-            }
-            /* Nobody reads this before the whole launch has ended, so it need not come after the tile's own stores. */
-            if (threadIdx.x == 0) {
-                done[tile] = control.run;
-            }
-            if (next < w.tiles) {
-                __syncthreads(); /* the next tile uses the same shared memory */
-            }
+    const unsigned found = state;
+    test.went = found == REVOKED;
+    test.generation += w.begun_only ? REEF_NEVER_REVOKED : 0;
+    if (found == GOES || (found == REVOKED && w.cluster > 1)) {
+        reef_run_tile<Kernel>(a, w, blockIdx.x, word.y, reef_smem, test);
+    }
+    reef_pdl_wait(); /* a kernel never ends before the one in front of it */
+}
+
+/* All threads: the worker's first tile from `tile` on that is not done; there are thousands in a long kernel. */
+static __device__ __noinline__ unsigned reef_next(const unsigned *done, unsigned tiles, unsigned tile, unsigned run,
+                                                  unsigned *first)
+{
+    for (;;) {
+        const unsigned long long mine = tile + (unsigned long long)threadIdx.x * gridDim.x;
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            *first = tiles;
+        }
+        __syncthreads();
+        if (mine < tiles && done[mine] != run) {
+            atomicMin(first, (unsigned)mine);
+        }
+        __syncthreads();
+        const unsigned found = *(volatile unsigned *)first;
+        const unsigned long long next = tile + (unsigned long long)blockDim.x * gridDim.x;
+        if (found < tiles || next >= tiles) {
+            return found;
+        }
+        tile = (unsigned)next;
+    }
+}
+
+/* As many blocks as fit, each with tiles blockIdx.x, blockIdx.x + gridDim.x, ...: for small tiles, of which there may be very
+ * many. They have no clusters. */
+template <class Kernel>
+static __device__ __forceinline__ void reef_loop(const typename Kernel::args &a, const reef_cuda_worker &w)
+{
+    extern __shared__ __align__(1024) char reef_smem[];
+    __shared__ unsigned note[3], go, first;
+    const uint2 word = *(const uint2 *)w.control;
+    const unsigned *done = (const unsigned *)w.done;
+    unsigned was_done = w.fresh ? 0 : done[blockIdx.x]; /* a run is never number 0 */
+    reef_lease_test test = {(const volatile unsigned *)w.revoked, note, word.x, false, 0, 0};
+    if (threadIdx.x == 0) {
+        go = reef_goes(w, test);
+    }
+    __syncthreads();
+    const unsigned end = go ? w.tiles : 0;
+    test.generation += w.begun_only ? REEF_NEVER_REVOKED : 0;
+#pragma unroll 1
+    for (unsigned tile = blockIdx.x; tile < end;) {
+        if (was_done == word.y) {
+            tile = reef_next(done, w.tiles, tile, word.y, &first);
+            was_done = 0;
+            continue;
+        }
+        const unsigned next = tile + gridDim.x;
+        was_done = !w.fresh && next < end ? done[next] : 0; /* asked ahead of its time */
+        if (!reef_run_tile<Kernel>(a, w, tile, word.y, reef_smem, test)) {
+            break;
+        }
+        tile = next;
+        if (tile < end) {
+            __syncthreads(); /* the next tile uses the same shared memory */
         }
     }
     reef_pdl_wait(); /* a kernel never ends before the one in front of it */
 }
+
+/* Kernel::block_is_tile says which; the host's reef_cuda_kernel.loops agrees. */
+template <class Kernel, class = void>
+struct reef_worker {
+    static __device__ __forceinline__ void run(const typename Kernel::args &a, const reef_cuda_worker &w)
+    {
+        reef_loop<Kernel>(a, w);
+    }
+};
+template <class Kernel>
+struct reef_worker<Kernel, decltype((void)Kernel::block_is_tile)> {
+    static __device__ __forceinline__ void run(const typename Kernel::args &a, const reef_cuda_worker &w)
+    {
+        reef_block<Kernel>(a, w);
+    }
+};
 
 #define REEF_KERNEL_PLAIN(name, bounds, ...)                                                                           \
     extern "C" __global__ void bounds name(const __grid_constant__ __VA_ARGS__::args a)                                \
@@ -232,7 +366,7 @@ static __device__ __forceinline__ void reef_persist(const typename Kernel::args 
     extern "C" __global__ void bounds name##_be(const __grid_constant__ __VA_ARGS__::args a,                           \
                                                 const __grid_constant__ reef_cuda_worker w)                            \
     {                                                                                                                  \
-        reef_persist<__VA_ARGS__>(a, w);                                                                               \
+        reef_worker<__VA_ARGS__>::run(a, w);                                                                               \
     }
 /* REEF_CUDA_WORKERS is defined where the build wants worker forms (they double the compile time). */
 #ifndef REEF_CUDA_WORKERS

@@ -12,6 +12,7 @@
 template <bool HALF, int R>
 struct gemv {
     using args = reef_gemv_args;
+    static constexpr bool block_is_tile = true;
     static constexpr int threads = 256, warps = threads / 32, vec = HALF ? 8 : 4, piece = 32 * vec;
     static constexpr int depth = R >= 8 ? 1 : R == 4 ? 2 : 4; /* pieces in flight */
 

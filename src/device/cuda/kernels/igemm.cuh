@@ -32,7 +32,7 @@ enum {
     IGEMM_ANY = 2,        /* x element by element: any alignment and type; w may be computed */
     IGEMM_TRANSPOSED = 4, /* with IGEMM_ANY: transposed convolution */
     IGEMM_WINDOW = 8,     /* with IGEMM_MMA or IGEMM_WGMMA: few channels; see load_window */
-    IGEMM_HALO = 16,      /* with IGEMM_WGMMA, f16: 3x3 taps, stride 1; see halo_loop */
+    IGEMM_HALO = 16,      /* with IGEMM_WGMMA, f16: 3x3 taps, stride 1; the parts that conv3.cu builds on */
 };
 
 template <bool CONDITION, class A, class B>
@@ -51,6 +51,7 @@ struct igemm_word {
 template <int PRECISION, int BM_, int BN_, int WM, int WN, int STAGES, int MODE>
 struct igemm {
     using args = reef_igemm_args;
+    static constexpr bool block_is_tile = true;
     static constexpr int BM = BM_, BN = BN_;
     static constexpr bool wg = MODE & IGEMM_WGMMA, any = MODE & IGEMM_ANY, transposed = MODE & IGEMM_TRANSPOSED;
     static constexpr bool window = MODE & IGEMM_WINDOW, halo = MODE & IGEMM_HALO, fast = !any && !window && !halo;
@@ -83,16 +84,6 @@ struct igemm {
     struct patch {
         int image, y, x, out_h; /* of the first pixel */
     };
-    /* The output row that row r of the tile is, or -1. */
-    static __device__ __forceinline__ int row_at(const args &a, const patch &p, int row0, int row_end, int r)
-    {
-        if (halo) {
-            const int y = p.y + r / 64 / (patch_w / 8) * 8 + r % 64 / 8, x = p.x + r / 64 % (patch_w / 8) * 8 + r % 8;
-            return y < p.out_h && x < a.out_w ? p.image * a.out_hw + y * a.out_w + x : -1;
-        }
-        return row0 + r < row_end ? row0 + r : -1;
-    }
-
     static __device__ __forceinline__ int divide(int n, const reef_divisor &d) /* n >= 0 */
     {
         return (int)((__umulhi((uint32_t)n, d.magic) + (uint32_t)n) >> d.shift);
@@ -709,6 +700,11 @@ struct igemm {
     {
         return divide(rank * pieces + a.splits - 1, a.by_splits);
     }
+    /* What each of the cluster's blocks sends that one. */
+    static __device__ __forceinline__ uint32_t share_bytes(const args &a, int rank)
+    {
+        return (first_piece(a, rank + 1) - first_piece(a, rank)) * multipliers * piece_bytes;
+    }
     /* For pieces v, v + 4, ... below end, the lane's row of each; warp_row and warp_col as in tile. */
     static __device__ __forceinline__ void load_residual(const args &a, uint32_t to, int v, int end, int row0,
                                                          int row_end, int col0, int r0, int warp_row, int warp_col,
@@ -751,23 +747,8 @@ struct igemm {
         }
     }
 
-    /* ---- 3x3 taps over neighbouring pixels: the patch's input with its border is loaded once per block of channels, and
-     * the nine taps are products from nine places in it. One warp brings x (the first block: everybody), one the weights (by the bulk copy
-     * engine), each stage with a barrier for "full" and one for "empty". The buffer of block b of x is that of block
-     * b + 2: boundary b, between blocks b - 1 and b, says that b - 1 is done with. A worker has its abandon test there.
-     * False: abandoned; nothing is under way any more. ---- */
-    template <class Abandon>
-    static __device__ __forceinline__ bool boundary(Abandon &abandon, int b)
-    {
-        if (Abandon::on) {
-            abandon.poll(b);
-            __syncthreads();
-            return !abandon.hit(b);
-        }
-        named_barrier<consumers + halo_loaders>();
-        return true;
-    }
-    /* As one of `loaders` threads. */
+    /* ---- halo form, conv3.cu: the patch's input with its border, for a block of channels,
+     * as one of `loaders` threads. ---- */
     template <int loaders>
     static __device__ __forceinline__ void load_halo(const args &a, const patch &p, int block, uint32_t to, int thread)
     {
@@ -784,121 +765,6 @@ struct igemm {
         copy_wait<0>();
         proxy_fence();
     }
-    template <class Abandon>
-    static __device__ __forceinline__ bool halo_loop(const args &a, const patch &p, float (&acc)[MI][NJ][4],
-                                                     uint32_t base, const char *w, const int (&granule)[granules],
-                                                     int first, int n, uint32_t full, Abandon &abandon)
-    {
-        const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, blocks = n / halo_taps;
-        const uint32_t empty = full + STAGES * 8, x_full = empty + STAGES * 8, x_base = base + STAGES * b_bytes;
-        const int last = Abandon::on ? blocks : blocks - 1; /* boundaries 1 .. last - 1 */
-        int b = 1;
-        bool go_on = true;
-        if (warp == consumers / 32) { /* weights */
-            for (int j = 0, stage = 0, phase = 1; j < n; j++) {
-                if (Abandon::on && j == b * halo_taps + STAGES && b < last) {
-                    __syncwarp();
-                    go_on = boundary(abandon, b);
-                    if (!go_on) {
-                        break;
-                    }
-                    b++;
-                }
-                if (lane == 0) {
-                    barrier_wait(empty + stage * 8, phase);
-                    barrier_expect(full + stage * 8, b_bytes);
-#pragma unroll
-                    for (int g = 0; g < granules; g++) {
-                        bulk_copy(base + stage * b_bytes + g * 4096, w + granule[g] + j * 4096, 4096, full + stage * 8);
-                    }
-                }
-                if (++stage == STAGES) {
-                    stage = 0;
-                    phase ^= 1;
-                }
-            }
-            __syncwarp();
-            for (; Abandon::on && go_on && b < last; b++) {
-                go_on = boundary(abandon, b);
-            }
-            abandon.wait();
-        } else if (warp > consumers / 32) { /* x */
-            abandon.wait();
-            load_halo<consumers + halo_loaders>(a, p, first / halo_taps, x_base, (int)threadIdx.x - 32);
-            named_barrier<consumers + halo_loaders>();
-            for (int block = 1; block < blocks; block++) {
-                if (block >= 2) {
-                    go_on = boundary(abandon, b);
-                    if (!go_on) {
-                        break;
-                    }
-                    b++;
-                }
-                load_halo<halo_loaders>(a, p, first / halo_taps + block, x_base + (block & 1) * halo_bytes,
-                                        (int)threadIdx.x - consumers - 32);
-                barrier_arrive(x_full + (block & 1) * 8);
-            }
-            for (; go_on && b < last; b++) {
-                go_on = boundary(abandon, b);
-            }
-        } else {
-            abandon.wait();
-            load_halo<consumers + halo_loaders>(a, p, first / halo_taps, x_base, threadIdx.x);
-            named_barrier<consumers + halo_loaders>();
-            const int group = warp / 4;
-            const uint32_t mine = (group / (patch_w / 8) * 8 * halo_w + group % (patch_w / 8) * 8) * 128;
-            int stage = 0, phase = 0, held = -1;
-#pragma unroll 1
-            for (int block = 0; block < blocks; block++) {
-                if (block >= 1 && block < last) {
-                    wgmma_wait<0>();
-                    if (lane == 0) {
-                        barrier_arrive(empty + held * 8);
-                    }
-                    held = -1;
-                    b = block;
-                    go_on = boundary(abandon, b);
-                    if (!go_on) {
-                        break;
-                    }
-                }
-                uint32_t x = x_base + (block & 1) * halo_bytes + mine;
-                if (block > 0) {
-                    barrier_wait(x_full + (block & 1) * 8, (block - 1) >> 1 & 1);
-                }
-#pragma unroll 1
-                for (int tap = 0; tap < halo_taps; tap++) {
-                    const uint64_t da = wgmma_descriptor(x, halo_w * 128),
-                                   db = wgmma_descriptor(base + stage * b_bytes);
-                    barrier_wait(full + stage * 8, phase);
-                    wgmma_fence();
-#pragma unroll
-                    for (int s = 0; s < 4; s++) {
-                        wgmma_f16<NJ>(acc[0], da + s * 2, db + s * 2);
-                    }
-                    wgmma_commit();
-                    wgmma_wait<1>();
-                    if (held >= 0 && lane == 0) {
-                        barrier_arrive(empty + held * 8);
-                    }
-                    held = stage;
-                    if (++stage == STAGES) {
-                        stage = 0;
-                        phase ^= 1;
-                    }
-                    x += tap % 3 == 2 ? (halo_w - 2) * 128 : 128;
-                }
-            }
-            wgmma_wait<0>();
-            if (!go_on && threadIdx.x == 0) {
-                for (int j = b * halo_taps; j < n && j < b * halo_taps + STAGES; j++) {
-                    barrier_wait(full + j % STAGES * 8, j / STAGES & 1);
-                }
-            }
-        }
-        return go_on;
-    }
-
     template <class Abandon>
     static __device__ __forceinline__ bool tile(const args &a, uint32_t index, char *smem, Abandon &abandon)
     {
@@ -925,26 +791,43 @@ struct igemm {
             row0 = line * a.out_w + (rest - line * parts) * BM;
             row_end = min((line + 1) * a.out_w, row0 + BM);
         }
-        patch part = {0, 0, 0, 0};
-        if (halo) {
-            const int across = (a.out_w + patch_w - 1) / patch_w;
-            part.out_h = a.out_hw / a.out_w;
-            const int down = (part.out_h + patch_h - 1) / patch_h;
-            part.image = rest / (across * down);
-            const int at = rest - part.image * across * down, y = at / across;
-            part.y = y * patch_h;
-            part.x = (at - y * across) * patch_w;
-        }
-        int first = divide(a.steps * split, a.by_splits), n = divide(a.steps * (split + 1), a.by_splits) - first;
-        if (halo) { /* whole blocks of channels */
-            const int blocks = a.steps / halo_taps;
-            first = blocks * split / a.splits * halo_taps;
-            n = blocks * (split + 1) / a.splits * halo_taps - first;
-        }
+        const int first = divide(a.steps * split, a.by_splits), n = divide(a.steps * (split + 1), a.by_splits) - first;
         const uint32_t base = smem_address(smem), extra = base + a.extra;
         const bool constant = !any || !a.b;
-        const bool in_cluster = !Abandon::on && a.cluster;
+        const bool in_cluster = a.cluster;
         const int y0 = group_offset(a.ys, g0, g1), r0 = group_offset(a.rs, g0, g1);
+
+        /* The blocks of a cluster send each other what they have summed; each is told when all has landed. */
+        __shared__ __align__(8) unsigned long long landing;
+        __shared__ cluster_word told;
+        const uint32_t landed = smem_address(&landing);
+        int v0 = 0, v1 = pieces;
+        if (in_cluster) {
+            v0 = first_piece(a, split);
+            v1 = first_piece(a, split + 1);
+        }
+        const auto meet = [&] {
+            if (tid == 0) {
+                barrier_init(landed, 1);
+                barriers_ready();
+                barrier_expect(landed, a.splits * (Abandon::on ? 8 : 0) + a.splits * share_bytes(a, split));
+            }
+            cluster_arrive();
+        };
+        if (Abandon::on && in_cluster) {
+            meet();
+            if (abandon.gone()) {
+                cluster_wait();
+                if (warp == 0) {
+                    told.tell(true, split, a.splits, landed);
+                    if (lane < a.splits && share_bytes(a, lane)) { /* more parts than pieces: some have none */
+                        send_nothing(send_address(landed, lane), share_bytes(a, lane));
+                    }
+                }
+                barrier_wait(landed, 0);
+                return false;
+            }
+        }
 
         /* constants: the first weights and the bias; what comes later is called into L2 */
         const char *w = (const char *)a.w + ((long long)(group * a.w_group + (col0 >> 5)) * a.steps + first) * 4096;
@@ -953,14 +836,12 @@ struct igemm {
         for (int g = 0; g < granules; g++) {
             granule[g] = min(g, a.w_group - 1 - (col0 >> 5)) * a.steps * 4096;
         }
-        if ((fast || halo) && n > ahead * together && rest == 0 && tid < granules) {
+        if (fast && n > ahead * together && rest == 0 && tid < granules) {
             prefetch_l2(w + min(tid, a.w_group - 1 - (col0 >> 5)) * a.steps * 4096 + ahead * together * 4096,
                         (uint32_t)(n - ahead * together) * 4096);
         }
-        if (!halo) {
-            w += tid * 16;
-        }
-        if (constant && !halo) {
+        w += tid * 16;
+        if (constant) {
 #pragma unroll
             for (int s = 0; s < (window ? STAGES : ahead * together); s++) {
                 if (s < n) {
@@ -973,22 +854,11 @@ struct igemm {
             bias[tid] =
                 a.bias && col0 + tid < a.cols ? __ldg((const float *)a.bias + group * a.bias_group + col0 + tid) : 0.0f;
         }
-        /* The blocks of a cluster send each other what they have summed; each is told when all has landed. */
-        __shared__ __align__(8) unsigned long long landing;
-        const uint32_t landed = smem_address(&landing);
-        int v0 = 0, v1 = pieces;
-        if (in_cluster) {
-            v0 = first_piece(a, split);
-            v1 = first_piece(a, split + 1);
-            if (tid == 0) {
-                barrier_init(landed, 1);
-                barriers_ready();
-                barrier_expect(landed, a.splits * (v1 - v0) * multipliers * piece_bytes);
-            }
-            cluster_arrive();
+        if (!Abandon::on && in_cluster) {
+            meet();
         }
         typename igemm_if<any, walk_any, walk>::type where;
-        if (!window && !halo) {
+        if (!window) {
             walk_start(a, where, row0, row_end, first, group_offset(a.xs, g0, g1));
         }
         float acc[MI][NJ][4];
@@ -1002,25 +872,7 @@ struct igemm {
         if (in_cluster) {
             cluster_wait(); /* everybody's barrier is there */
         }
-        __shared__ __align__(8) unsigned long long barriers[halo ? 2 * STAGES + 2 : 1];
-        if constexpr (halo) {
-            const uint32_t at = smem_address(barriers);
-            if (tid < 2 * STAGES + 2) {
-                barrier_init(at + tid * 8, tid < STAGES ? 1 : tid < 2 * STAGES ? consumers / 32 : halo_loaders);
-            }
-            barriers_ready();
-            __syncthreads();
-            const bool done = halo_loop(a, part, acc, base, w, granule, first, n, at, abandon);
-            if (Abandon::on) { /* the next tile starts them anew */
-                __syncthreads();
-                if (tid < 2 * STAGES + 2) {
-                    barrier_end(at + tid * 8);
-                }
-            }
-            if (!done) {
-                return false;
-            }
-        } else if constexpr (window) {
+        if constexpr (window) {
             abandon.wait();
             load_window(a, smem + a.extra, row0, group_offset(a.xs, g0, g1));
             __syncthreads();
@@ -1085,11 +937,7 @@ struct igemm {
                 }
                 __syncthreads();
                 if (asks && abandon.hit(round >> 3)) {
-                    if (wg) {
-                        wgmma_wait<0>();
-                    }
-                    copy_wait<0>();
-                    return false;
+                    break;
                 }
                 if constexpr (wg) {
 #pragma unroll
@@ -1164,8 +1012,7 @@ struct igemm {
                 }
                 __syncthreads();
                 if (asks && abandon.hit(round >> 3)) {
-                    copy_wait<0>();
-                    return false;
+                    break;
                 }
                 if constexpr (wg) {
 #pragma unroll
@@ -1208,8 +1055,8 @@ struct igemm {
             copy_wait<0>();
         }
 
-        /* ---- epilogue: from here on the tile has effects ---- */
-        if (!Abandon::on) {
+        /* ---- epilogue: from here on the tile has effects; in a worker's cluster, when all have said that they go on ---- */
+        if (!Abandon::on || in_cluster) {
             __syncthreads();
         } else if (!abandon.commit()) {
             return false;
@@ -1263,6 +1110,9 @@ struct igemm {
             mine = base + a.slots + warp * most * piece_bytes;
         }
         if (in_cluster) {
+            if (Abandon::on && warp == 0) {
+                told.tell(__shfl_sync(0xffffffffu, abandon.stops(), 0), split, parts, landed);
+            }
             uint32_t to = mine + split * slot_bytes + lane * 8, there = send_address(to, 0),
                      counted = send_address(landed, 0);
             int owner = 0;
@@ -1288,6 +1138,9 @@ struct igemm {
         }
         if (in_cluster) {
             barrier_wait(landed, 0);
+            if (Abandon::on && !told.all_go_on(parts)) {
+                return false;
+            }
         }
         __syncwarp();
         if (tid < consumers) {
@@ -1299,10 +1152,10 @@ struct igemm {
                 for (int j = 0; j < pieces / 4; j++) {
                     int r, c;
                     piece_at((lane >> 3) + 4 * j, lane, r, c);
-                    const int row = row_at(a, part, row0, row_end, warp_row + r), col = col0 + warp_col + c;
+                    const int row = row0 + warp_row + r, col = col0 + warp_col + c;
                     float x[8];
                     load_shared32(mine + ((lane >> 3) + 4 * j) * piece_bytes, x);
-                    if (row >= 0 && col < a.cols) {
+                    if (row < row_end && col < a.cols) {
                         finish_plain(a, x, (long long)y0 + (long long)row * a.ys.w + col, bias + warp_col + c,
                                      early + j * early_stride);
                     }
@@ -1313,9 +1166,9 @@ struct igemm {
             for (int v = v0 + (lane >> 3); v < v1; v += 4) {
                 int r, c;
                 piece_at(v, lane, r, c);
-                const int row = row_at(a, part, row0, row_end, warp_row + r);
+                const int row = row0 + warp_row + r;
                 c += warp_col;
-                if (row >= 0 && col0 + c < a.cols) {
+                if (row < row_end && col0 + c < a.cols) {
                     float x[8];
                     const uint32_t from = mine + (v - v0) * piece_bytes;
                     load_shared32(from, x);

@@ -379,7 +379,7 @@ static reef_status add(const igemm_problem *p, const reef_kernel *k, const choic
     if (p->b) {
         reef_cuda_bind(ctx, out, offsetof(reef_igemm_args, b), p->b);
     }
-    if (splits > 1) { /* the worker form adds through the workspace even where the plain form has clusters */
+    if (splits > 1 && !picked->cluster) {
         reef_cuda_bind_workspace(out, offsetof(reef_igemm_args, counters), 0);
         reef_cuda_bind_workspace(out, offsetof(reef_igemm_args, partials), REEF_CUDA_ZERO_BYTES);
         out->workspace_bytes = REEF_CUDA_ZERO_BYTES + (size_t)out->tiles * (size_t)(c->bm * c->bn) * 4;

@@ -58,12 +58,6 @@ static __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t a
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 #endif
 }
-static __device__ __forceinline__ void barrier_end(uint32_t barrier)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
-#endif
-}
 static __device__ __forceinline__ void barriers_ready(void)
 {
 #if __CUDA_ARCH__ >= 900
@@ -361,5 +355,34 @@ static __device__ __forceinline__ void send(uint32_t there, uint32_t barrier, fl
                  : "memory");
 #endif
 }
+/* As if so many bytes had been sent to that block; more than none. */
+static __device__ __forceinline__ void send_nothing(uint32_t barrier, uint32_t bytes)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.complete_tx.relaxed.cluster.shared::cluster.b64 [%0], %1;" ::"r"(barrier), "r"(bytes)
+                 : "memory");
+#endif
+}
+
+/* What the blocks of a worker's cluster know about going on (device.cuh), each from all: sent along with the sums. */
+struct cluster_word {
+    enum { most = 8 };
+    __align__(8) unsigned stops[most][2]; /* the first not zero: that block was told to stop */
+
+    /* Lane i of one warp tells block i; `landed` counts it. */
+    __device__ __forceinline__ void tell(bool stop, int rank, int blocks, uint32_t landed)
+    {
+        const int lane = threadIdx.x & 31;
+        if (lane < blocks) {
+            send(send_address(smem_address(stops[rank]), lane), send_address(landed, lane), stop ? 1.0f : 0.0f, 0.0f);
+        }
+    }
+    /* All lanes, when all has landed: may the tile have effects? */
+    __device__ __forceinline__ bool all_go_on(int blocks) const
+    {
+        const int lane = threadIdx.x & 31;
+        return !__any_sync(0xffffffffu, lane < blocks && *(const volatile unsigned *)stops[lane & 7]);
+    }
+};
 
 #endif

@@ -15,6 +15,7 @@
 template <int NJ, int LINES>
 struct stem {
     using args = reef_stem_args;
+    static constexpr bool block_is_tile = true;
     static constexpr int threads = 256, width = 32, height = 4 * LINES, columns = 8 * NJ;
 
     static __device__ __forceinline__ void load_window(const args &a, __half *window, int image, int y0, int x0)

@@ -146,6 +146,7 @@ void *reef_cuda_candidate(const reef_kernel *k, const reef_cuda_prepare *ctx, re
     out->args_bytes = args_bytes;
     out->function = function;
     out->worker = worker;
+    out->loops = true;
     out->variant = variant;
     out->flops = k->flops;
     return out->args;

@@ -25,6 +25,8 @@ typedef struct reef_cuda_worker {
     uint32_t tiles;      /* of this kernel */
     uint32_t begun_only; /* 1: it stops only before it has begun; what has begun runs to its end */
     uint32_t share;      /* workers that share a unit */
+    uint32_t cluster;    /* blocks of a cluster, whose tiles are done together; 1: none */
+    uint32_t fresh;      /* 1: none of its tiles was ever begun in this run */
 } reef_cuda_worker;
 
 #endif
