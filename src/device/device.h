@@ -195,6 +195,9 @@ struct reef_device_ops {
     unsigned (*units_needed)(reef_instance *instance, unsigned per_mille);
     /* OK, or the last failure at run time. NULL: it cannot fail. */
     reef_status (*health)(const reef_dev *dev, reef_error *error);
+    /* Takes over the inputs of the last begin at once, so that the launch need not: NULL where begin has done it, or
+     * nobody does. Without a call of it a launch takes them over where that holds nobody up. */
+    void (*stage)(reef_instance *instance);
     /* A real-time request is about to come: makes the device ready for it (a GPU switches to this process) and keeps it so
      * until the request has ended, for hold_ns at the most. hold_ns 0: it has ended; no system call, no lock. NULL: there is nothing to prepare. */
     reef_status (*hint)(reef_dev *dev, uint64_t hold_ns, reef_error *error);

@@ -168,6 +168,9 @@ static void start_rt(reef_sched *sched, reef_task *task, bool take_units)
     task->state = REEF_TASK_RUNNING;
     sched->rt_running = task;
     ops_of(sched)->begin(task->instance, 0, task->inputs, task->outputs);
+    if (ops_of(sched)->stage) {
+        ops_of(sched)->stage(task->instance);
+    }
     if (take_units) {
         set_lease_for(sched, task);
     }

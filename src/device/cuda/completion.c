@@ -22,6 +22,7 @@ enum {
     MAX_EVENTS = 32,
     WAKE_EARLY_NS = 150 * 1000, /* a sleeper is on its feet this long after its alarm, with room to spare */
     SPIN_NS = 300 * 1000,       /* how long to spin past the expected end */
+    RESUME_NS = 100 * 1000,     /* how long past it the submitter waits on the spot for best-effort work to come back */
     NAP_RT_NS = 20 * 1000,
     NAP_BE_NS = 50 * 1000,
     HEALTH_NS = 5 * 1000 * 1000, /* how often to ask the driver about a launch that is late */
@@ -34,6 +35,7 @@ typedef struct
     unsigned n;
     uint64_t expected_ns; /* when the first of them should end; UINT64_MAX: no idea */
     bool realtime;
+    bool evicted; /* and best-effort work made room for it */
 } watch;
 
 static bool has_ended(const cuda_launch *launch)
@@ -170,6 +172,7 @@ static void look_at(cuda_device *device, watch *w)
         w->words[w->n] = launch->instance->words;
         w->ticket[w->n++] = launch->ticket;
         w->realtime |= queue->realtime;
+        w->evicted |= queue->realtime && device->vacated;
         w->expected_ns = expected < w->expected_ns ? expected : w->expected_ns;
     }
 }
@@ -232,6 +235,7 @@ static bool wait_for_news(cuda_device *device, const watch *w, uint32_t seen)
         return false;
     }
     uint64_t begun = reef_now_ns();
+    bool said = false;
     for (;;) {
         for (int i = 0; i < 16; i++) {
             if (any_ended(w) || atomic_load_explicit(&device->changes, memory_order_relaxed) != seen) {
@@ -242,6 +246,10 @@ static bool wait_for_news(cuda_device *device, const watch *w, uint32_t seen)
         uint64_t now = reef_now_ns();
         if (now + WAKE_EARLY_NS < w->expected_ns) {
             nap(device, seen, w->expected_ns - WAKE_EARLY_NS);
+        } else if (w->evicted && !said) {
+            said = true; /* when it ends, best-effort work is to be launched again */
+            atomic_store(&device->work_due_ns, w->expected_ns + RESUME_NS);
+            cuda_work(device);
         } else if (now > w->expected_ns + SPIN_NS) {
             nap(device, seen, now + (w->realtime ? NAP_RT_NS : NAP_BE_NS));
         }

@@ -110,7 +110,9 @@ typedef struct cuda_instance {
     reef_io_words *words;
     cuda_graph *graphs;
     CUstream replay_stream; /* made by the first replay */
-    void **outputs;         /* of the run under way; borrowed; NULL entries are not wanted */
+    const void **inputs;    /* of the run under way; borrowed; NULL entries are zeros */
+    void **outputs;         /* the same; NULL entries are not wanted */
+    bool staged;            /* the inputs are in pinned memory, or nobody will read them */
     /* under the device's lock */
     uint64_t submitted;       /* launches ever: the control's `ended` once all are through */
     uint32_t cursor;          /* kernels below it have been submitted in this run, in their plain form */
@@ -190,6 +192,7 @@ struct cuda_device {
     CUdeviceptr revoked; /* the word that says so, and behind it (64 bytes on) reef_cuda_lost */
     CUstream control;    /* for that word: nothing else is ever in it */
     unsigned workers;    /* launches of workers that have not been seen to end */
+    bool vacated;        /* workers were revoked, and none were launched since */
     reef_error failure;  /* status OK: none so far */
     bool dead;           /* the context could not be replaced: every launch fails */
     /* Counts what the completer should look at: launches, leases, closing. A futex. */
@@ -205,6 +208,7 @@ struct cuda_device {
     bool has_completer, has_submitter;
     _Atomic uint32_t work; /* counts what the submitter should look at. A futex. */
     _Atomic uint32_t submitter_sleeps;
+    _Atomic uint64_t work_due_ns; /* until then the submitter expects some and stays awake */
     _Atomic uint64_t tiles_run, busy_ns_rt, busy_ns_be;
 };
 
@@ -254,6 +258,8 @@ uint64_t cuda_hash(uint64_t hash, const void *bytes, size_t n);
 reef_status cuda_instance_create(reef_program *program, reef_instance **out, reef_error *error);
 void cuda_instance_destroy(reef_instance *instance);
 void cuda_begin(reef_instance *instance, uint32_t first, const void *const *inputs, void *const *outputs);
+/* Copies the run's inputs into pinned memory, unless that was done. */
+void cuda_stage(reef_instance *instance);
 reef_status cuda_instance_load(cuda_instance *instance, reef_error *error);
 /* Forgets what lived in a context that is gone. */
 void cuda_instance_unload(cuda_instance *instance);

@@ -240,6 +240,7 @@ const reef_device_ops reef_cuda_device_ops = {
     .instance_create = cuda_instance_create,
     .instance_destroy = cuda_instance_destroy,
     .begin = cuda_begin,
+    .stage = cuda_stage,
     .progress = cuda_progress,
     .tiles_left = cuda_tiles_left,
     .queue_create = cuda_queue_create,

@@ -4,12 +4,15 @@
  *     device: [activations | workspace | control | done flags | inputs | outputs]   one allocation
  *     pinned: [words | inputs | outputs]                               host memory that the device reads and writes
  *
- * begin copies a request's inputs into pinned memory, so that the caller's buffers are free of the device's pace and the
- * graphs never change; the completer copies outputs from there.
+ * A request's inputs are copied into pinned memory, so that the graphs never change: at once for a real-time one, by the
+ * submitter for the others, whose copies would hold up whoever wants the scheduler. The completer copies outputs from there.
  */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include "device/cuda/cuda.h"
 
@@ -137,6 +140,7 @@ static void instance_free(cuda_instance *instance)
     free(instance->io_offset);
     free(instance->pin_offset);
     free(instance->storage);
+    free(instance->inputs);
     free(instance->outputs);
     free(instance);
 }
@@ -155,8 +159,9 @@ reef_status cuda_instance_create(reef_program *base, reef_instance **out, reef_e
     instance->io_offset = calloc(n_io + 1, sizeof *instance->io_offset);
     instance->pin_offset = calloc(n_io + 1, sizeof *instance->pin_offset);
     instance->storage = calloc(plan->n_storage + 1, sizeof *instance->storage);
+    instance->inputs = calloc(plan->n_inputs + 1, sizeof *instance->inputs);
     instance->outputs = calloc(plan->n_outputs + 1, sizeof *instance->outputs);
-    if (!instance->io_offset || !instance->pin_offset || !instance->storage || !instance->outputs) {
+    if (!instance->io_offset || !instance->pin_offset || !instance->storage || !instance->inputs || !instance->outputs) {
         instance_free(instance);
         return reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }
@@ -213,19 +218,50 @@ void cuda_instance_destroy(reef_instance *base)
     instance_free(instance);
 }
 
-void cuda_begin(reef_instance *base, uint32_t first, const void *const *inputs, void *const *outputs)
+/* Past the processor's caches. A GPU that reads memory which the processor has just written has to ask the caches for each
+ * line: on an H200 the 600 KiB of an image took 70 us longer, and not always the same. */
+static void copy_past_caches(char *to, const char *from, size_t bytes)
+{
+    size_t done = 0;
+#ifdef __SSE2__
+    for (; done + 64 <= bytes; done += 64) { /* `to` is aligned to CUDA_ALIGN */
+        const __m128i *words = (const __m128i *)(from + done);
+        __m128i *target = (__m128i *)(to + done);
+        const __m128i a = _mm_loadu_si128(words), b = _mm_loadu_si128(words + 1);
+        const __m128i c = _mm_loadu_si128(words + 2), d = _mm_loadu_si128(words + 3);
+        _mm_stream_si128(target, a);
+        _mm_stream_si128(target + 1, b);
+        _mm_stream_si128(target + 2, c);
+        _mm_stream_si128(target + 3, d);
+    }
+    _mm_sfence();
+#endif
+    memcpy(to + done, from + done, bytes - done);
+}
+
+void cuda_stage(reef_instance *base)
 {
     cuda_instance *instance = (cuda_instance *)base;
     const reef_plan *plan = base->program->plan;
-    /* A run that starts elsewhere than at the first kernel reads nothing of the request. */
-    for (size_t i = 0; first == 0 && i < plan->n_inputs; i++) {
+    for (size_t i = 0; !instance->staged && i < plan->n_inputs; i++) {
         char *to = instance->pinned + instance->pin_offset[i];
-        if (inputs && inputs[i]) {
-            memcpy(to, inputs[i], plan->inputs[i].bytes);
+        if (instance->inputs[i]) {
+            copy_past_caches(to, instance->inputs[i], plan->inputs[i].bytes);
         } else {
             memset(to, 0, plan->inputs[i].bytes);
         }
     }
+    instance->staged = true;
+}
+
+void cuda_begin(reef_instance *base, uint32_t first, const void *const *inputs, void *const *outputs)
+{
+    cuda_instance *instance = (cuda_instance *)base;
+    const reef_plan *plan = base->program->plan;
+    for (size_t i = 0; i < plan->n_inputs; i++) {
+        instance->inputs[i] = inputs ? inputs[i] : NULL;
+    }
+    instance->staged = first > 0; /* a run that starts elsewhere reads nothing of the request */
     for (size_t i = 0; i < plan->n_outputs; i++) {
         instance->outputs[i] = outputs ? outputs[i] : NULL;
     }

@@ -231,6 +231,9 @@ static reef_status replay_on(reef_instance *base, int share, bool in, bool out, 
     cuda_device *device = (cuda_device *)base->program->dev;
     uint32_t kernels = (uint32_t)base->program->plan->n_kernels;
     cuda_graph *graph;
+    if (in) {
+        cuda_stage(base);
+    }
     pthread_rwlock_rdlock(&device->context_lock);
     reef_status status = cuda_enter(device, error);
     if (!status) {

@@ -162,6 +162,7 @@ void cuda_revoke(cuda_device *device)
     if (device->dead || !device->workers || cuda_enter(device, &error)) {
         return;
     }
+    device->vacated = true;
     /* On a stream of its own it waits for nothing; 4096 generations a second last for days before they come round, and
      * are compared by their difference anyway. */
     if (CUDA_TRY(device->cu, &error, stream_write32(device->control, device->revoked, device->generation, 0))) {

@@ -90,6 +90,7 @@ static order worker_order(cuda_device *device, cuda_launch *launch)
     instance->partial = true;
     launch->workers = true;
     device->workers++;
+    device->vacated = false;
     return o;
 }
 
@@ -118,6 +119,9 @@ static reef_status carry_out(const cuda_queue *queue, const order *o, cuda_graph
     const cuda_instance *instance = o->instance;
     const cuda_program *program = (const cuda_program *)instance->base.program;
     const cuda_driver *cu = device->cu;
+    if (o->count && (o->kind & CUDA_GRAPH_IN)) {
+        cuda_stage(&o->instance->base); /* nobody else has the instance between begin and this */
+    }
     reef_status status = cuda_enter(device, error);
     if (status) {
         return status;
@@ -243,8 +247,17 @@ static cuda_queue *least_served(cuda_device *device)
     return best;
 }
 
+/* Waking up takes longer than handing over a launch: when real-time work is about to end, best-effort work comes back. */
 static void wait_for_work(cuda_device *device, uint32_t seen)
 {
+    while (reef_now_ns() < atomic_load_explicit(&device->work_due_ns, memory_order_relaxed)) {
+        for (int i = 0; i < 16; i++) {
+            if (atomic_load_explicit(&device->work, memory_order_relaxed) != seen) {
+                return;
+            }
+            reef_cpu_relax();
+        }
+    }
     atomic_store(&device->submitter_sleeps, 1);
     if (atomic_load(&device->work) == seen) {
         reef_futex_wait(&device->work, seen, UINT64_MAX);
