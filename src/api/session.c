@@ -169,6 +169,10 @@ reef_status reef_session_create(reef_model *model, const reef_session_options *o
     reef_status status = session->requests && session->pointers ? REEF_OK : REEF_NO_MEMORY;
     if (!status) {
         status = reef_instances_create(model->program, instances, &session->instances, &cause);
+        const reef_device_ops *ops = device->dev->ops;
+        for (unsigned i = 0; !status && be && ops->warm && i < instances; i++) {
+            ops->warm(session->instances.free[i], reef_sched_policy(&device->sched)->be_mode);
+        }
     }
     if (!status && be) {
         status = reef_vhq_create(device->dev, device->queue_capacity, options->weight, limit, &session->vhq);

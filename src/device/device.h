@@ -198,6 +198,11 @@ struct reef_device_ops {
     /* Takes over the inputs of the last begin at once, so that the launch need not: NULL where begin has done it, or
      * nobody does. Without a call of it a launch takes them over where that holds nobody up. */
     void (*stage)(reef_instance *instance);
+    /* Makes ready what best-effort launches of this mode need, so that none waits for it, nor a request beside it. A failure
+     * shows at the launch. NULL: there is nothing. */
+    void (*warm)(reef_instance *instance, reef_launch_mode mode);
+    /* Handing a launch over takes longer than taking units away: a real-time launch goes first. */
+    bool launch_first;
     /* A real-time request is about to come: makes the device ready for it (a GPU switches to this process) and keeps it so
      * until the request has ended, for hold_ns at the most. hold_ns 0: it has ended; no system call, no lock. NULL: there is nothing to prepare. */
     reef_status (*hint)(reef_dev *dev, uint64_t hold_ns, reef_error *error);

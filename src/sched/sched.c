@@ -171,10 +171,14 @@ static void start_rt(reef_sched *sched, reef_task *task, bool take_units)
     if (ops_of(sched)->stage) {
         ops_of(sched)->stage(task->instance);
     }
-    if (take_units) {
+    bool launch_first = ops_of(sched)->launch_first && sched->policy->lease == REEF_LEASE_NOTHING;
+    if (take_units && !launch_first) {
         set_lease_for(sched, task);
     }
     launch_rt(sched);
+    if (take_units && launch_first) {
+        set_lease_for(sched, task);
+    }
 }
 
 static void settle_rt(reef_sched *sched)

@@ -144,6 +144,7 @@ struct CUstream_st {
     pthread_cond_t changed; /* work for the thread, or none left */
     op *first, *last;
     bool busy, closing;
+    op_kind doing; /* while busy */
     uint64_t virtual_ns;
     uint64_t random; /* the thread's own */
 };
@@ -961,6 +962,7 @@ static void *stream_main(void *argument)
         }
         stream->first = o->next;
         stream->busy = true;
+        stream->doing = o->kind;
         pthread_mutex_unlock(&stream->lock);
         if (!atomic_load(&root->faulted) && !carry_out(stream, o)) {
             atomic_store(&root->faulted, true);
@@ -1741,20 +1743,23 @@ void fake_cuda_memory(size_t bytes)
     pthread_mutex_unlock(&fake.lock);
 }
 
-bool fake_cuda_idle(int priority)
+bool fake_cuda_written(void)
 {
-    bool idle = true;
+    bool all = true;
     pthread_mutex_lock(&fake.lock);
     for (object *o = fake.objects; o; o = o->next) {
         CUstream stream = (CUstream)o;
-        if (o->kind == STREAM && o->alive && stream->priority == priority) {
+        if (o->kind == STREAM && o->alive) {
             pthread_mutex_lock(&stream->lock);
-            idle = idle && !stream->first && !stream->busy;
+            all = all && !(stream->busy && stream->doing == OP_WRITE32);
+            for (const op *next = stream->first; next; next = next->next) {
+                all = all && next->kind != OP_WRITE32;
+            }
             pthread_mutex_unlock(&stream->lock);
         }
     }
     pthread_mutex_unlock(&fake.lock);
-    return idle;
+    return all;
 }
 
 void fake_cuda_reset(void)

@@ -57,8 +57,8 @@ void fake_cuda_contexts_after_fault(bool work);
 /* Bytes of the device's memory; the default is 16 GiB. */
 void fake_cuda_memory(size_t bytes);
 
-/* Has nothing been given to the streams of this priority that is still to be done? */
-bool fake_cuda_idle(int priority);
+/* Has every cuStreamWriteValue32 that was called also been carried out? */
+bool fake_cuda_written(void);
 
 /* Forgets hook, delay, failures, faults, calls and complaints; memory is what it was at first. */
 void fake_cuda_reset(void);

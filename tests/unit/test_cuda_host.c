@@ -200,7 +200,7 @@ static void open_gate(rig *r)
 /* The last revocation has arrived on the device: nothing is on its way. */
 static void wait_until_revoked(void)
 {
-    while (!fake_cuda_idle(FAKE_CUDA_GREATEST_PRIORITY)) {
+    while (!fake_cuda_written()) {
         sched_yield();
     }
 }

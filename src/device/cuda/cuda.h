@@ -39,8 +39,8 @@
 enum {
     CUDA_ALIGN = 256,
     CUDA_MAX_ARGS = 4096,
-    CUDA_BE_DEPTH = 2,         /* launches of a BE queue that are in its stream; the others can still be taken back */
-    CUDA_SEGMENT_KERNELS = 16, /* kernels of a BE launch */
+    CUDA_BE_DEPTH = 2,        /* launches of a BE queue that are in its stream, if it is the only one; otherwise one */
+    CUDA_SEGMENT_KERNELS = 8, /* kernels of a BE launch */
     CUDA_MAX_MODULES = 64,
     CUDA_CONTROL_OFFSET = 128, /* reef_cuda_control, behind reef_io_control */
     CUDA_LOST_OFFSET = 128,    /* reef_cuda_lost, behind the word of the youngest revoked generation */
@@ -146,7 +146,7 @@ typedef struct cuda_queue {
     reef_list link; /* in device->queues */
     bool realtime;
     int priority;
-    CUstream stream;
+    CUstream streams[2], stream; /* of the least priority and of the greatest; the one in use */
     unsigned capacity, head, count, submitted; /* the first `submitted` of `count` are in the stream */
     bool submitting;                           /* the submitter has the next one in hand */
     cuda_launch *ring;
@@ -291,6 +291,7 @@ void cuda_queue_priority(reef_dqueue *queue, int priority);
 reef_status cuda_launch_kernels(reef_dqueue *queue, const reef_launch *launch);
 void cuda_evict(reef_dqueue *queue, reef_evict how, reef_evicted *out);
 reef_status cuda_queue_load(cuda_queue *queue, reef_error *error);
+void cuda_queue_unload(cuda_queue *queue);
 /* Something has changed that the completer (bump) or the submitter (work) should look at. */
 void cuda_bump(cuda_device *device);
 void cuda_work(cuda_device *device);
@@ -304,6 +305,8 @@ reef_status cuda_revoke_load(cuda_device *device, reef_error *error);
  * launch that the driver refuses is marked failed. */
 void cuda_submit(cuda_queue *queue, bool unlocked);
 void *cuda_submitter_main(void *device);
+/* Makes the graphs of the instance's launches as workers. */
+void cuda_warm(reef_instance *instance, reef_launch_mode mode);
 
 /* share.c: the ways to divide the units; none where the driver cannot. The context is current. */
 void cuda_shares_load(cuda_device *device);

@@ -5,8 +5,10 @@
  *                          ^ queue->submitted
  *
  * A real-time queue submits at once. Best-effort queues leave it to the submitter (submit.c), which keeps CUDA_BE_DEPTH
- * launches of each in its stream, enough that the GPU need not wait for the host between two of them; what waits behind
- * is taken back by evict, at no cost. Leased launches that are in the stream are revoked: they end within microseconds.
+ * launches in its stream, enough that the GPU need not wait for the host between two of them; what waits behind
+ * is taken back by evict, at no cost. Leased launches that are in the stream are revoked: they end within microseconds,
+ * once it is their turn. So their priority is that of real-time work: at a lower one their turn comes after it, and
+ * nothing can be launched again before they have ended.
  */
 #include <stdlib.h>
 
@@ -33,8 +35,25 @@ void cuda_work(cuda_device *device)
 reef_status cuda_queue_load(cuda_queue *queue, reef_error *error)
 {
     const cuda_device *device = (const cuda_device *)queue->base.dev;
-    int priority = queue->priority > 0 ? device->greatest_priority : device->least_priority;
-    return CUDA_TRY(device->cu, error, stream_create(&queue->stream, CUDA_STREAM_NON_BLOCKING, priority));
+    const int priority[2] = {device->least_priority, device->greatest_priority};
+    reef_status status = REEF_OK;
+    for (int i = 0; i < 2 && !status; i++) {
+        status = CUDA_TRY(device->cu, error, stream_create(&queue->streams[i], CUDA_STREAM_NON_BLOCKING, priority[i]));
+    }
+    queue->stream = queue->streams[queue->priority > 0];
+    return status;
+}
+
+void cuda_queue_unload(cuda_queue *queue)
+{
+    const cuda_device *device = (const cuda_device *)queue->base.dev;
+    for (int i = 0; i < 2; i++) {
+        if (queue->streams[i]) {
+            device->cu->stream_destroy(queue->streams[i]); /* fails, and rightly, when the context is gone */
+            queue->streams[i] = NULL;
+        }
+    }
+    queue->stream = NULL;
 }
 
 reef_status cuda_queue_create(reef_dev *dev, bool realtime, unsigned capacity, unsigned weight, reef_dqueue **out)
@@ -87,7 +106,7 @@ void cuda_queue_destroy(reef_dqueue *base)
     pthread_mutex_unlock(&device->lock);
     reef_error ignored;
     if (queue->stream && !cuda_enter(device, &ignored)) {
-        device->cu->stream_destroy(queue->stream);
+        cuda_queue_unload(queue);
         cuda_leave(device);
     }
     pthread_rwlock_unlock(&device->context_lock);
@@ -99,17 +118,10 @@ void cuda_queue_priority(reef_dqueue *base, int priority)
 {
     cuda_queue *queue = (cuda_queue *)base;
     cuda_device *device = (cuda_device *)base->dev;
-    reef_error ignored;
     pthread_mutex_lock(&device->lock);
-    bool changes = (queue->priority > 0) != (priority > 0);
     queue->priority = priority;
-    /* A stream's priority is fixed: take another one. The queue is idle when its policy changes. */
-    if (changes && queue->submitted == 0 && !device->dead && !cuda_enter(device, &ignored)) {
-        CUstream before = queue->stream;
-        if (!cuda_queue_load(queue, &ignored)) {
-            device->cu->stream_destroy(before);
-        }
-        cuda_leave(device);
+    if (queue->submitted == 0) { /* the queue is idle when its policy changes */
+        queue->stream = queue->streams[priority > 0];
     }
     pthread_mutex_unlock(&device->lock);
 }

@@ -38,7 +38,8 @@ static void unload_all(cuda_device *device)
         cuda_leave(device);
     }
     for (reef_list *link = device->queues.next; link != &device->queues; link = link->next) {
-        REEF_CONTAINER(link, cuda_queue, link)->stream = NULL;
+        cuda_queue *queue = REEF_CONTAINER(link, cuda_queue, link);
+        queue->stream = queue->streams[0] = queue->streams[1] = NULL;
     }
     for (reef_list *link = device->programs.next; link != &device->programs; link = link->next) {
         REEF_CONTAINER(link, cuda_program, link)->constants = 0;

@@ -55,11 +55,43 @@ static bool comes_too_early(const cuda_device *device, const cuda_launch *launch
     return launch->first > atomic_load_explicit(&instance->current, memory_order_relaxed);
 }
 
+static uint32_t worker_kind(const cuda_instance *instance, uint32_t first, uint32_t end, bool fresh)
+{
+    bool last = end == instance->base.program->plan->n_kernels;
+    return (uint32_t)(CUDA_GRAPH_WORKERS | (first == 0 ? CUDA_GRAPH_IN : 0) | (last ? CUDA_GRAPH_OUT : 0) |
+                      (fresh ? CUDA_GRAPH_FRESH : 0));
+}
+
+void cuda_warm(reef_instance *base, reef_launch_mode mode)
+{
+    cuda_instance *instance = (cuda_instance *)base;
+    const cuda_program *program = (const cuda_program *)base->program;
+    cuda_device *device = (cuda_device *)program->base.dev;
+    const uint32_t kernels = (uint32_t)program->base.plan->n_kernels;
+    reef_error ignored;
+    if (mode == REEF_LAUNCH_PLAIN || !program->has_workers) {
+        return;
+    }
+    pthread_rwlock_rdlock(&device->context_lock);
+    if (!cuda_enter(device, &ignored)) {
+        for (uint32_t first = 0; first < kernels; first += CUDA_SEGMENT_KERNELS) {
+            uint32_t left = kernels - first, count = left < CUDA_SEGMENT_KERNELS ? left : CUDA_SEGMENT_KERNELS;
+            for (int fresh = 0; fresh < 2; fresh++) {
+                uint32_t kind = worker_kind(instance, first, first + count, fresh) |
+                                (mode == REEF_LAUNCH_EVICTABLE ? CUDA_GRAPH_BEGUN_ONLY : 0);
+                cuda_graph *graph;
+                cuda_graph_get(instance, first, count, kind, &graph, &ignored);
+            }
+        }
+        cuda_leave(device);
+    }
+    pthread_rwlock_unlock(&device->context_lock);
+}
+
 /* The kernels of a launch as workers: whole segments, so that few graphs serve all launches; what is done is skipped. */
 static order worker_order(cuda_device *device, cuda_launch *launch)
 {
     cuda_instance *instance = launch->instance;
-    uint32_t kernels = (uint32_t)instance->base.program->plan->n_kernels;
     uint32_t end = launch->first + launch->count;
     uint32_t first = launch->first / CUDA_SEGMENT_KERNELS * CUDA_SEGMENT_KERNELS;
     if (end - first > CUDA_SEGMENT_KERNELS) {
@@ -69,8 +101,7 @@ static order worker_order(cuda_device *device, cuda_launch *launch)
         .instance = instance,
         .first = first,
         .count = end - first,
-        .kind = CUDA_GRAPH_WORKERS | (first == 0 ? CUDA_GRAPH_IN : 0) | (end == kernels ? CUDA_GRAPH_OUT : 0) |
-                (first >= instance->untouched ? CUDA_GRAPH_FRESH : 0) |
+        .kind = worker_kind(instance, first, end, first >= instance->untouched) |
                 (launch->mode == REEF_LAUNCH_LEASED ? share_kind(device) : CUDA_GRAPH_BEGUN_ONLY),
         .clear = instance->dirty,
     };
@@ -165,6 +196,9 @@ void cuda_submit(cuda_queue *queue, bool unlocked)
         return;
     }
     const bool workers = launch->mode != REEF_LAUNCH_PLAIN && program->has_workers;
+    if (!queue->realtime && queue->submitted == 0) {
+        queue->stream = queue->streams[workers && launch->mode == REEF_LAUNCH_LEASED]; /* queue.c says why */
+    }
     launch->start_ns = reef_now_ns();
     launch->behind = workers && comes_too_early(device, launch);
     instance->in_flight++;
@@ -197,7 +231,8 @@ void cuda_submit(cuda_queue *queue, bool unlocked)
 
 /* --------------------------------------------------------- the submitter -- */
 
-static bool may_submit(const cuda_queue *queue)
+/* depth: launches that a queue may have in its stream. */
+static bool may_submit(const cuda_queue *queue, unsigned depth)
 {
     const cuda_device *device = (const cuda_device *)queue->base.dev;
     if (queue->realtime || queue->submitted == queue->count) {
@@ -210,7 +245,7 @@ static bool may_submit(const cuda_queue *queue)
     if (next->mode == REEF_LAUNCH_LEASED && lease_is_empty(device)) {
         return false;
     }
-    return queue->submitted < CUDA_BE_DEPTH;
+    return queue->submitted < depth;
 }
 
 static uint64_t alone_ns(const cuda_launch *launch)
@@ -228,12 +263,18 @@ static cuda_queue *least_served(cuda_device *device)
 {
     cuda_queue *best = NULL;
     uint64_t least = UINT64_MAX;
+    unsigned active = 0;
+    for (reef_list *link = device->queues.next; link != &device->queues; link = link->next) {
+        const cuda_queue *queue = REEF_CONTAINER(link, cuda_queue, link);
+        active += !queue->realtime && queue->count > 0;
+    }
+    const unsigned depth = active > 1 ? 1 : CUDA_BE_DEPTH; /* others keep the GPU busy: less to take back */
     for (reef_list *link = device->queues.next; link != &device->queues; link = link->next) {
         cuda_queue *queue = REEF_CONTAINER(link, cuda_queue, link);
         if (!queue->realtime && queue->count && queue->served_ns < least) {
             least = queue->served_ns;
         }
-        if (may_submit(queue) && (!best || queue->served_ns < best->served_ns)) {
+        if (may_submit(queue, depth) && (!best || queue->served_ns < best->served_ns)) {
             best = queue;
         }
     }
