@@ -38,8 +38,9 @@ typedef struct bench_model {
     const bench_client *like; /* the first client that uses it: path and shapes */
     char *path;
     reef_model *model;
-    uint64_t first_ns; /* p50 alone, before the first slice: what rates and SLOs go by */
-    uint64_t solo_ns;  /* the same from before each round of a part: what its work is counted in */
+    uint64_t first_ns; /* p50 alone, before the first slice, from submission to end: what rates and SLOs go by, because
+                        * requests come one after another whole, with what the host does for each */
+    uint64_t solo_ns;  /* p50 alone on the device, from before each round of a part: what its work is counted in */
     uint64_t *samples; /* for solo_ns */
     size_t n_samples, room;
 } bench_model;
@@ -173,8 +174,9 @@ static reef_status load_model(runner *r, bench_model *model, reef_error *error)
     return status;
 }
 
-/* Up to `most` runs, or as many as fit into so long, but at least a few; into samples[]. */
-static reef_status run_alone(bench_actor *actor, size_t most, uint64_t ns, uint64_t *samples, size_t *n,
+/* Up to `most` runs, or as many as fit into so long, but at least a few; into samples[], and from submission to end into
+ * whole[], which may be NULL. */
+static reef_status run_alone(bench_actor *actor, size_t most, uint64_t ns, uint64_t *samples, uint64_t *whole, size_t *n,
                              reef_error *error)
 {
     uint64_t begin = reef_now_ns();
@@ -187,6 +189,9 @@ static reef_status run_alone(bench_actor *actor, size_t most, uint64_t ns, uint6
             return reef_fail(error, status, "client %s: alone on the device: %s", actor->client->name,
                              reef_status_text(status));
         }
+        if (whole) {
+            whole[*n] = info.end_ns - info.submit_ns;
+        }
         samples[(*n)++] = info.end_ns - info.start_ns;
         if (!bench_verify(&actor->verifier, 0, *n)) {
             return reef_fail(error, REEF_INTERNAL, "client %s: two undisturbed answers differ: %s", actor->client->name,
@@ -198,11 +203,12 @@ static reef_status run_alone(bench_actor *actor, size_t most, uint64_t ns, uint6
 
 static reef_status measure_first(bench_actor *actor, reef_error *error)
 {
-    uint64_t samples[SOLO_MAX_RUNS];
+    uint64_t samples[SOLO_MAX_RUNS], whole[SOLO_MAX_RUNS];
     size_t n;
-    reef_status status = run_alone(actor, SOLO_MAX_RUNS, SOLO_NS, samples, &n, error);
+    reef_status status = run_alone(actor, SOLO_MAX_RUNS, SOLO_NS, samples, whole, &n, error);
     if (!status) {
-        actor->model->first_ns = actor->model->solo_ns = (uint64_t)(bench_stats_of(samples, n).p50_us * 1e3);
+        actor->model->first_ns = (uint64_t)(bench_stats_of(whole, n).p50_us * 1e3);
+        actor->model->solo_ns = (uint64_t)(bench_stats_of(samples, n).p50_us * 1e3);
     }
     return status;
 }
@@ -219,7 +225,7 @@ static reef_status measure_again(runner *r, const bench_play *play, reef_error *
         }
         uint64_t samples[ROUND_MAX_RUNS];
         size_t n;
-        status = run_alone(actor, ROUND_MAX_RUNS, ROUND_NS, samples, &n, error);
+        status = run_alone(actor, ROUND_MAX_RUNS, ROUND_NS, samples, NULL, &n, error);
         if (!status && model->n_samples + n > model->room) {
             size_t room = 2 * (model->n_samples + n);
             uint64_t *bigger = realloc(model->samples, room * sizeof *bigger);

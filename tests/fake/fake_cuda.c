@@ -1342,7 +1342,9 @@ CUresult cuGraphUpload(CUgraphExec executable, CUstream stream)
 {
     IN_CONTEXT(cuGraphUpload);
     HANDLE(cuGraphUpload, executable, EXECUTABLE);
-    HANDLE(cuGraphUpload, stream, STREAM);
+    if (stream) { /* otherwise the context's own */
+        HANDLE(cuGraphUpload, stream, STREAM);
+    }
     return CUDA_OK;
 }
 

@@ -80,9 +80,12 @@ void cuda_warm(reef_instance *base, reef_launch_mode mode)
                 uint32_t kind = worker_kind(instance, first, first + count, fresh) |
                                 (mode == REEF_LAUNCH_EVICTABLE ? CUDA_GRAPH_BEGUN_ONLY : 0);
                 cuda_graph *graph;
-                cuda_graph_get(instance, first, count, kind, &graph, &ignored);
+                if (!cuda_graph_get(instance, first, count, kind, &graph, &ignored)) {
+                    device->cu->graph_upload(graph->executable, NULL); /* its first launch would do it */
+                }
             }
         }
+        cuda_settle(device, &ignored);
         cuda_leave(device);
     }
     pthread_rwlock_unlock(&device->context_lock);
