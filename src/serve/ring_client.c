@@ -6,13 +6,12 @@
  * The thread polls for a while after the last answer, and while a short request runs: a client that asks again at once
  * needs no system call. While a long one runs, or when nothing has come for long, it sleeps and the client wakes it: which
  * takes some 50 us where the processor sleeps too. So a client that asks at regular intervals is awaited: the thread wakes a
- * little before its next request is due, and polls for it.
+ * little before its next request is due, and polls for it. All of this only while nobody else wants the processor (poll.h).
  */
 #include "serve/ring_client.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +24,7 @@
 #include "base/error.h"
 #include "base/futex.h"
 #include "base/memory.h"
+#include "base/poll.h"
 #include "serve/call.h"
 #include "serve/prompt.h"
 #include "serve/tensor.h"
@@ -55,9 +55,11 @@ struct serve_ring_client {
     _Atomic unsigned running;   /* without an answer: the thread does not poll meanwhile */
     _Atomic unsigned in_flight; /* that may still touch this memory */
     _Atomic uint64_t poll_until_ns;
-    _Atomic uint64_t usual_ns;                      /* what requests lately took */
-    serve_rhythm rhythm;                            /* the thread's own */
-    _Atomic uint64_t await_from_ns, await_until_ns; /* when to poll for the next request; written by the thread */
+    _Atomic uint64_t usual_ns;              /* what requests lately took */
+    reef_poll poll;                         /* the thread's own */
+    serve_rhythm rhythm;                    /* the thread's own */
+    uint64_t await_from_ns, await_until_ns; /* the thread's own: when to poll for the next request */
+    _Atomic uint64_t rest_ns;               /* polling is of no use before; written by the thread */
     pthread_mutex_t lock; /* guards models and handles; recursive: cancelling may end a request at once */
     serve_model *models[RING_MODELS];
     flight flights[RING_SLOTS];
@@ -88,14 +90,17 @@ static void note_arrival(serve_ring_client *client, uint64_t now_ns)
     uint64_t from = 0, until = 0;
     if (atomic_load(&client->running) == 0 && spin_ns(client) > 0) {
         serve_ring_await(&client->rhythm, now_ns, spin_ns(client), &from, &until);
-        atomic_store_explicit(&client->await_from_ns, from, memory_order_relaxed);
-        atomic_store_explicit(&client->await_until_ns, until, memory_order_relaxed);
+        bool poll = reef_poll_allowed(&client->poll, from);
+        client->await_from_ns = poll ? from : 0;
+        client->await_until_ns = poll ? until : 0;
+        atomic_store_explicit(&client->rest_ns, poll ? from : client->poll.from_ns, memory_order_relaxed);
     }
 }
 
-static bool next_is_far(const serve_ring_client *client, uint64_t now_ns)
+/* Whether the thread should poll behind now_ns, on the chance that something comes. */
+static bool worth_polling(const serve_ring_client *client, uint64_t now_ns)
 {
-    return atomic_load_explicit(&client->await_from_ns, memory_order_relaxed) > now_ns + spin_ns(client);
+    return now_ns + spin_ns(client) >= atomic_load_explicit(&client->rest_ns, memory_order_relaxed);
 }
 
 /* ------------------------------------------------------------------------------------------------------ checks -- */
@@ -192,7 +197,7 @@ static void on_end(void *context, reef_request *request, const reef_request_info
     uint64_t usual = atomic_load_explicit(&client->usual_ns, memory_order_relaxed);
     usual = usual - usual / 8 + (info->end_ns - info->submit_ns) / 8; /* a lost update of two at once does no harm */
     atomic_store_explicit(&client->usual_ns, usual, memory_order_relaxed);
-    if (atomic_fetch_sub(&client->running, 1) == 1 && poll && !next_is_far(client, timing.answered_ns)) {
+    if (atomic_fetch_sub(&client->running, 1) == 1 && poll && worth_polling(client, timing.answered_ns)) {
         atomic_store_explicit(&client->poll_until_ns, timing.answered_ns + spin_ns(client), memory_order_relaxed);
         wake(client);
     }
@@ -282,7 +287,7 @@ static void submit(serve_ring_client *client, unsigned index)
     }
     /* A long one needs the processor more than this thread does; so does one whose successor is known to be far. */
     bool brief = atomic_load_explicit(&client->usual_ns, memory_order_relaxed) < 2 * spin_ns(client);
-    uint64_t poll_ns = brief && !next_is_far(client, f->decoded_ns) ? 3 * spin_ns(client) : 0;
+    uint64_t poll_ns = brief && worth_polling(client, f->decoded_ns) ? 3 * spin_ns(client) : 0;
     atomic_store_explicit(&client->poll_until_ns, f->decoded_ns + poll_ns, memory_order_relaxed);
     atomic_fetch_add_explicit(waiting, 1, memory_order_relaxed);
     atomic_fetch_add(&client->in_flight, 1);
@@ -329,10 +334,11 @@ static void *client_main(void *context)
             continue;
         }
         uint64_t now = reef_now_ns(), look = now + LOOK_NS;
-        uint64_t from = atomic_load_explicit(&client->await_from_ns, memory_order_relaxed);
-        bool awaited = from <= now && now < atomic_load_explicit(&client->await_until_ns, memory_order_relaxed);
-        if (awaited || now < atomic_load_explicit(&client->poll_until_ns, memory_order_relaxed)) {
-            sched_yield(); /* to a compute unit or the client, where processors are few */
+        uint64_t from = client->await_from_ns;
+        bool awaited = from <= now && now < client->await_until_ns;
+        bool poll = awaited || now < atomic_load_explicit(&client->poll_until_ns, memory_order_relaxed);
+        if (poll && reef_poll_allowed(&client->poll, now)) {
+            reef_poll_yield(&client->poll); /* to a compute unit or the client, where processors are few */
             continue;
         }
         atomic_store(&shared->sleeping, 1); /* before the last look at tail: see reef_call_submit */
