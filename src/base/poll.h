@@ -15,8 +15,8 @@
 #include "base/clock.h"
 
 enum {
-    REEF_POLL_LOST_NS = 200000,       /* away for longer: somebody else computes here */
-    REEF_POLL_PAUSE_NS = 250000000,   /* how long polling is then not tried, the first time */
+    REEF_POLL_LOST_NS = 200000,     /* away for longer: somebody else computes here */
+    REEF_POLL_PAUSE_NS = 250000000, /* how long polling is then not tried, the first time */
     REEF_POLL_PAUSE_MAX_NS = 2000000000,
 };
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -50,7 +51,7 @@ def phase(program: Path, server, arguments, seconds: float, beside: bool) -> Dic
     be = None
     if beside:
         be = client(program, server.port, BE, arguments.connections - arguments.rt_connections, 0, seconds, 2)
-    row = {"beside": beside, "rt": result(rt), "be": result(be) if be else None}
+    row = {"beside": beside, "load": os.getloadavg()[0], "rt": result(rt), "be": result(be) if be else None}
     return row
 
 
@@ -90,23 +91,34 @@ def main() -> int:
     def total(key: str) -> int:
         return sum(row[c][key] for row in rows for c in ("rt", "be") if row[c])
 
-    def p99(beside: bool) -> List[float]:
-        return sorted(row["rt"]["p99_us"] for row in rows if row["beside"] == beside)
-
     def middle(values: List[float]) -> float:
-        return values[len(values) // 2] if len(values) % 2 else (values[len(values) // 2 - 1] + values[len(values) // 2]) / 2
+        values = sorted(values)
+        return round((values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2, 1)
+
+    def of_rt(key: str, beside: bool) -> float:
+        return middle([row["rt"][key] for row in rows if row["beside"] == beside])
 
     report = {
-        "seconds": arguments.seconds, "rounds": rounds, "connections": arguments.connections,
+        "what": "medians over rounds. rt: from the due time; late: how late the client sent; engine: as the server says with each answer; "
+        "added: the rest, HTTP and waiting for a processor. load_average: of all programs of the machine, before each phase",
+        "processors": os.cpu_count(), "seconds": arguments.seconds, "rounds": rounds, "connections": arguments.connections,
         "rt_connections": arguments.rt_connections, "rt_rate": arguments.rate, "units": int(arguments.units),
         "answers": total("ok"), "wrong": total("wrong"), "lost": total("lost"), "refused": total("refused"),
-        "rt_p50_us_alone": middle(sorted(r["rt"]["p50_us"] for r in rows if not r["beside"])),
-        "rt_p50_us_beside": middle(sorted(r["rt"]["p50_us"] for r in rows if r["beside"])),
-        "rt_p99_us_alone": middle(p99(False)), "rt_p99_us_beside": middle(p99(True)),
-        "rt_p99_ratio": round(middle(p99(True)) / middle(p99(False)), 4),
-        "be_per_s": round(sum(r["be"]["ok"] for r in rows if r["beside"]) / (arguments.seconds / 2), 1),
-        "memory_mib": [round(m / 2**20, 2) for m in memory], "rows": rows,
     }  # fmt: skip
+    for kind, name in (("", "rt"), ("late_", "late"), ("engine_", "engine"), ("added_", "added")):
+        for q in ("p50", "p99"):
+            report[f"{name}_{q}_us_alone"] = of_rt(f"{kind}{q}_us", False)
+            report[f"{name}_{q}_us_beside"] = of_rt(f"{kind}{q}_us", True)
+        report[f"{name}_p99_ratio"] = round(report[f"{name}_p99_us_beside"] / max(report[f"{name}_p99_us_alone"], 0.1), 4)
+    report.update({
+        "rt_p99_ratio_rounds": [
+            round(p["rt"]["p99_us"] / q["rt"]["p99_us"], 3)
+            for p, q in ((b, a) if b["beside"] else (a, b) for a, b in zip(rows[::2], rows[1::2]))
+        ],
+        "be_per_s": round(sum(r["be"]["ok"] for r in rows if r["beside"]) / (arguments.seconds / 2), 1),
+        "load_average": [round(row["load"], 2) for row in rows],
+        "memory_mib": [round(m / 2**20, 2) for m in memory], "rows": rows,
+    })  # fmt: skip
     print(json.dumps({key: value for key, value in report.items() if key != "rows"}, indent=1))
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
