@@ -46,7 +46,7 @@ static void wait_for_change(cpu_unit *unit, uint32_t seen)
 {
     cpu_device *device = unit->device;
     uint64_t now = reef_now_ns(), until = now + CPU_SPIN_NS;
-    bool poll = reef_poll_allowed(&unit->poll, now);
+    bool yield = reef_poll_allowed(&unit->poll, now);
     do {
         for (int i = 0; i < 32; i++) {
             if (atomic_load_explicit(&device->changes, memory_order_relaxed) != seen) {
@@ -54,8 +54,10 @@ static void wait_for_change(cpu_unit *unit, uint32_t seen)
             }
             reef_cpu_relax();
         }
-        /* a client or a server's thread may have nowhere else to run */
-    } while (poll && reef_poll_yield(&unit->poll) && reef_now_ns() < until);
+        /* A client or a server's thread may have nowhere else to run. But the next kernel of a plan is a few us away, and worth
+         * waiting for even where others would stay for long: then this processor is kept. */
+        yield = yield && reef_poll_yield(&unit->poll);
+    } while (reef_now_ns() < until);
     atomic_fetch_add(&device->sleepers, 1);
     if (atomic_load(&device->changes) == seen) {
         reef_futex_wait(&device->changes, seen, UINT64_MAX);
