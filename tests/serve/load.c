@@ -179,16 +179,19 @@ int main(int argc, char **argv)
     snprintf(j.path, sizeof j.path, "/v2/models/%s/infer", j.model);
     j.until_ns = j.begin_ns + (uint64_t)(strtod(argv[8], NULL) * 1e9);
     worker *workers = calloc(j.connections, sizeof *workers);
+    if (!workers) {
+        return 1;
+    }
     uint64_t ok = 0, wrong = 0, lost = 0, refused = 0;
     size_t n = 0;
-    for (unsigned i = 0; workers && i < j.connections; i++) {
+    for (unsigned i = 0; i < j.connections; i++) {
         workers[i].job = &j;
         workers[i].index = i;
         if (pthread_create(&workers[i].thread, NULL, worker_main, &workers[i])) {
             return 1;
         }
     }
-    for (unsigned i = 0; workers && i < j.connections; i++) {
+    for (unsigned i = 0; i < j.connections; i++) {
         pthread_join(workers[i].thread, NULL);
         ok += workers[i].ok;
         wrong += workers[i].wrong;
@@ -212,7 +215,7 @@ int main(int argc, char **argv)
     }
     printf("}\n");
     free(all);
-    for (unsigned i = 0; workers && i < j.connections; i++) {
+    for (unsigned i = 0; i < j.connections; i++) {
         free(workers[i].samples);
     }
     free(workers);
