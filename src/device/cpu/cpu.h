@@ -16,7 +16,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "base/poll.h"
 #include "device/cpu/tile.h"
 #include "device/device.h"
 
@@ -99,7 +98,6 @@ typedef struct cpu_unit {
     unsigned index;
     pthread_t thread;
     void *scratch;
-    reef_poll poll; /* the unit's own */
     _Atomic uint64_t tiles_run, tiles_abandoned, padded_tiles, busy_ns_rt, busy_ns_be, lost_ns_be;
 } cpu_unit;
 

@@ -11,6 +11,8 @@
  */
 #include "device/cpu/cpu.h"
 
+#include <sched.h>
+
 #include "base/clock.h"
 #include "base/futex.h"
 #include "device/cpu/progress.h"
@@ -42,11 +44,9 @@ void cpu_bump_tiles(cpu_device *device, uint32_t tiles, bool leased)
     bump(device, any && tiles < CPU_MAX_UNITS ? (int)tiles : INT32_MAX);
 }
 
-static void wait_for_change(cpu_unit *unit, uint32_t seen)
+static void wait_for_change(cpu_device *device, uint32_t seen)
 {
-    cpu_device *device = unit->device;
-    uint64_t now = reef_now_ns(), until = now + CPU_SPIN_NS;
-    bool yield = reef_poll_allowed(&unit->poll, now);
+    uint64_t until = reef_now_ns() + CPU_SPIN_NS;
     do {
         for (int i = 0; i < 32; i++) {
             if (atomic_load_explicit(&device->changes, memory_order_relaxed) != seen) {
@@ -54,9 +54,7 @@ static void wait_for_change(cpu_unit *unit, uint32_t seen)
             }
             reef_cpu_relax();
         }
-        /* A client or a server's thread may have nowhere else to run. But the next kernel of a plan is a few us away, and worth
-         * waiting for even where others would stay for long: then this processor is kept. */
-        yield = yield && reef_poll_yield(&unit->poll);
+        sched_yield(); /* a client or a server's thread may have nowhere else to run */
     } while (reef_now_ns() < until);
     atomic_fetch_add(&device->sleepers, 1);
     if (atomic_load(&device->changes) == seen) {
@@ -324,7 +322,7 @@ void *cpu_unit_main(void *argument)
         cpu_launch *launch = select_launch(device, unit->index, &queue, &shared);
         if (!launch) {
             pthread_mutex_unlock(&device->lock);
-            wait_for_change(unit, seen);
+            wait_for_change(device, seen);
             pthread_mutex_lock(&device->lock);
             continue;
         }
