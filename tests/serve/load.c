@@ -55,6 +55,13 @@ static float element(unsigned index, uint64_t serial, size_t i)
     return (float)(mixed >> 44);
 }
 
+/* Element i of its answer. */
+static float expected(const worker *w, uint64_t serial, size_t i)
+{
+    size_t width = w->job->width, row = i / width, column = i % width;
+    return element(w->index, serial, row * width + (column + width - w->job->shift % width) % width);
+}
+
 static bool right(const worker *w, uint64_t serial, const http_answer *answer)
 {
     const job *j = w->job;
@@ -67,16 +74,34 @@ static bool right(const worker *w, uint64_t serial, const http_answer *answer)
         return false;
     }
     for (size_t i = 0; i < j->rows * j->width; i++) {
-        size_t row = i / j->width, column = i % j->width;
-        float expected =
-                  element(w->index, serial, row * j->width + (column + j->width - j->shift % j->width) % j->width),
-              got;
+        float got;
         memcpy(&got, answer->body + json + i * sizeof got, sizeof got);
-        if (got != expected) {
+        if (got != expected(w, serial, i)) {
             return false;
         }
     }
     return true;
+}
+
+/* What a wrong answer looks like, to stderr: it is not seen twice. */
+static void tell_wrong(const worker *w, uint64_t serial, const http_answer *answer)
+{
+    const job *j = w->job;
+    const char *split = http_header(answer, "Inference-Header-Content-Length");
+    size_t json = split ? strtoull(split, NULL, 10) : 0, elems = j->rows * j->width, differ = 0, first = 0, last = 0;
+    float got = 0;
+    for (size_t i = 0; json && json + elems * sizeof got <= answer->body_bytes && i < elems; i++) {
+        memcpy(&got, answer->body + json + i * sizeof got, sizeof got);
+        if (got != expected(w, serial, i)) {
+            first = differ++ ? first : i;
+            last = i;
+        }
+    }
+    int shown = (int)(json && json <= answer->body_bytes ? json : answer->body_bytes < 400 ? answer->body_bytes : 400);
+    fprintf(stderr,
+            "load: %s, request %u-%llu: status %d, %zu bytes, %zu of %zu elements differ (first %zu, last %zu): %.*s\n",
+            j->model, w->index, (unsigned long long)serial, answer->status, answer->body_bytes, differ, elems, first,
+            last, shown, answer->body);
 }
 
 static size_t make_request(const worker *w, uint64_t serial, char *body, size_t room, char *header, size_t header_room)
@@ -149,6 +174,7 @@ static void *worker_main(void *context)
             w->refused++;
         } else if (answer.status != 200 || !right(w, serial, &answer)) {
             w->wrong++;
+            tell_wrong(w, serial, &answer);
         } else {
             w->ok++;
             record(w, due, sent, now, &answer);
