@@ -68,6 +68,16 @@ def serve() -> str:
     return table(head, body, "cpu/serve.json")
 
 
+def serve_load() -> str:
+    report = json.loads((RESULTS / "cpu" / "serve_load.json").read_text(encoding="utf-8"))
+    body = []
+    for name, title in (("rt", "from the due time"), ("late", "of it: the client was late"), ("engine", "in the engine"), ("added", "HTTP, and waiting for a processor")):
+        pairs = [f"{time_text(report[f'{name}_p50_us_{when}'])} / {time_text(report[f'{name}_p99_us_{when}'])}" for when in ("alone", "beside")]
+        body.append([title, *pairs, f"{report[f'{name}_p99_ratio']:.2f}"])
+    head = ["real-time p50 / p99", "without best-effort", f"beside {report['be_per_s']:.0f} best-effort per second", "p99 ratio"]
+    return table(head, body, "cpu/serve_load.json")
+
+
 def disb() -> str:
     body = []
     for row in rows_of("disb_a.json"):
@@ -218,7 +228,7 @@ def nice_hint() -> str:
     return table(["hint", "RT p50 / p99", "alone, same hints", "added", "BE of alone"], body, "h200/nice_hint.json")
 
 
-TABLES = {"nice": nice, "nice_alone": nice_alone, "nice_hint": nice_hint, "preempt": preempt, "disb": disb, "serve": serve, "solo": solo, "h200": h200, "h200_reef": h200_reef, "h200_preempt": h200_preempt, "h200_disb": h200_disb}
+TABLES = {"nice": nice, "nice_alone": nice_alone, "nice_hint": nice_hint, "preempt": preempt, "disb": disb, "serve": serve, "serve_load": serve_load, "solo": solo, "h200": h200, "h200_reef": h200_reef, "h200_preempt": h200_preempt, "h200_disb": h200_disb}
 
 
 def main() -> int:

@@ -33,9 +33,11 @@ typedef struct reef_call reef_call;
 
 /* How a thread waits for an answer. */
 typedef enum reef_wake {
-    REEF_WAKE_ADAPTIVE, /* sleeps until the answer is nearly due, judging by the model's last ones, then polls */
-    REEF_WAKE_POLL,     /* polls all the time: the least latency, for a processor */
-    REEF_WAKE_BLOCK,    /* sleeps until the server wakes it */
+    /* Sleeps until the answer is nearly due, judging by the model's last ones, then polls; where other threads keep taking the
+     * processor from who polls, it sleeps throughout. */
+    REEF_WAKE_ADAPTIVE,
+    REEF_WAKE_POLL,  /* polls all the time: the least latency, for a processor of its own */
+    REEF_WAKE_BLOCK, /* sleeps until the server wakes it */
 } reef_wake;
 
 typedef struct reef_client_options {

@@ -44,17 +44,6 @@ static bool same_as_first(remote_target *t, const void *data, size_t bytes, size
     return same;
 }
 
-/* "queue;dur=0.01, run;dur=0.2": the sum in nanoseconds. */
-static uint64_t server_timing(const char *text)
-{
-    double ms = 0;
-    while (text && (text = strstr(text, "dur="))) {
-        ms += strtod(text + 4, NULL);
-        text += 4;
-    }
-    return ms > 0 && ms < 1e9 ? (uint64_t)(ms * 1e6) : 0;
-}
-
 static reef_status failure(const http_answer *answer, reef_error *error)
 {
     json_t *root = json_loadb(answer->body, answer->body_bytes, 0, NULL);
@@ -78,7 +67,7 @@ static reef_status ask_http(remote_target *t, remote_answer *out, reef_error *er
     if (status || answer.status != 200) {
         return status ? status : failure(&answer, error);
     }
-    out->engine_ns = server_timing(http_header(&answer, "Server-Timing"));
+    out->engine_ns = http_server_timing_ns(&answer);
     const char *split = http_header(&answer, "Inference-Header-Content-Length");
     size_t json = split ? (size_t)strtoull(split, NULL, 10) : 0, at = 0;
     json = json <= answer.body_bytes ? json : answer.body_bytes;

@@ -91,8 +91,9 @@ int cli_serve(int argc, char **argv)
     cli_option options[] = {
         {"listen", "HOST:PORT", "address (default 127.0.0.1:8000; port 0: any, the log says which)", CLI_TEXT,
          &o->listen, 0, 0},
-        {"ring", "PATH", "also serve local clients through shared memory; the Unix socket for it", CLI_TEXT, &o->ring,
-         0, 0},
+        {"ring", "PATH",
+         "also serve programs of this machine through shared memory (C library reef_client); the Unix socket for it",
+         CLI_TEXT, &o->ring, 0, 0},
         {"device", "NAME", "device (default cpu; see reef devices)", CLI_TEXT, &o->device, 0, 0},
         {"policy", "P", "scheduling policy (see reef devices)", CLI_TEXT, &o->policy, 0, 0},
         {"units", "N", "compute units (default: one per processor)", CLI_COUNT, &args.units, 1, 4096},
@@ -118,8 +119,11 @@ int cli_serve(int argc, char **argv)
         {"max-memory", "MIB", "memory for all requests' bodies (default 1024)", CLI_COUNT, &args.max_memory_mib, 1,
          1048576},
         {"ring-memory", "MIB", "shared memory of one ring client (default 64)", CLI_COUNT, &args.ring_mib, 1, 16384},
-        {"ring-spin", "US", "how long an idle ring is polled before its thread sleeps (default 50)", CLI_COUNT,
-         &args.ring_spin_us, 0, 1000000},
+        {"ring-spin", "US",
+         "how long an idle ring is polled before its thread sleeps, and polled behind the expected time of a client "
+         "that "
+         "asks at regular intervals (default 50; 0: never)",
+         CLI_COUNT, &args.ring_spin_us, 0, 1000000},
         {"idle", "S", "close connections that ask for nothing (default 75)", CLI_COUNT, &args.idle_s, 1, 86400},
         {"receive", "S", "close connections whose request takes longer to arrive, plus 1 s per 64 KiB (default 30)",
          CLI_COUNT, &args.receive_s, 1, 86400},
@@ -135,10 +139,14 @@ int cli_serve(int argc, char **argv)
         .about =
             "Serves a folder of models to clients of the Open Inference Protocol (KServe v2, Triton) over HTTP.\n"
             "MODELS holds NAME.onnx with an optional NAME.json, or NAME/VERSION/model.onnx with NAME/config.json.\n"
+            "Requests are best-effort unless that file says {\"class\": \"rt\"} or their parameters {\"priority\": "
+            "1}.\n"
             "SIGHUP looks for new and changed models; SIGTERM finishes what is under way and ends.",
         .examples =
             "  reef serve models\n"
-            "  curl localhost:8000/v2/models/NAME\n"
+            "  curl localhost:8000/v2/models/NAME                 # its inputs and outputs\n"
+            "  reef bench --url http://localhost:8000 --model NAME --class rt    # what a client waits\n"
+            "  reef top                                           # what the server does, live\n"
             "  reef serve models --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key key.pem --token-file token\n"
             "  reef serve models --device cuda:0 --slice 10000    # beside: reef nice -n 19 -- python train.py\n"
             "  reef serve models --device cuda:0 --ring /run/reef/ring.sock --shm-prefix reef_\n",

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -17,6 +16,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/futex.h"
+#include "base/poll.h"
 #include "client/ring.h"
 
 /* How early the adaptive wait stops sleeping: timers are late by the kernel's slack and a switch. */
@@ -27,6 +27,7 @@ struct reef_call {
     reef_client_model *model;
     unsigned slot;
     bool in_flight;
+    reef_poll poll;
     uint64_t sent_ns;
     size_t at, bytes; /* its piece of the data */
     uint64_t inputs[RING_TENSORS], outputs[RING_TENSORS];
@@ -429,8 +430,8 @@ static bool server_is_gone(reef_client *client)
     return atomic_load(&client->gone);
 }
 
-/* Polls until the answer is there or the time has come. */
-static bool poll_until(ring_slot *slot, uint64_t until_ns)
+/* Polls until the answer is there, the time has come, or others compute on this processor (unless `always`). */
+static bool poll_until(reef_poll *poll, ring_slot *slot, uint64_t until_ns, bool always)
 {
     for (unsigned i = 0;; i++) {
         /* Acquire: pairs with the server's release; the answer is visible. */
@@ -440,10 +441,11 @@ static bool poll_until(ring_slot *slot, uint64_t until_ns)
         if (i % 64 == 63 && reef_now_ns() >= until_ns) {
             return false;
         }
-        if (i < POLLS_ALONE) {
+        /* The server may need this processor to get the answer ready: it is given away after a while. */
+        if (i < POLLS_ALONE || !reef_poll_allowed(poll, reef_now_ns())) { /* the latter: always */
             reef_cpu_relax();
-        } else { /* the server may need this processor to get the answer ready */
-            sched_yield();
+        } else if (!reef_poll_yield(poll) && !always) {
+            return atomic_load_explicit(&slot->state, memory_order_acquire) == RING_DONE;
         }
     }
 }
@@ -462,11 +464,12 @@ static bool wait_adaptively(reef_call *call, ring_slot *slot, uint64_t limit_ns)
 {
     uint64_t usual = atomic_load_explicit(&call->model->usual_ns, memory_order_relaxed);
     uint64_t due = call->sent_ns + usual;
-    if (usual > 2 * EARLY_NS && due - EARLY_NS < limit_ns && reef_now_ns() + EARLY_NS < due) {
+    bool poll = reef_poll_allowed(&call->poll, reef_now_ns());
+    if (poll && usual > 2 * EARLY_NS && due - EARLY_NS < limit_ns && reef_now_ns() + EARLY_NS < due) {
         sleep_on(slot, due - EARLY_NS);
     }
     uint64_t until = due + usual / 4 + EARLY_NS;
-    return poll_until(slot, until < limit_ns ? until : limit_ns);
+    return poll && poll_until(&call->poll, slot, until < limit_ns ? until : limit_ns, false);
 }
 
 static void learn(reef_client_model *model, uint64_t took)
@@ -500,7 +503,7 @@ reef_status reef_call_wait(reef_call *call, uint64_t timeout_ns, reef_request_in
         }
         uint64_t look = now + LOOK_NS < limit ? now + LOOK_NS : limit;
         if (client->wake == REEF_WAKE_POLL) {
-            done = poll_until(slot, look);
+            done = poll_until(&call->poll, slot, look, true);
         } else {
             sleep_on(slot, look);
             done = atomic_load_explicit(&slot->state, memory_order_acquire) == RING_DONE;

@@ -141,6 +141,18 @@ const char *http_header(const http_answer *answer, const char *name)
     return NULL;
 }
 
+/* "queue;dur=0.01, run;dur=0.2", in milliseconds. */
+uint64_t http_server_timing_ns(const http_answer *answer)
+{
+    const char *text = http_header(answer, "Server-Timing");
+    double ms = 0;
+    while (text && (text = strstr(text, "dur="))) {
+        ms += strtod(text + 4, NULL);
+        text += 4;
+    }
+    return ms > 0 && ms < 1e9 ? (uint64_t)(ms * 1e6) : 0;
+}
+
 /* The head ends at `end`; makes strings of its lines. */
 static reef_status parse_head(char *head, size_t end, http_answer *out, reef_error *error)
 {

@@ -33,5 +33,7 @@ reef_status http_request(http_client *client, const char *method, const char *pa
                          size_t bytes, http_answer *out, reef_error *error);
 /* The value of a header, or NULL. */
 const char *http_header(const http_answer *answer, const char *name);
+/* What the server says it took, in a Server-Timing header: the sum of its parts in nanoseconds; 0: it does not say. */
+uint64_t http_server_timing_ns(const http_answer *answer);
 
 #endif

@@ -41,7 +41,7 @@ struct serve_hints {
 
 /* --------------------------------------------------------------------------------------------------- estimates -- */
 
-bool serve_rhythm_add(serve_rhythm *rhythm, uint64_t now_ns, serve_forecast *out)
+bool serve_rhythm_measure(serve_rhythm *rhythm, uint64_t now_ns, uint64_t *period_ns, uint64_t *spread_ns)
 {
     uint64_t *at = rhythm->arrivals, least = UINT64_MAX, most = 0;
     memmove(at, at + 1, sizeof rhythm->arrivals - sizeof *at);
@@ -54,7 +54,17 @@ bool serve_rhythm_add(serve_rhythm *rhythm, uint64_t now_ns, serve_forecast *out
         least = interval < least ? interval : least;
         most = interval > most ? interval : most;
     }
-    uint64_t spread = most - least, period = (now_ns - at[0]) / SERVE_RHYTHM_INTERVALS;
+    *period_ns = (now_ns - at[0]) / SERVE_RHYTHM_INTERVALS;
+    *spread_ns = most - least;
+    return true;
+}
+
+bool serve_rhythm_add(serve_rhythm *rhythm, uint64_t now_ns, serve_forecast *out)
+{
+    uint64_t spread, period;
+    if (!serve_rhythm_measure(rhythm, now_ns, &period, &spread)) {
+        return false;
+    }
     uint64_t early = SERVE_HINT_LEAD_NS + spread, within = early + spread;
     if (spread > SERVE_RHYTHM_SPREAD_NS || period > SERVE_RHYTHM_LONGEST_NS ||
         4 * (within + SERVE_HINT_HOLD_NS) > period) {

@@ -29,13 +29,17 @@ typedef struct serve_rhythm {
     uint64_t arrivals[SERVE_RHYTHM_INTERVALS + 1]; /* the newest last; 0: there was none */
 } serve_rhythm;
 
+/* Adds an arrival (nanoseconds, not earlier than the one before); true: there were enough for the mean interval and for by
+ * how much the intervals differ. */
+bool serve_rhythm_measure(serve_rhythm *rhythm, uint64_t now_ns, uint64_t *period_ns, uint64_t *spread_ns);
+
 typedef struct serve_forecast {
     uint64_t hint_ns;   /* when to hint */
     uint64_t within_ns; /* and with what */
     uint64_t period_ns;
 } serve_forecast;
 
-/* Adds an arrival (nanoseconds, not earlier than the one before); true: the next one can be foretold, in *out. */
+/* Adds an arrival; true: a hint for the next one is worth its price, in *out. */
 bool serve_rhythm_add(serve_rhythm *rhythm, uint64_t now_ns, serve_forecast *out);
 
 /* How long the rest of a body takes at the pace so far; UINT64_MAX: nothing has come. */

@@ -4,17 +4,19 @@
  *     the client's tail --> thread: copy the slot's call, check it, submit --> engine --> on_end: fill the slot, DONE
  *
  * The thread polls for a while after the last answer, and while a short request runs: a client that asks again at once
- * needs no system call. While a long one runs, or when nothing has come for long, it sleeps and the client wakes it.
+ * needs no system call. While a long one runs, or when nothing has come for long, it sleeps and the client wakes it: which
+ * takes some 50 us where the processor sleeps too. So a client that asks at regular intervals is awaited: the thread wakes a
+ * little before its next request is due, and polls for it. All of this only while nobody else wants the processor (poll.h).
  */
 #include "serve/ring_client.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,10 +24,14 @@
 #include "base/error.h"
 #include "base/futex.h"
 #include "base/memory.h"
+#include "base/poll.h"
 #include "serve/call.h"
 #include "serve/prompt.h"
 #include "serve/tensor.h"
 #include "serve/watch.h"
+
+/* The longest sleep, for clients that write to the word slept on what they should not. */
+static const uint64_t LOOK_NS = 500000000u;
 
 typedef struct flight { /* the server's side of a slot */
     serve_ring_client *client;
@@ -49,11 +55,53 @@ struct serve_ring_client {
     _Atomic unsigned running;   /* without an answer: the thread does not poll meanwhile */
     _Atomic unsigned in_flight; /* that may still touch this memory */
     _Atomic uint64_t poll_until_ns;
-    _Atomic uint64_t usual_ns; /* what requests lately took */
-    pthread_mutex_t lock;      /* guards models and handles; recursive: cancelling may end a request at once */
+    _Atomic uint64_t usual_ns;              /* what requests lately took */
+    reef_poll poll;                         /* the thread's own */
+    serve_rhythm rhythm;                    /* the thread's own */
+    uint64_t await_from_ns, await_until_ns; /* the thread's own: when to poll for the next request */
+    _Atomic uint64_t rest_ns;               /* polling is of no use before; written by the thread */
+    pthread_mutex_t lock; /* guards models and handles; recursive: cancelling may end a request at once */
     serve_model *models[RING_MODELS];
     flight flights[RING_SLOTS];
 };
+
+static uint64_t spin_ns(const serve_ring_client *client)
+{
+    return client->server->options.ring_spin_us * (uint64_t)1000;
+}
+
+/* ------------------------------------------------------------------------------------------------------ rhythm -- */
+
+bool serve_ring_await(serve_rhythm *rhythm, uint64_t now_ns, uint64_t spin_ns, uint64_t *from_ns, uint64_t *until_ns)
+{
+    uint64_t period, spread;
+    if (!serve_rhythm_measure(rhythm, now_ns, &period, &spread) || period > SERVE_RHYTHM_LONGEST_NS ||
+        4 * (SERVE_RING_EARLY_NS + 2 * spread + spin_ns) > period) {
+        return false;
+    }
+    *from_ns = now_ns + period - spread - SERVE_RING_EARLY_NS;
+    *until_ns = now_ns + period + spread + spin_ns;
+    return true;
+}
+
+/* Notes when the thread has to be awake again. What comes while requests run is part of a burst. */
+static void note_arrival(serve_ring_client *client, uint64_t now_ns)
+{
+    uint64_t from = 0, until = 0;
+    if (atomic_load(&client->running) == 0 && spin_ns(client) > 0) {
+        serve_ring_await(&client->rhythm, now_ns, spin_ns(client), &from, &until);
+        bool poll = reef_poll_allowed(&client->poll, from);
+        client->await_from_ns = poll ? from : 0;
+        client->await_until_ns = poll ? until : 0;
+        atomic_store_explicit(&client->rest_ns, poll ? from : client->poll.from_ns, memory_order_relaxed);
+    }
+}
+
+/* Whether the thread should poll behind now_ns, on the chance that something comes. */
+static bool worth_polling(const serve_ring_client *client, uint64_t now_ns)
+{
+    return now_ns + spin_ns(client) >= atomic_load_explicit(&client->rest_ns, memory_order_relaxed);
+}
 
 /* ------------------------------------------------------------------------------------------------------ checks -- */
 
@@ -117,11 +165,6 @@ static void complete(serve_ring_client *client, unsigned index, const reef_reque
     }
 }
 
-static uint64_t spin_ns(const serve_ring_client *client)
-{
-    return client->server->options.ring_spin_us * (uint64_t)1000;
-}
-
 /* The thread polls for a while after an answer, so it must know of it. */
 static void wake(serve_ring_client *client)
 {
@@ -154,7 +197,7 @@ static void on_end(void *context, reef_request *request, const reef_request_info
     uint64_t usual = atomic_load_explicit(&client->usual_ns, memory_order_relaxed);
     usual = usual - usual / 8 + (info->end_ns - info->submit_ns) / 8; /* a lost update of two at once does no harm */
     atomic_store_explicit(&client->usual_ns, usual, memory_order_relaxed);
-    if (atomic_fetch_sub(&client->running, 1) == 1 && poll) {
+    if (atomic_fetch_sub(&client->running, 1) == 1 && poll && worth_polling(client, timing.answered_ns)) {
         atomic_store_explicit(&client->poll_until_ns, timing.answered_ns + spin_ns(client), memory_order_relaxed);
         wake(client);
     }
@@ -239,9 +282,12 @@ static void submit(serve_ring_client *client, unsigned index)
     _Atomic uint32_t *waiting = &model->stats->classes[f->service_class].waiting;
     bool ending = atomic_load(&client->server->draining) || atomic_load(&client->server->failed);
     f->decoded_ns = reef_now_ns();
-    /* A long one needs the processor more than this thread does. */
+    if (f->service_class == REEF_RT) {
+        note_arrival(client, f->begin_ns);
+    }
+    /* A long one needs the processor more than this thread does; so does one whose successor is known to be far. */
     bool brief = atomic_load_explicit(&client->usual_ns, memory_order_relaxed) < 2 * spin_ns(client);
-    uint64_t poll_ns = brief ? 3 * spin_ns(client) : 0;
+    uint64_t poll_ns = brief && worth_polling(client, f->decoded_ns) ? 3 * spin_ns(client) : 0;
     atomic_store_explicit(&client->poll_until_ns, f->decoded_ns + poll_ns, memory_order_relaxed);
     atomic_fetch_add_explicit(waiting, 1, memory_order_relaxed);
     atomic_fetch_add(&client->in_flight, 1);
@@ -271,6 +317,7 @@ static void *client_main(void *context)
     ring_shared *shared = client->shared;
     uint32_t head = 0;
     serve_prompt();
+    prctl(PR_SET_TIMERSLACK, 1000ul); /* nanoseconds; otherwise the kernel may be 50 us late */
     while (!atomic_load(&client->stop) && !atomic_load(&client->broken)) {
         uint32_t tail = atomic_load_explicit(&shared->tail, memory_order_acquire);
         if (tail - head > RING_SLOTS) {
@@ -286,14 +333,17 @@ static void *client_main(void *context)
             submit(client, index);
             continue;
         }
-        if (reef_now_ns() < atomic_load_explicit(&client->poll_until_ns, memory_order_relaxed)) {
-            sched_yield(); /* to a compute unit or the client, where processors are few */
+        uint64_t now = reef_now_ns(), look = now + LOOK_NS;
+        uint64_t from = client->await_from_ns;
+        bool awaited = from <= now && now < client->await_until_ns;
+        bool poll = awaited || now < atomic_load_explicit(&client->poll_until_ns, memory_order_relaxed);
+        if (poll && reef_poll_allowed(&client->poll, now)) {
+            reef_poll_yield(&client->poll); /* to a compute unit or the client, where processors are few */
             continue;
         }
         atomic_store(&shared->sleeping, 1); /* before the last look at tail: see reef_call_submit */
         if (atomic_load(&shared->tail) == head && !atomic_load(&client->stop)) {
-            /* The limit is for clients that write to the word what they should not. */
-            reef_futex_wait_shared(&shared->sleeping, 1, reef_now_ns() + 500000000u);
+            reef_futex_wait_shared(&shared->sleeping, 1, from > now && from < look ? from : look);
         }
         atomic_store(&shared->sleeping, 0);
     }

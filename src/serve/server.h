@@ -37,7 +37,7 @@ typedef struct serve_options {
     unsigned max_connections, http_threads, max_ring_clients;
     unsigned queue_limit;                        /* requests that may wait, per model and class */
     unsigned idle_s, receive_s, send_s, drain_s; /* limits: between requests, for a body, for an answer, at the end */
-    unsigned ring_spin_us;                       /* how long an idle ring is polled before its thread sleeps */
+    unsigned ring_spin_us; /* how long an idle ring is polled before its thread sleeps; 0: never */
     serve_level log_level;
     const char *timeline; /* file for one event per request, in the format of Chrome's trace viewer; NULL: none */
     bool supervise;

@@ -5,7 +5,8 @@
  *
  * The model rotates the columns of its (ROWS, WIDTH) input by SHIFT. RATE requests per second over all connections, evenly
  * spaced, or closed loop with 0. Prints one line of JSON. An answer counts once, for the request whose id and numbers it
- * has; whatever else comes back is wrong, and what does not come back is lost. Latency counts from the due time.
+ * has; whatever else comes back is wrong, and what does not come back is lost. Latency counts from the due time; of it,
+ * "late" is how late this program itself was, "engine" what the server says its engine took, and "added" the rest.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -28,12 +29,15 @@ typedef struct job {
     uint64_t begin_ns, until_ns;
 } job;
 
+enum { LATENCY, LATE, ENGINE, ADDED, KINDS };
+static const char *const kinds[] = {[LATENCY] = "", [LATE] = "late_", [ENGINE] = "engine_", [ADDED] = "added_"};
+
 typedef struct worker {
     const job *job;
     pthread_t thread;
     unsigned index;
     uint64_t ok, wrong, lost, refused;
-    uint64_t *samples;
+    uint64_t (*samples)[KINDS];
     size_t n, capacity;
 } worker;
 
@@ -51,6 +55,13 @@ static float element(unsigned index, uint64_t serial, size_t i)
     return (float)(mixed >> 44);
 }
 
+/* Element i of its answer. */
+static float expected(const worker *w, uint64_t serial, size_t i)
+{
+    size_t width = w->job->width, row = i / width, column = i % width;
+    return element(w->index, serial, row * width + (column + width - w->job->shift % width) % width);
+}
+
 static bool right(const worker *w, uint64_t serial, const http_answer *answer)
 {
     const job *j = w->job;
@@ -63,16 +74,34 @@ static bool right(const worker *w, uint64_t serial, const http_answer *answer)
         return false;
     }
     for (size_t i = 0; i < j->rows * j->width; i++) {
-        size_t row = i / j->width, column = i % j->width;
-        float expected =
-                  element(w->index, serial, row * j->width + (column + j->width - j->shift % j->width) % j->width),
-              got;
+        float got;
         memcpy(&got, answer->body + json + i * sizeof got, sizeof got);
-        if (got != expected) {
+        if (got != expected(w, serial, i)) {
             return false;
         }
     }
     return true;
+}
+
+/* What a wrong answer looks like, to stderr: it is not seen twice. */
+static void tell_wrong(const worker *w, uint64_t serial, const http_answer *answer)
+{
+    const job *j = w->job;
+    const char *split = http_header(answer, "Inference-Header-Content-Length");
+    size_t json = split ? strtoull(split, NULL, 10) : 0, elems = j->rows * j->width, differ = 0, first = 0, last = 0;
+    float got = 0;
+    for (size_t i = 0; json && json + elems * sizeof got <= answer->body_bytes && i < elems; i++) {
+        memcpy(&got, answer->body + json + i * sizeof got, sizeof got);
+        if (got != expected(w, serial, i)) {
+            first = differ++ ? first : i;
+            last = i;
+        }
+    }
+    int shown = (int)(json && json <= answer->body_bytes ? json : answer->body_bytes < 400 ? answer->body_bytes : 400);
+    fprintf(stderr,
+            "load: %s, request %u-%llu: status %d, %zu bytes, %zu of %zu elements differ (first %zu, last %zu): %.*s\n",
+            j->model, w->index, (unsigned long long)serial, answer->status, answer->body_bytes, differ, elems, first,
+            last, shown, answer->body);
 }
 
 static size_t make_request(const worker *w, uint64_t serial, char *body, size_t room, char *header, size_t header_room)
@@ -90,6 +119,23 @@ static size_t make_request(const worker *w, uint64_t serial, char *body, size_t 
     }
     snprintf(header, header_room, "Inference-Header-Content-Length: %zu\r\n", json);
     return json + elems * sizeof(float);
+}
+
+static void record(worker *w, uint64_t due, uint64_t sent, uint64_t now, const http_answer *answer)
+{
+    if (w->n == w->capacity) {
+        w->capacity = w->capacity ? 2 * w->capacity : 1024;
+        w->samples = realloc(w->samples, w->capacity * sizeof *w->samples);
+        if (!w->samples) {
+            abort();
+        }
+    }
+    uint64_t engine = http_server_timing_ns(answer), took = now - sent;
+    uint64_t *sample = w->samples[w->n++];
+    sample[LATENCY] = now - due;
+    sample[LATE] = sent - due;
+    sample[ENGINE] = engine;
+    sample[ADDED] = took > engine ? took - engine : 0;
 }
 
 static void *worker_main(void *context)
@@ -119,22 +165,19 @@ static void *worker_main(void *context)
             break;
         }
         http_answer answer;
-        if (http_request(&http, "POST", j->path, header, body, bytes, &answer, &error)) {
+        uint64_t sent = reef_now_ns();
+        bool lost = http_request(&http, "POST", j->path, header, body, bytes, &answer, &error) != REEF_OK;
+        uint64_t now = reef_now_ns();
+        if (lost) {
             w->lost++;
         } else if (answer.status == 503) {
             w->refused++;
         } else if (answer.status != 200 || !right(w, serial, &answer)) {
             w->wrong++;
+            tell_wrong(w, serial, &answer);
         } else {
             w->ok++;
-            if (w->n == w->capacity) {
-                w->capacity = w->capacity ? 2 * w->capacity : 1024;
-                w->samples = realloc(w->samples, w->capacity * sizeof *w->samples);
-                if (!w->samples) {
-                    abort();
-                }
-            }
-            w->samples[w->n++] = reef_now_ns() - due;
+            record(w, due, sent, now, &answer);
         }
     }
     http_client_free(&http);
@@ -162,16 +205,19 @@ int main(int argc, char **argv)
     snprintf(j.path, sizeof j.path, "/v2/models/%s/infer", j.model);
     j.until_ns = j.begin_ns + (uint64_t)(strtod(argv[8], NULL) * 1e9);
     worker *workers = calloc(j.connections, sizeof *workers);
+    if (!workers) {
+        return 1;
+    }
     uint64_t ok = 0, wrong = 0, lost = 0, refused = 0;
     size_t n = 0;
-    for (unsigned i = 0; workers && i < j.connections; i++) {
+    for (unsigned i = 0; i < j.connections; i++) {
         workers[i].job = &j;
         workers[i].index = i;
         if (pthread_create(&workers[i].thread, NULL, worker_main, &workers[i])) {
             return 1;
         }
     }
-    for (unsigned i = 0; workers && i < j.connections; i++) {
+    for (unsigned i = 0; i < j.connections; i++) {
         pthread_join(workers[i].thread, NULL);
         ok += workers[i].ok;
         wrong += workers[i].wrong;
@@ -179,19 +225,25 @@ int main(int argc, char **argv)
         refused += workers[i].refused;
         n += workers[i].n;
     }
+    printf("{\"ok\":%llu,\"wrong\":%llu,\"lost\":%llu,\"refused\":%llu", (unsigned long long)ok,
+           (unsigned long long)wrong, (unsigned long long)lost, (unsigned long long)refused);
     uint64_t *all = malloc((n + 1) * sizeof *all);
-    size_t at = 0;
-    for (unsigned i = 0; all && i < j.connections; i++) {
-        memcpy(all + at, workers[i].n ? workers[i].samples : all, workers[i].n * sizeof *all);
-        at += workers[i].n;
+    for (int kind = 0; all && kind < KINDS; kind++) {
+        size_t at = 0;
+        for (unsigned i = 0; i < j.connections; i++) {
+            for (size_t k = 0; k < workers[i].n; k++) {
+                all[at++] = workers[i].samples[k][kind];
+            }
+        }
+        bench_stats stats = bench_stats_of(all, n);
+        printf(",\"%sp50_us\":%.1f,\"%sp99_us\":%.1f,\"%sp999_us\":%.1f", kinds[kind], n ? stats.p50_us : 0.0,
+               kinds[kind], n ? stats.p99_us : 0.0, kinds[kind], n ? stats.p999_us : 0.0);
+    }
+    printf("}\n");
+    free(all);
+    for (unsigned i = 0; i < j.connections; i++) {
         free(workers[i].samples);
     }
-    bench_stats stats = all ? bench_stats_of(all, n) : (bench_stats){0};
-    printf("{\"ok\":%llu,\"wrong\":%llu,\"lost\":%llu,\"refused\":%llu,\"p50_us\":%.1f,\"p99_us\":%.1f,\"p999_us\":%."
-           "1f}\n",
-           (unsigned long long)ok, (unsigned long long)wrong, (unsigned long long)lost, (unsigned long long)refused,
-           n ? stats.p50_us : 0.0, n ? stats.p99_us : 0.0, n ? stats.p999_us : 0.0);
-    free(all);
     free(workers);
     return 0;
 }

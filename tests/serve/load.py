@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from harness import ROOT, files_of, memory_of, permutation_model, serving
 
 RT = {"name": "rt", "rows": 4, "width": 64, "layers": 6}
+QUIET = 0.05  # processors that other programs may keep busy in a round that counts as quiet
 BE = {"name": "be", "rows": 64, "width": 256, "layers": 40}
 
 
@@ -45,12 +47,26 @@ def result(process: subprocess.Popen) -> Dict:
     return json.loads(out)
 
 
+def busy_ticks() -> int:
+    """Processor time of everything on this machine."""
+    fields = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    return sum(fields[:3]) + sum(fields[5:8])
+
+
+def ticks_of(pid: int) -> int:
+    return sum(int(value) for value in Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()[11:13])
+
+
 def phase(program: Path, server, arguments, seconds: float, beside: bool) -> Dict:
+    before, own, children, begun = busy_ticks(), ticks_of(server.worker()), os.times(), time.monotonic()
     rt = client(program, server.port, RT, arguments.rt_connections, arguments.rate, seconds, 1)
     be = None
     if beside:
         be = client(program, server.port, BE, arguments.connections - arguments.rt_connections, 0, seconds, 2)
-    row = {"beside": beside, "rt": result(rt), "be": result(be) if be else None}
+    row = {"beside": beside, "load": os.getloadavg()[0], "rt": result(rt), "be": result(be) if be else None}
+    hertz, now = os.sysconf("SC_CLK_TCK"), os.times()
+    ours = (ticks_of(server.worker()) - own) / hertz + sum(now[:4]) - sum(children[:4])
+    row["others"] = max(0.0, round(((busy_ticks() - before) / hertz - ours) / (time.monotonic() - begun), 3))
     return row
 
 
@@ -90,23 +106,38 @@ def main() -> int:
     def total(key: str) -> int:
         return sum(row[c][key] for row in rows for c in ("rt", "be") if row[c])
 
-    def p99(beside: bool) -> List[float]:
-        return sorted(row["rt"]["p99_us"] for row in rows if row["beside"] == beside)
-
     def middle(values: List[float]) -> float:
-        return values[len(values) // 2] if len(values) % 2 else (values[len(values) // 2 - 1] + values[len(values) // 2]) / 2
+        values = sorted(values)
+        return round((values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2, 1)
+
+    def of_rt(key: str, beside: bool) -> float:
+        return middle([row["rt"][key] for row in rows if row["beside"] == beside])
 
     report = {
-        "seconds": arguments.seconds, "rounds": rounds, "connections": arguments.connections,
+        "what": "medians over rounds. rt: from the due time; late: how late the client sent; engine: as the server says with each answer; "
+        "added: the rest, HTTP and waiting for a processor. load_average: of all programs of the machine, at the beginning of each phase; others: processors that other programs kept busy during it; "
+        f"quiet: the rounds in which that was below {QUIET} in both phases",
+        "processors": os.cpu_count(), "seconds": arguments.seconds, "rounds": rounds, "connections": arguments.connections,
         "rt_connections": arguments.rt_connections, "rt_rate": arguments.rate, "units": int(arguments.units),
         "answers": total("ok"), "wrong": total("wrong"), "lost": total("lost"), "refused": total("refused"),
-        "rt_p50_us_alone": middle(sorted(r["rt"]["p50_us"] for r in rows if not r["beside"])),
-        "rt_p50_us_beside": middle(sorted(r["rt"]["p50_us"] for r in rows if r["beside"])),
-        "rt_p99_us_alone": middle(p99(False)), "rt_p99_us_beside": middle(p99(True)),
-        "rt_p99_ratio": round(middle(p99(True)) / middle(p99(False)), 4),
-        "be_per_s": round(sum(r["be"]["ok"] for r in rows if r["beside"]) / (arguments.seconds / 2), 1),
-        "memory_mib": [round(m / 2**20, 2) for m in memory], "rows": rows,
     }  # fmt: skip
+    for kind, name in (("", "rt"), ("late_", "late"), ("engine_", "engine"), ("added_", "added")):
+        for q in ("p50", "p99"):
+            report[f"{name}_{q}_us_alone"] = of_rt(f"{kind}{q}_us", False)
+            report[f"{name}_{q}_us_beside"] = of_rt(f"{kind}{q}_us", True)
+        report[f"{name}_p99_ratio"] = round(report[f"{name}_p99_us_beside"] / max(report[f"{name}_p99_us_alone"], 0.1), 4)
+    pairs = [(b, a) if b["beside"] else (a, b) for a, b in zip(rows[::2], rows[1::2])]  # beside, alone
+    quiet = [pair for pair in pairs if max(row["others"] for row in pair) < QUIET]
+    if quiet:
+        sides = {when: {key: middle([pair[i]["rt"][key] for pair in quiet]) for key in ("p50_us", "p99_us")} for i, when in ((0, "beside"), (1, "alone"))}
+        report["quiet"] = {"rounds": len(quiet), **sides, "rt_p99_ratio": round(sides["beside"]["p99_us"] / sides["alone"]["p99_us"], 4)}
+    report.update({
+        "rt_p99_ratio_rounds": [round(p["rt"]["p99_us"] / q["rt"]["p99_us"], 3) for p, q in pairs],
+        "others": [row["others"] for row in rows],
+        "be_per_s": round(sum(r["be"]["ok"] for r in rows if r["beside"]) / (arguments.seconds / 2), 1),
+        "load_average": [round(row["load"], 2) for row in rows],
+        "memory_mib": [round(m / 2**20, 2) for m in memory], "rows": rows,
+    })  # fmt: skip
     print(json.dumps({key: value for key, value in report.items() if key != "rows"}, indent=1))
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)

@@ -12,9 +12,11 @@
 
 #include <cmocka.h>
 
+#include "base/poll.h"
 #include "serve/config.h"
 #include "serve/hint.h"
 #include "serve/request.h"
+#include "serve/ring_client.h"
 #include "serve/scan.h"
 #include "serve/stats.h"
 #include "serve/tensor.h"
@@ -254,6 +256,81 @@ static void periodic_arrivals_are_foretold_and_bursts_are_not(void **state)
     assert_true(SERVE_HINT_LEAD_NS + 2 * SERVE_RHYTHM_SPREAD_NS <= REEF_HINT_MAX_NS);
 }
 
+static void a_periodic_client_of_the_ring_is_awaited(void **state)
+{
+    (void)state;
+    enum { SPIN_NS = 50000 };
+    static const struct {
+        uint64_t intervals_us[6];
+        unsigned awaited;
+    } cases[] = {
+        {{2000, 2000, 2000, 2000, 2000, 2000}, 3},       /* from the fifth arrival on */
+        {{2000, 2050, 1950, 2000, 2020, 1980}, 3},       /* jitter */
+        {{2000, 2000, 2300, 2000, 2000, 2000}, 0},       /* one late: it would be polled for too long */
+        {{33000, 34000, 32500, 33000, 33300, 33000}, 3}, /* a camera: more jitter is affordable */
+        {{500, 500, 500, 500, 500, 500}, 0},             /* more than a quarter of the time */
+        {{12, 12, 12, 12, 12, 12}, 0},                   /* a closed loop: polled anyway */
+        {{3e6, 3e6, 3e6, 3e6, 3e6, 3e6}, 0},             /* too far ahead */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        serve_rhythm rhythm = {0};
+        uint64_t now = 1000000000u, from = 0, until = 0;
+        unsigned n = serve_ring_await(&rhythm, now, SPIN_NS, &from, &until);
+        for (size_t k = 0; k < 6; k++) {
+            now += cases[i].intervals_us[k] * 1000;
+            bool awaited = serve_ring_await(&rhythm, now, SPIN_NS, &from, &until);
+            n += awaited;
+            if (awaited && (from <= now || until <= from || 4 * (until - from) > until - now + 4 * SPIN_NS)) {
+                fail_msg("case %zu: at %llu awaited from %llu until %llu", i, (unsigned long long)now,
+                         (unsigned long long)from, (unsigned long long)until);
+            }
+        }
+        if (n != cases[i].awaited) {
+            fail_msg("case %zu: awaited %u times, not %u", i, n, cases[i].awaited);
+        }
+    }
+    serve_rhythm rhythm = {.arrivals = {0, 1000000, 3000000, 5050000, 7000000}};
+    uint64_t from, until;
+    assert_true(serve_ring_await(&rhythm, 9000000, SPIN_NS, &from, &until));
+    /* Every 2 ms, 100 us early or late: awake 200 us before, and polling until 50 us behind the latest moment. */
+    assert_int_equal(from, 11000000 - 100000 - SERVE_RING_EARLY_NS);
+    assert_int_equal(until, 11000000 + 100000 + SPIN_NS);
+}
+
+static void who_loses_the_processor_sleeps_instead_of_polling(void **state)
+{
+    (void)state;
+    reef_poll poll = {0};
+    uint64_t now = 5000000000u;
+    assert_true(reef_poll_allowed(&poll, now));
+    assert_true(reef_poll_back(&poll, now, now + REEF_POLL_LOST_NS - 1));
+    assert_true(reef_poll_allowed(&poll, now));
+    for (int i = 0; i < 10; i++) { /* now and then means nothing */
+        now += REEF_POLL_RECENT_NS;
+        assert_true(reef_poll_back(&poll, now - 10 * REEF_POLL_LOST_NS, now));
+    }
+    now += REEF_POLL_RECENT_NS;
+    for (int i = 0; i + 1 < REEF_POLL_LOSSES; i++) {
+        assert_true(reef_poll_back(&poll, now, now + REEF_POLL_LOST_NS));
+        now += REEF_POLL_LOST_NS;
+    }
+    uint64_t pause = REEF_POLL_PAUSE_NS;
+    for (int i = 0; i < 8; i++) { /* lost again as soon as it is tried: longer and longer, up to a limit */
+        assert_false(reef_poll_back(&poll, now, now + REEF_POLL_LOST_NS));
+        now += REEF_POLL_LOST_NS;
+        assert_false(reef_poll_allowed(&poll, now + pause - 1));
+        assert_true(reef_poll_allowed(&poll, now + pause));
+        now += pause;
+        pause = 2 * pause < REEF_POLL_PAUSE_MAX_NS ? 2 * pause : REEF_POLL_PAUSE_MAX_NS;
+    }
+    now += REEF_POLL_RECENT_NS; /* it went well for a while: what was is forgotten */
+    for (int i = 0; i + 1 < REEF_POLL_LOSSES; i++) {
+        assert_true(reef_poll_back(&poll, now, now + REEF_POLL_LOST_NS));
+    }
+    assert_false(reef_poll_back(&poll, now, now + REEF_POLL_LOST_NS));
+    assert_true(reef_poll_allowed(&poll, now + REEF_POLL_LOST_NS + REEF_POLL_PAUSE_NS));
+}
+
 static void the_rest_of_a_body_comes_as_fast_as_its_beginning(void **state)
 {
     (void)state;
@@ -287,6 +364,8 @@ int main(void)
         cmocka_unit_test(every_latency_has_its_bucket),
         cmocka_unit_test(configurations_say_what_is_wrong_with_them),
         cmocka_unit_test(periodic_arrivals_are_foretold_and_bursts_are_not),
+        cmocka_unit_test(a_periodic_client_of_the_ring_is_awaited),
+        cmocka_unit_test(who_loses_the_processor_sleeps_instead_of_polling),
         cmocka_unit_test(the_rest_of_a_body_comes_as_fast_as_its_beginning),
         cmocka_unit_test(versions_are_ordered_as_numbers),
     };
