@@ -3,7 +3,7 @@
 #
 #     tools/h200/bench.sh OUT [preempt|disb|stress]...      (default: all three, about ten minutes)
 #
-# OUT gets preempt.json and preempt_trace.json, disb.json and disb.svg, stress.json, and a log of each; the exit status says
+# OUT gets preempt.json and preempt_trace.json, disb.json and disb.svg, stress.json (each with the commit), and a log of each; the exit status says
 # whether all went well and every answer was right to the bit. Environment: MODELS (where model files are made),
 # PRECISION (fp16), COUNT (requests per row of preempt, 300), SECONDS_EACH (of disb, per policy, 4), PREEMPTIONS (of stress, 100000).
 set -eu
@@ -56,4 +56,18 @@ for what in "$@"; do
         ;;
     esac
 done
+# Which sources the program was made from (run.sh writes COMMIT into the stage).
+if [ -f COMMIT ]; then
+    python3 - "$(cat COMMIT)" "$out"/preempt.json "$out"/disb.json "$out"/stress.json <<'EOF'
+import json, os, sys
+
+for path in filter(os.path.exists, sys.argv[2:]):
+    with open(path) as file:
+        whole = json.load(file)
+    if isinstance(whole, dict):
+        with open(path, "w") as file:
+            json.dump({"commit": sys.argv[1], **whole}, file, indent=2)
+            file.write("\n")
+EOF
+fi
 exit $failed
