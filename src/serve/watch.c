@@ -29,7 +29,7 @@ struct serve_peer {
     _Atomic serve_phase phase;
     uint32_t generation;
     bool plain, left;
-    uint64_t since_ns, bytes;
+    uint64_t since_ns, bytes; /* since_ns: read from the clock under the lock */
     serve_call *call;
     char address[64];
 };
@@ -207,10 +207,12 @@ static void cut_off(serve_peer *peer, serve_phase phase)
 }
 
 /* Closes who is over a limit. When connections run out, room is made where nothing has been asked for some time. */
-static void enforce(serve_watch *watch, uint64_t now)
+static void enforce(serve_watch *watch)
 {
     const serve_options *options = &watch->server->options;
     pthread_mutex_lock(&watch->lock);
+    uint64_t now =
+        reef_now_ns(); /* under the lock, as every since_ns: none is later, and differences are not negative */
     bool full = watch->n_peers >= options->max_connections - options->max_connections / 16;
     size_t spare = full ? options->max_connections / 4 + 1 : 0;
     for (size_t i = 0; watch->n_peers && i < watch->n_slots; i++) {
@@ -343,7 +345,7 @@ static void *watch_main(void *context)
         }
         now = reef_now_ns();
         if (now >= look) {
-            enforce(watch, now);
+            enforce(watch);
             look = now + LOOK_NS;
         }
         if (atomic_exchange(&watch->try_device, false) && !atomic_load(&watch->server->failed)) {

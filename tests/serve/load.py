@@ -102,6 +102,7 @@ def main() -> int:
             time.sleep(0.5)
             left = [f for f in files_of(worker) if f.startswith("socket:")]
             same = server.worker() == worker
+            cut_off = server.text().count("event=cut_off")
 
     def total(key: str) -> int:
         return sum(row[c][key] for row in rows for c in ("rt", "be") if row[c])
@@ -147,6 +148,8 @@ def main() -> int:
         problems.append(f"{report['wrong']} answers were wrong and {report['lost']} were lost")
     if any(row["rt"]["refused"] for row in rows):
         problems.append("real-time requests were refused")
+    if cut_off:
+        problems.append(f"{cut_off} connections were cut off, of clients that do not dawdle")
     if not same:
         problems.append("the worker was replaced")
     if len(left) > 12:

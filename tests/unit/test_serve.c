@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -20,6 +22,7 @@
 #include "serve/scan.h"
 #include "serve/stats.h"
 #include "serve/tensor.h"
+#include "serve/watch.h"
 
 static const serve_io floats[] = {{.name = "x", .dtype = REEF_F32, .rank = 2, .dims = {2, 2}, .item_elems = 4}};
 static const serve_signature signature = {
@@ -351,6 +354,59 @@ static void versions_are_ordered_as_numbers(void **state)
                 !serve_name_ok("a b"));
 }
 
+/* ------------------------------------------------------------------------------------------------ connections -- */
+
+/* While this is set, every thread but the test's own loses the processor as soon as it has read the time. */
+static _Atomic bool stalls;
+static pthread_t tester;
+
+int __real_clock_gettime(clockid_t clock, struct timespec *out);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *out);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *out)
+{
+    int result = __real_clock_gettime(clock, out);
+    if (atomic_load(&stalls) && !pthread_equal(pthread_self(), tester)) {
+        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+    }
+    return result;
+}
+
+/* The watching thread compares times with when a connection last did something. What happened after it had read the
+ * clock is not 500 years ago. */
+static void who_was_active_just_now_is_not_cut_off(void **state)
+{
+    (void)state;
+    static const serve_phase phases[] = {SERVE_RECEIVING, SERVE_SENDING, SERVE_IDLE};
+    serve_server server = {0};
+    reef_error error;
+    int ends[2];
+    serve_options_default(&server.options);
+    tester = pthread_self();
+    assert_int_equal(reef_device_open("cpu", &(reef_device_options){.units = 1}, &server.device, &error), REEF_OK);
+    assert_int_equal(serve_watch_create(&server, &server.watch, &error), REEF_OK);
+    for (size_t p = 0; p < 3; p++) {
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+        serve_peer *peer = serve_peer_add(server.watch, ends[0], true, "here");
+        assert_non_null(peer);
+        atomic_store(&stalls, true);
+        /* It looks every 500 ms. */
+        char byte;
+        ssize_t got = -1;
+        for (uint64_t end = reef_now_ns() + 1200000000u; got < 0 && reef_now_ns() < end;) {
+            serve_peer_phase(peer, phases[p], 0);
+            nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
+            got = recv(ends[1], &byte, 1, MSG_DONTWAIT); /* 0 or a byte of an error: cut off */
+        }
+        atomic_store(&stalls, false);
+        assert_int_equal(got, -1);
+        serve_peer_remove(peer);
+        close(ends[0]);
+        close(ends[1]);
+    }
+    serve_watch_destroy(server.watch);
+    reef_device_close(server.device);
+}
+
 int main(void)
 {
     serve_json_setup();
@@ -368,6 +424,7 @@ int main(void)
         cmocka_unit_test(who_loses_the_processor_sleeps_instead_of_polling),
         cmocka_unit_test(the_rest_of_a_body_comes_as_fast_as_its_beginning),
         cmocka_unit_test(versions_are_ordered_as_numbers),
+        cmocka_unit_test(who_was_active_just_now_is_not_cut_off),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
