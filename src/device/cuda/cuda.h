@@ -146,7 +146,7 @@ typedef struct cuda_queue {
     reef_list link; /* in device->queues */
     bool realtime;
     int priority;
-    CUstream streams[2], stream; /* of the least priority and of the greatest; the one in use */
+    CUstream streams[2], stream;               /* of the least priority and of the greatest; the one in use */
     unsigned capacity, head, count, submitted; /* the first `submitted` of `count` are in the stream */
     bool submitting;                           /* the submitter has the next one in hand */
     cuda_launch *ring;
