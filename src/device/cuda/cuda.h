@@ -188,6 +188,7 @@ struct cuda_device {
     int n_shares;
     uint64_t served_ns;  /* of the best-effort queue that was served last */
     uint32_t generation; /* the youngest that has been revoked */
+    uint64_t revoked_ns; /* when */
     uint32_t youngest;   /* that was ever given to anything */
     CUdeviceptr revoked; /* the word that says so, and behind it (64 bytes on) reef_cuda_lost */
     CUstream control;    /* for that word: nothing else is ever in it */
