@@ -125,49 +125,66 @@ def h200() -> str:
     return table(head, body, "h200/solo.json")
 
 
-def h200_reef() -> str:
-    body = [
-        [row["model"], row["precision"], f"{row['ours_p50_us']:.0f} us", f"{row['ours_p99_us']:.0f} us", f"{row['max_rel_err']:.1e}"]
-        for row in json.loads((RESULTS / "h200" / "solo_reef.json").read_text(encoding="utf-8"))
-    ]
-    return table(["network", "precision", "p50", "p99", "largest error"], body, "h200/solo_reef.json")
-
-
 def h200_preempt() -> str:
-    body = [
-        [
-            row["be"],
-            f"`{row['mechanism']}`",
-            f"{time_text(row['idle_p50_us'])} / {time_text(row['idle_p99_us'])}",
-            f"{time_text(row['p50_us'])} / {time_text(row['p99_us'])}",
-            f"{row['be_lost_pct']:.1f}%",
-        ]
-        for row in json.loads((RESULTS / "h200" / "preempt_first.json").read_text(encoding="utf-8"))["rows"]
-    ]
-    head = ["best-effort load", "policy", "idle p50 / p99", "loaded p50 / p99", "BE work lost"]
-    return table(head, body, "h200/preempt_first.json")
+    rows = json.loads((RESULTS / "h200" / "preempt.json").read_text(encoding="utf-8"))["rows"]
+    others = {row["be"]: row for row in rows if row["mechanism"] == "priority"}
+    body = []
+    for row in rows:
+        if row["mechanism"] != "reset":
+            continue
+        other = others[row["be"]]
+        body.append(
+            [
+                row["be"],
+                f"{time_text(row['idle_p50_us'])} / {time_text(row['idle_p99_us'])}",
+                f"**{time_text(row['p50_us'])} / {time_text(row['p99_us'])}**",
+                f"{row['p99_us'] - row['idle_p99_us']:+.1f} us",
+                f"{row['be_lost_pct']:.1f}%",
+                f"{time_text(other['p50_us'])} / {time_text(other['p99_us'])}",
+            ]
+        )
+    head = ["best-effort load", "idle p50 / p99", "`reset`, loaded", "p99 over idle", "BE work lost", "`priority`, loaded"]
+    return table(head, body, "h200/preempt.json")
+
+
+# The REEF paper's overall throughput over real-time work alone, on another GPU with other kernels.
+REEF_PAPER = {"A": "1.60", "B": "1.14", "D": "3.00", "E": "2.96", "REAL": "7.7"}
 
 
 def h200_disb() -> str:
-    body = [
-        [
-            f"`{row['policy']}`",
-            f"{time_text(row['rt_p50_us'])} / {time_text(row['rt_p99_us'])}",
-            f"{row['be_per_s']:.0f}",
-            f"{100 * row['be_idle_share']:.0f}%",
-            f"{row['requests_ratio']:.2f}",
-            f"{row['work_ratio']:.2f}",
-            str(row["preemptions"]),
-            str(row["mismatches"]),
-        ]
-        for row in json.loads((RESULTS / "h200" / "disb_a.json").read_text(encoding="utf-8"))["rows"]
-    ]
-    head = ["policy", "RT p50 / p99", "BE per s", "BE of idle time", "requests x", "work x", "preemptions", "wrong answers"]
-    return table(head, body, "h200/disb_a.json")
+    body = []
+    rows = json.loads((RESULTS / "h200" / "disb.json").read_text(encoding="utf-8"))["rows"]
+    for first in rows:
+        if first["policy"] != "rt-only":
+            continue
+        of = {r["policy"]: r for r in rows if (r["workload"], r["form"]) == (first["workload"], first["form"])}
+        times = {name: f"{time_text(r['rt_p50_us'])} / {time_text(r['rt_p99_us'])}" for name, r in of.items()}
+        idle = " / ".join(f"{100 * of[name]['be_idle_share']:.0f}%" for name in ("reset", "lease", "priority", "streams"))
+        ratio = f"{of['reset']['requests_ratio']:.2f}"
+        if first["form"] == "matched" and first["workload"] in REEF_PAPER:
+            ratio += f" ({REEF_PAPER[first['workload']]})"
+        change = f"{100 * (of['reset']['rt_p50_us'] / first['rt_p50_us'] - 1):+.1f}%"
+        body.append(
+            [
+                f"{first['workload']}, {first['form']}",
+                f"{first['rt_per_s']:.0f}",
+                times["rt-only"],
+                f"**{times['reset']}** ({change})",
+                times["lease"],
+                times["priority"],
+                times["streams"],
+                times["seq"],
+                idle,
+                ratio,
+            ]
+        )
+    head = ["workload", "RT per s", "`rt-only`, RT p50 / p99", "`reset`", "`lease`", "`priority`", "`streams`", "`seq`"]
+    head += ["BE of idle time: reset / lease / priority / streams", "requests x, `reset` (paper)"]
+    return table(head, body, "h200/disb.json")
 
 
-def nice_rows(case: str, name: str = "nice.json") -> list:
-    rows = json.loads((RESULTS / "h200" / name).read_text(encoding="utf-8"))["rows"]
+def nice_rows(case: str) -> list:
+    rows = json.loads((RESULTS / "h200" / "nice.json").read_text(encoding="utf-8"))["rows"]
     return [row for row in rows if row["case"] == case]
 
 
@@ -214,7 +231,7 @@ def nice_alone() -> str:
 
 def nice_hint() -> str:
     body = []
-    for row in nice_rows("hint", "nice_hint.json"):
+    for row in nice_rows("hint"):
         added = [row[f"rt_p{p}_us"] - row[f"rt_alone_p{p}_us"] for p in (50, 99)]
         body.append(
             [
@@ -225,10 +242,10 @@ def nice_hint() -> str:
                 f"{100 * row['be_rate'] / row['be_rate_alone']:.0f}%",
             ]
         )
-    return table(["hint", "RT p50 / p99", "alone, same hints", "added", "BE of alone"], body, "h200/nice_hint.json")
+    return table(["hint", "RT p50 / p99", "alone, same hints", "added", "BE of alone"], body, "h200/nice.json")
 
 
-TABLES = {"nice": nice, "nice_alone": nice_alone, "nice_hint": nice_hint, "preempt": preempt, "disb": disb, "serve": serve, "serve_load": serve_load, "solo": solo, "h200": h200, "h200_reef": h200_reef, "h200_preempt": h200_preempt, "h200_disb": h200_disb}
+TABLES = {"nice": nice, "nice_alone": nice_alone, "nice_hint": nice_hint, "preempt": preempt, "disb": disb, "serve": serve, "serve_load": serve_load, "solo": solo, "h200": h200, "h200_preempt": h200_preempt, "h200_disb": h200_disb}
 
 
 def main() -> int:

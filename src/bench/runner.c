@@ -176,8 +176,8 @@ static reef_status load_model(runner *r, bench_model *model, reef_error *error)
 
 /* Up to `most` runs, or as many as fit into so long, but at least a few; into samples[], and from submission to end into
  * whole[], which may be NULL. */
-static reef_status run_alone(bench_actor *actor, size_t most, uint64_t ns, uint64_t *samples, uint64_t *whole, size_t *n,
-                             reef_error *error)
+static reef_status run_alone(bench_actor *actor, size_t most, uint64_t ns, uint64_t *samples, uint64_t *whole,
+                             size_t *n, reef_error *error)
 {
     uint64_t begin = reef_now_ns();
     *n = 0;

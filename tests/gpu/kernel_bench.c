@@ -180,8 +180,8 @@ static void launch(const reef_cuda_kernel *c, CUfunction f, unsigned blocks, voi
                                                             .value.programmaticStreamSerializationAllowed = 1};
     }
     if (c->cluster > 1) {
-        attributes[config.numAttrs++] = (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
-                                                            .value.clusterDim = {c->cluster, 1, 1}};
+        attributes[config.numAttrs++] =
+            (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, .value.clusterDim = {c->cluster, 1, 1}};
     }
     void *params[] = {args, worker};
     CU(cuLaunchKernelEx(&config, f, params, NULL));
@@ -651,7 +651,8 @@ int main(int argc, char **argv)
                     CUfunction be;
                     if (with_workers && c->worker && find_function(&be, c->worker)) {
                         int fit = 1;
-                        CU(cuFuncSetAttribute(be, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)c->dynamic_smem));
+                        CU(cuFuncSetAttribute(be, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                              (int)c->dynamic_smem));
                         CU(cuOccupancyMaxActiveBlocksPerMultiprocessor(&fit, be, (int)c->threads, c->dynamic_smem));
                         reef_cuda_worker worker = worker_of(c);
                         worker.fresh = 1;
@@ -674,8 +675,10 @@ int main(int argc, char **argv)
                         totals[t].bad++;
                     }
                 }
-                fprintf(json, "%s\n  {\"variant\": \"%s\", \"us\": %.3f, \"worker_us\": %.3f, \"error\": %.3g, \"tiles\": %u}",
-                        i ? "," : "", c->variant, us, worker_us, rel, c->tiles);
+                fprintf(
+                    json,
+                    "%s\n  {\"variant\": \"%s\", \"us\": %.3f, \"worker_us\": %.3f, \"error\": %.3g, \"tiles\": %u}",
+                    i ? "," : "", c->variant, us, worker_us, rel, c->tiles);
                 if (i == 0) {
                     first_us = us;
                 }
@@ -718,10 +721,10 @@ int main(int argc, char **argv)
             fclose(file);
         }
         for (int t = 0; t < n_totals; t++) {
-            printf("TOTAL %-5s %-12s %9.1f us in %d kernels (as workers %.1f; first candidates %.1f), worst error %.2g, wrong %d\n",
+            printf("TOTAL %-5s %-12s %9.1f us in %d kernels (as workers %.1f; first candidates %.1f), worst error "
+                   "%.2g, wrong %d\n",
                    names[precision], totals[t].network, totals[t].us, totals[t].kernels, totals[t].worker_us,
-                   totals[t].first_us,
-                   totals[t].worst, totals[t].bad);
+                   totals[t].first_us, totals[t].worst, totals[t].bad);
         }
     }
     if (with_workers) {

@@ -120,6 +120,11 @@ static reef_event retire(cuda_device *device, cuda_queue *queue, cuda_instance *
         if (reached > before) {
             atomic_store_explicit(&instance->current, reached, memory_order_release);
         }
+        if (launch->workers && !done && launch->graph &&
+            device->revoked_ns > start) { /* it ran until it was told to stop */
+            atomic_fetch_add_explicit(&device->busy_ns_be, (device->revoked_ns - start) * device->base.units,
+                                      memory_order_relaxed);
+        }
         if (done && launch->graph) {
             learn(device, queue, launch, now - start);
             *outputs = launch->graph->kind & CUDA_GRAPH_OUT ? instance : NULL;

@@ -146,7 +146,7 @@ typedef struct cuda_queue {
     reef_list link; /* in device->queues */
     bool realtime;
     int priority;
-    CUstream streams[2], stream; /* of the least priority and of the greatest; the one in use */
+    CUstream streams[2], stream;               /* of the least priority and of the greatest; the one in use */
     unsigned capacity, head, count, submitted; /* the first `submitted` of `count` are in the stream */
     bool submitting;                           /* the submitter has the next one in hand */
     cuda_launch *ring;
@@ -188,6 +188,7 @@ struct cuda_device {
     int n_shares;
     uint64_t served_ns;  /* of the best-effort queue that was served last */
     uint32_t generation; /* the youngest that has been revoked */
+    uint64_t revoked_ns; /* when */
     uint32_t youngest;   /* that was ever given to anything */
     CUdeviceptr revoked; /* the word that says so, and behind it (64 bytes on) reef_cuda_lost */
     CUstream control;    /* for that word: nothing else is ever in it */

@@ -161,7 +161,8 @@ reef_status cuda_instance_create(reef_program *base, reef_instance **out, reef_e
     instance->storage = calloc(plan->n_storage + 1, sizeof *instance->storage);
     instance->inputs = calloc(plan->n_inputs + 1, sizeof *instance->inputs);
     instance->outputs = calloc(plan->n_outputs + 1, sizeof *instance->outputs);
-    if (!instance->io_offset || !instance->pin_offset || !instance->storage || !instance->inputs || !instance->outputs) {
+    if (!instance->io_offset || !instance->pin_offset || !instance->storage || !instance->inputs ||
+        !instance->outputs) {
         instance_free(instance);
         return reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }

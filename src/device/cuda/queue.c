@@ -12,6 +12,7 @@
  */
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/futex.h"
 #include "device/cuda/cuda.h"
 
@@ -175,6 +176,7 @@ void cuda_revoke(cuda_device *device)
         return;
     }
     device->vacated = true;
+    device->revoked_ns = reef_now_ns();
     /* On a stream of its own it waits for nothing; 4096 generations a second last for days before they come round, and
      * are compared by their difference anyway. */
     if (CUDA_TRY(device->cu, &error, stream_write32(device->control, device->revoked, device->generation, 0))) {

@@ -77,9 +77,9 @@ typedef struct reef_cuda_kernel {
     const char *variant;  /* for people and the cache's key; static or in the arena: "igemm 64x64 f16 split 4" */
     unsigned tiles;       /* grid.x of the plain form; >= 1 */
     unsigned threads, dynamic_smem; /* the host side raises the limit to dynamic_smem (static comes on top) */
-    unsigned cluster;  /* blocks per cluster (0: no cluster); divides tiles */
-    bool loops;        /* the worker form has as many blocks as fit, each with several tiles (otherwise: one for each tile) */
-    void *args;        /* in the prepare context's arena; constant addresses are already in place */
+    unsigned cluster;               /* blocks per cluster (0: no cluster); divides tiles */
+    bool loops; /* the worker form has as many blocks as fit, each with several tiles (otherwise: one for each tile) */
+    void *args; /* in the prepare context's arena; constant addresses are already in place */
     size_t args_bytes; /* <= 4000 */
     reef_cuda_reloc relocs[REEF_CUDA_MAX_RELOCS];
     unsigned n_relocs;
