@@ -102,7 +102,7 @@ struct gemv {
         const long long x_base = (long long)row * a.x_row;
 #pragma unroll 1
         for (int i = 0; i < n; i += depth) {
-            if (Abandon::on && __syncthreads_or(abandon.now())) { /* where all blocks share the memory: every 10 us */
+            if (Abandon::on && (i & 15) == 0 && __syncthreads_or(abandon.now())) {
                 return false;
             }
 #pragma unroll
