@@ -42,6 +42,9 @@ reef_status cuda_queue_load(cuda_queue *queue, reef_error *error)
         status = CUDA_TRY(device->cu, error, stream_create(&queue->streams[i], CUDA_STREAM_NON_BLOCKING, priority[i]));
     }
     queue->stream = queue->streams[queue->priority > 0];
+    if (status) {
+        cuda_queue_unload(queue);
+    }
     return status;
 }
 

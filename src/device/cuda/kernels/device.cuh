@@ -36,9 +36,10 @@
  *
  * (large tiles; only these may have clusters). Otherwise it is as many blocks as fit the GPU, which take tiles in turn.
  *
- * The blocks of a cluster go on together or not at all: a tile that has a cluster does not call commit. Its thread 0 sends
- * all of them what it knows, abandon.stops(), along with the sums, and each decides from the same words. Nobody may leave
- * before that, so a block that was told to stop before it began (abandon.gone()) skips the work, but not the exchange.
+ * The blocks of a cluster go on together or not at all: a tile that has a cluster does not call commit. Its first warp
+ * sends all of them what thread 0 knows, abandon.stops(), along with the sums, and each decides from the same words.
+ * Nobody may leave before that, so a block that was told to stop before it began (abandon.gone()) skips the work, but
+ * not the exchange.
  */
 #ifndef REEF_DEVICE_CUDA_KERNELS_DEVICE_CUH
 #define REEF_DEVICE_CUDA_KERNELS_DEVICE_CUH

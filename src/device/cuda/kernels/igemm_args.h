@@ -39,7 +39,7 @@ typedef struct reef_igemm_args {
     uint64_t tap_repeat;     /* bit k * taps for every k */
     uint32_t tap_rows;       /* bit ky * taps_w of each row of taps */
     int32_t steps;           /* of 128 bytes of k, all of them */
-    int32_t splits, cluster; /* parts of k; cluster: they form a thread block cluster (plain form) */
+    int32_t splits, cluster; /* parts of k; cluster: they form a thread block cluster */
     int32_t row_tiles, col_tiles;
     int32_t extra;          /* offset in shared memory of what comes behind the stages: residual or window */
     int32_t slots;          /* and of what the blocks of a cluster send each other */
