@@ -11,10 +11,23 @@ cd "$(dirname "$0")/../.."
 out=${1:?where the results go}
 shift
 [ $# -gt 0 ] || set -- preempt disb stress
+for what in "$@"; do
+    case $what in
+    preempt | disb | stress) ;;
+    *)
+        echo "bench.sh: '$what' is none of preempt, disb and stress" >&2
+        exit 2
+        ;;
+    esac
+done
 models=${MODELS:-/tmp/reef-models}
 precision=${PRECISION:-fp16}
 mkdir -p "$out" "$models/five"
-python3 tools/models/make_models.py --out "$models" >"$out/models.log" 2>&1
+python3 tools/models/make_models.py --out "$models" >"$out/models.log" 2>&1 || {
+    echo "bench.sh: the models cannot be made in $models:" >&2
+    tail -3 "$out/models.log" >&2
+    exit 1
+}
 for name in resnet152 densenet201 vgg19 inception_v3 distilbert; do
     ln -sf "../$name.onnx" "$models/five/$name.onnx"
 done
@@ -49,10 +62,6 @@ for what in "$@"; do
             --json "$out/stress.json" "$models/five/resnet152.onnx:$image" "$models/five/densenet201.onnx:$image" \
             "$models/five/vgg19.onnx:$image" "$models/five/inception_v3.onnx:input=1x3x299x299" \
             "$models/five/distilbert.onnx:input_ids=1x128,attention_mask=1x128"
-        ;;
-    *)
-        echo "bench.sh: '$what' is none of preempt, disb and stress" >&2
-        exit 2
         ;;
     esac
 done
