@@ -459,13 +459,15 @@ static double slo_us(const bench_actor *actor)
     return actor->client->slo_us ? (double)actor->client->slo_us : 2 * (double)actor->model->first_ns / 1e3;
 }
 
-/* Requests counted for throughput: those due in the window, or served in it, in part. */
+/* Requests counted for throughput: those due in the window, or served in it, in part. A closed-loop request that only
+ * ended when the load had stopped counts for nothing: how much of it was done before, beside the others, nobody knows. */
 static reef_status count_client(const load *run, size_t index, const bench_actor *actor, tally *t, tally_client *c)
 {
     uint64_t begin, end, deadline = actor->client->deadline_us * 1000;
     double slo_ns = slo_us(actor) * 1e3;
     size_t n;
     bool open = actor->client->arrival.kind != BENCH_CLOSED;
+    uint64_t stopped = open ? UINT64_MAX : load_stopped(run);
     load_window(run, &begin, &end);
     const load_record *records = load_records(run, index, &n);
     if (!make_room(&c->due, n) || !make_room(&c->submitted, n) || (open && !make_room(&t->late, n))) {
@@ -474,7 +476,7 @@ static reef_status count_client(const load *run, size_t index, const bench_actor
     for (size_t i = 0; i < n; i++) {
         const load_record *record = &records[i];
         bool due = in_window(record->due_ns, begin, end), ok = record->status == REEF_OK;
-        if (ok) {
+        if (ok && record->end_ns <= stopped) {
             uint64_t from = record->start_ns ? record->start_ns : record->submit_ns;
             c->served += part_inside(from, record->end_ns, begin, end);
         }
