@@ -2,7 +2,7 @@
  * runner.c - workloads under each policy.
  *
  *     models -> profiles ->  for each workload: each model alone (solo p50), undisturbed answers, sessions
- *                              for each form, for each round:  rt-only, policy, policy ...   (then backwards, and so on)
+ *                              for each form, scene, round:  rt-only, policy, policy ...   (then backwards, and so on)
  *
  * Everything a ratio is made of is measured in the same run on the same device: the RT latency alone (rt-only), the solo
  * times behind the load-matched rates and, from before each round, behind "best-effort work". The policies take turns in short slices, so that
@@ -71,6 +71,7 @@ typedef struct runner {
     size_t n_plays;
     const char **policies; /* static strings; the first is rt-only */
     size_t n_policies;
+    size_t n_forms;       /* of all plays */
     size_t slice, slices; /* for progress */
     bool leak;            /* requests are still under way: nothing they point at may be freed */
 } runner;
@@ -213,14 +214,32 @@ static reef_status measure_first(bench_actor *actor, reef_error *error)
     return status;
 }
 
-/* Before each round: every model of the play once more, so that its time alone is that of these minutes. */
-static reef_status measure_again(runner *r, const bench_play *play, reef_error *error)
+static bool in_scene(const bench_scene *scene, size_t client)
+{
+    bool found = !scene->clients;
+    for (size_t i = 0; i < scene->n_clients; i++) {
+        found |= scene->clients[i] == client;
+    }
+    return found;
+}
+
+static bool scene_uses(const bench_play *play, const bench_scene *scene, const bench_model *model)
+{
+    bool used = false;
+    for (size_t i = 0; i < play->n_actors; i++) {
+        used |= play->actors[i].model == model && in_scene(scene, i);
+    }
+    return used;
+}
+
+/* Before each round: every model of the scene once more, so that its time alone is that of these minutes. */
+static reef_status measure_again(runner *r, const bench_play *play, const bench_scene *scene, reef_error *error)
 {
     reef_status status = reef_device_set_policy(r->device, "rt-only", error);
     for (size_t i = 0; !status && i < play->n_actors; i++) {
         bench_actor *actor = &play->actors[i];
         bench_model *model = actor->model;
-        if (!actor->alone) {
+        if (!actor->alone || !scene_uses(play, scene, model)) {
             continue;
         }
         uint64_t samples[ROUND_MAX_RUNS];
@@ -612,7 +631,8 @@ static void finish_client(const bench_actor *actor, tally_client *c, double seco
 }
 
 /* All RT latencies of a policy together, and sums over clients. base: the row of rt-only; NULL for that row itself. */
-static reef_status finish_row(const bench_play *play, bool with_be, tally *t, const bench_row *base, bench_row *row)
+static reef_status finish_row(const bench_play *play, const bench_scene *scene, bool with_be, tally *t,
+                              const bench_row *base, bench_row *row)
 {
     samples due = {0}, submitted = {0};
     size_t n_due = 0, in_slo = 0;
@@ -622,7 +642,7 @@ static reef_status finish_row(const bench_play *play, bool with_be, tally *t, co
         const bench_actor *actor = &play->actors[i];
         tally_client *c = &t->clients[i];
         bool rt = actor->client->service_class == REEF_RT;
-        if (!rt && !with_be) {
+        if (!in_scene(scene, i) || (!rt && !with_be)) {
             continue;
         }
         bench_client_row *client = &row->clients[row->n_clients++];
@@ -686,8 +706,8 @@ static void slice_progress(void *context, const char *what, size_t done, size_t 
 }
 
 /* Who takes part under a policy, and how they ask. */
-static size_t cast(const runner *r, const bench_play *play, bool with_be, unsigned round, load_client_spec *specs,
-                   size_t *who, uint64_t *longest_ns)
+static size_t cast(const runner *r, const bench_play *play, const bench_scene *scene, bool with_be, unsigned round,
+                   load_client_spec *specs, size_t *who, uint64_t *longest_ns)
 {
     const bench_options *options = r->options;
     double slice_s = options->seconds / (options->rounds ? options->rounds : 1) + options->warmup;
@@ -696,7 +716,7 @@ static size_t cast(const runner *r, const bench_play *play, bool with_be, unsign
     for (size_t i = 0; i < play->n_actors; i++) {
         bench_actor *actor = &play->actors[i];
         bool rt = actor->client->service_class == REEF_RT;
-        if (!rt && !with_be) {
+        if (!in_scene(scene, i) || (!rt && !with_be)) {
             continue;
         }
         actor->verifier.compared = actor->verifier.mismatches = 0;
@@ -721,14 +741,14 @@ static size_t cast(const runner *r, const bench_play *play, bool with_be, unsign
     return n;
 }
 
-static reef_status play_slice(runner *r, const bench_play *play, const bench_part *part, const char *policy,
-                              unsigned round, tally *t, reef_error *error)
+static reef_status play_slice(runner *r, const bench_play *play, const bench_scene *scene, const bench_part *part,
+                              const char *policy, unsigned round, tally *t, reef_error *error)
 {
     const bench_options *options = r->options;
     load_client_spec specs[MAX_CLIENTS];
     size_t who[MAX_CLIENTS];
     uint64_t longest;
-    size_t n = cast(r, play, strcmp(policy, "rt-only") != 0, round, specs, who, &longest);
+    size_t n = cast(r, play, scene, strcmp(policy, "rt-only") != 0, round, specs, who, &longest);
     unsigned rounds = options->rounds ? options->rounds : 1;
     bool cpu = !strcmp(options->device, "cpu");
     char what[200];
@@ -775,15 +795,35 @@ static reef_status play_slice(runner *r, const bench_play *play, const bench_par
     return status;
 }
 
+/* The policies that a scene is played under: rt-only and ... 0: none beside it, so that there is nothing to play. */
+static size_t policies_of(const runner *r, const bench_scene *scene, const char **pair, const char *const **out)
+{
+    *out = r->policies;
+    if (!scene->only) {
+        return r->n_policies;
+    }
+    pair[0] = r->policies[0];
+    pair[1] = scene->only;
+    *out = pair;
+    bool measured = false;
+    for (size_t i = 0; i < r->n_policies; i++) {
+        measured |= !strcmp(r->policies[i], scene->only);
+    }
+    return measured ? 2 : 0;
+}
+
 /* Every policy, in turns. */
-static reef_status play_part(runner *r, const bench_play *play, bench_part *part, reef_error *error)
+static reef_status play_part(runner *r, const bench_play *play, const bench_scene *scene, bench_part *part,
+                             reef_error *error)
 {
     reef_status status = REEF_OK;
     unsigned rounds = r->options->rounds ? r->options->rounds : 1;
-    tally *tallies = calloc(r->n_policies, sizeof *tallies);
-    part->rows = calloc(r->n_policies, sizeof *part->rows);
+    const char *pair[2], *const *policies;
+    size_t n = policies_of(r, scene, pair, &policies);
+    tally *tallies = calloc(n, sizeof *tallies);
+    part->rows = calloc(n, sizeof *part->rows);
     bool ok = tallies && part->rows;
-    for (size_t p = 0; ok && p < r->n_policies; p++) {
+    for (size_t p = 0; ok && p < n; p++) {
         tallies[p].clients = calloc(play->n_actors + 1, sizeof *tallies[p].clients);
         ok = tallies[p].clients != NULL;
     }
@@ -791,26 +831,26 @@ static reef_status play_part(runner *r, const bench_play *play, bench_part *part
         status = reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }
     for (unsigned round = 0; !status && round < rounds; round++) {
-        status = measure_again(r, play, error);
-        for (size_t i = 0; !status && i < r->n_policies; i++) {
-            size_t p = round % 2 ? r->n_policies - 1 - i : i; /* there and back */
-            status = play_slice(r, play, part, r->policies[p], round, &tallies[p], error);
+        status = measure_again(r, play, scene, error);
+        for (size_t i = 0; !status && i < n; i++) {
+            size_t p = round % 2 ? n - 1 - i : i; /* there and back */
+            status = play_slice(r, play, scene, part, policies[p], round, &tallies[p], error);
             if (status) {
-                reef_error_prefix(error, "workload %s, policy %s: ", part->workload, r->policies[p]);
+                reef_error_prefix(error, "workload %s, policy %s: ", part->workload, policies[p]);
             }
         }
     }
     settle_solo(play);
-    for (size_t p = 0; !status && p < r->n_policies; p++) {
+    for (size_t p = 0; !status && p < n; p++) {
         bench_row *row = &part->rows[p];
-        row->policy = r->policies[p];
-        status = finish_row(play, strcmp(row->policy, "rt-only") != 0, &tallies[p], p ? part->rows : NULL, row);
+        row->policy = policies[p];
+        status = finish_row(play, scene, strcmp(row->policy, "rt-only") != 0, &tallies[p], p ? part->rows : NULL, row);
         part->n_rows++;
         if (status) {
             reef_fail(error, status, "out of memory for the report");
         }
     }
-    for (size_t p = 0; tallies && p < r->n_policies; p++) {
+    for (size_t p = 0; tallies && p < n; p++) {
         tally_free(&tallies[p], play->n_actors);
     }
     free(tallies);
@@ -835,6 +875,28 @@ reef_status bench_traced(reef_device *device, const char *path, reef_status (*ru
     return status;
 }
 
+/* One form of a play, scene by scene. */
+static reef_status play_form(runner *r, bench_play *play, bool matched, bench_report *report, reef_error *error)
+{
+    static const bench_scene whole = {0};
+    const bench_options *options = r->options;
+    reef_status status = REEF_OK;
+    for (size_t s = 0; !status && s < (options->n_scenes ? options->n_scenes : 1); s++) {
+        const bench_scene *scene = options->n_scenes ? &options->scenes[s] : &whole;
+        const char *pair[2], *const *policies;
+        if (!policies_of(r, scene, pair, &policies)) {
+            continue;
+        }
+        bench_part *part = &report->parts[report->n_parts++];
+        choose_rates(play, matched, part);
+        part->scene = s;
+        part->workload = scene->name ? scene->name : part->workload;
+        part->form = scene->form ? scene->form : part->form;
+        status = play_part(r, play, scene, part, error);
+    }
+    return status;
+}
+
 typedef struct play_context {
     runner *r;
     bench_report *report;
@@ -854,9 +916,7 @@ static reef_status play_all(void *context, reef_error *error)
         }
         for (int matched = 0; !status && matched < 2; matched++) {
             if (forms[matched]) {
-                bench_part *part = &report->parts[report->n_parts++];
-                choose_rates(play, matched, part);
-                status = play_part(r, play, part, error);
+                status = play_form(r, play, matched, report, error);
             }
         }
         if (!r->leak) {
@@ -891,6 +951,10 @@ static reef_status choose_policies(runner *r, bench_report *report, reef_error *
         if (!known) {
             r->policies[r->n_policies++] = policy;
         }
+    }
+    if (r->n_policies == 1 && report->skipped[0]) {
+        return reef_fail(error, REEF_UNSUPPORTED, "device '%s' can run none of the policies asked for: %s",
+                         options->device, report->skipped);
     }
     return REEF_OK;
 }
@@ -941,7 +1005,7 @@ static void clean_up(runner *r)
 /* Everything that can be found out without the device. */
 static reef_status set_up(runner *r, const bench_workload *workloads, size_t n, bench_report *report, reef_error *error)
 {
-    size_t clients = 0, parts = 0;
+    size_t clients = 0;
     reef_status status = bench_check_device(r->options->device, error);
     for (size_t i = 0; !status && i < r->options->n_policies; i++) {
         status = bench_check_policy(r->options->policies[i], NULL, error);
@@ -955,7 +1019,7 @@ static reef_status set_up(runner *r, const bench_workload *workloads, size_t n, 
     r->models = calloc(clients + 1, sizeof *r->models);
     r->plays = calloc(n + 1, sizeof *r->plays);
     r->policies = calloc(r->options->n_policies + 1, sizeof *r->policies);
-    report->parts = calloc(2 * n + 1, sizeof *report->parts);
+    report->parts = calloc(2 * (n + r->options->n_scenes) + 1, sizeof *report->parts);
     if (!r->models || !r->plays || !r->policies || !report->parts) {
         return reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }
@@ -966,11 +1030,30 @@ static reef_status set_up(runner *r, const bench_workload *workloads, size_t n, 
         play->actors = calloc(play->workload->n_clients + 1, sizeof *play->actors);
         status = play->actors ? collect_models(r, play, error) : reef_fail(error, REEF_NO_MEMORY, "out of memory");
         if (!status && !(status = forms_of(r, play, &published, &matched, error))) {
-            parts += published + (size_t)matched;
+            r->n_forms += published + (size_t)matched;
         }
     }
-    r->slices = parts * (r->options->rounds ? r->options->rounds : 1);
     return status;
+}
+
+static size_t count_slices(const runner *r)
+{
+    const bench_options *options = r->options;
+    const char *pair[2], *const *policies;
+    size_t n = options->n_scenes ? 0 : r->n_policies;
+    for (size_t i = 0; i < options->n_scenes; i++) {
+        n += policies_of(r, &options->scenes[i], pair, &policies);
+    }
+    return n * r->n_forms * (options->rounds ? options->rounds : 1);
+}
+
+/* What padding has cost, if there was any. */
+static void ask_padding(const runner *r, bench_report *report)
+{
+    for (size_t i = 0; i < r->n_policies; i++) {
+        report->padded |= !strcmp(r->policies[i], "pad");
+    }
+    report->padded = report->padded && reef_device_padding(r->device, &report->padding, NULL) == REEF_OK;
 }
 
 reef_status bench_run(const bench_workload *workloads, size_t n_workloads, const bench_options *options,
@@ -998,7 +1081,7 @@ reef_status bench_run(const bench_workload *workloads, size_t n_workloads, const
         reef_device_stats_get(r.device, &stats);
         report.units = stats.units;
         report.realtime_priority = load_can_raise_priority();
-        r.slices *= r.n_policies;
+        r.slices = count_slices(&r);
         status = load_models(&r, error);
     }
     if (!status) {
@@ -1006,6 +1089,9 @@ reef_status bench_run(const bench_workload *workloads, size_t n_workloads, const
     }
     if (!status && describe_models(&r, &report)) {
         status = reef_fail(error, REEF_NO_MEMORY, "out of memory for the report");
+    }
+    if (!status) {
+        ask_padding(&r, &report);
     }
     clean_up(&r);
     if (status) {

@@ -61,7 +61,8 @@ struct reef_session {
 
 static const struct {
     const char *name, *meaning;
-} policies[] = {{"rt-only", "fake"}, {"seq", "fake"}, {"wait", "fake"}, {"reset", "fake"}};
+} policies[] = {{"rt-only", "fake"}, {"seq", "fake"}, {"wait", "fake"},    {"reset", "fake"},
+                {"lease", "fake"},   {"pad", "fake"}, {"streams", "fake"}, {"priority", "fake"}};
 
 bool reef_policy_list(size_t i, const char **name, const char **meaning)
 {

@@ -682,6 +682,139 @@ static void preemption_is_measured_for_every_load_and_policy(void **state)
     preempt_report_free(&report);
 }
 
+/* Two models that the fake engine tells apart by their paths. */
+static padding_report run_pairs(char paths[2][64], const padding_pair *pairs, size_t n)
+{
+    static const char *const policies[] = {"streams", "pad"};
+    padding_options options = {.device = "cpu",
+                               .policies = policies,
+                               .n_policies = 2,
+                               .pairs = pairs,
+                               .n_pairs = n,
+                               .think_ns = 200000,
+                               .seconds = 0.2,
+                               .warmup = 0.02,
+                               .rounds = 2,
+                               .seed = 1};
+    padding_report report = {0};
+    reef_error error = {0};
+    assert_int_equal(padding_run(&options, &report, &error), REEF_OK);
+    unlink(paths[0]);
+    unlink(paths[1]);
+    return report;
+}
+
+static void padding_is_measured_for_every_pair_and_policy(void **state)
+{
+    (void)state;
+    char paths[2][64], chart[64];
+    make_model(paths[0]);
+    make_model(paths[1]);
+    const padding_pair pairs[] = {{paths[0], paths[1]}, {paths[0], paths[0]}, {paths[1], paths[0]}};
+    padding_report report = run_pairs(paths, pairs, 3);
+    padding_row row;
+    size_t n = 0;
+    for (; padding_row_at(&report, n, &row); n++) {
+        const padding_pair *pair = &pairs[n / 2];
+        const bench_row *r = row.row;
+        assert_string_equal(row.rt, pair->rt);
+        assert_string_equal(row.be, pair->be);
+        assert_string_equal(r->policy, n % 2 ? "pad" : "streams");
+        assert_string_equal(row.alone->policy, "rt-only");
+        assert_int_equal(row.alone->n_clients, 1);
+        assert_string_equal(row.alone->clients[0].model, pair->rt);
+        assert_int_equal(r->n_clients, 2); /* of six sessions, these two took part */
+        assert_string_equal(r->clients[0].model, pair->rt);
+        assert_string_equal(r->clients[1].model, pair->be);
+        assert_true(r->rt.n > 0 && row.alone->rt.n > 0);
+        assert_true(r->compared >= r->rt.n);
+        assert_int_equal(r->mismatches, 0);
+        assert_true(fabs(row.over_p50_pct - 100 * (r->rt.p50_us / row.alone->rt.p50_us - 1)) < 1e-9);
+        assert_true(fabs(r->be_work_share - r->be_per_s * r->clients[1].solo_us / 1e6) < 1e-9);
+    }
+    assert_int_equal(n, 6);
+    for (n = 0; padding_empty_at(&report, n, &row); n++) {
+        assert_string_equal(row.rt, paths[n]);
+        assert_string_equal(row.row->policy, "pad");
+        assert_int_equal(row.row->n_clients, 1);
+        assert_true(row.row->rt.n > 0 && row.row->be_per_s == 0);
+    }
+    assert_int_equal(n, 2);
+    padding_sum sum;
+    assert_true(padding_sum_at(&report, 1, &sum));
+    assert_false(padding_sum_at(&report, 2, &sum));
+    assert_string_equal(sum.policy, "pad");
+    assert_int_equal(sum.pairs, 3);
+    double mean = 0, worst = -INFINITY, share = 0;
+    for (size_t i = 1; padding_row_at(&report, i, &row); i += 2) {
+        mean += row.over_p50_pct / 3;
+        worst = fmax(worst, row.over_p50_pct);
+        share += row.row->be_work_share / 3;
+    }
+    assert_true(fabs(sum.mean_p50_pct - mean) < 1e-6 && sum.worst_p50_pct == worst);
+    assert_true(fabs(sum.mean_be_share - share) < 1e-6);
+    temporary(chart);
+    reef_error error = {0};
+    assert_int_equal(padding_chart_write(&report, chart, &error), REEF_OK);
+    unlink(chart);
+    padding_report_free(&report);
+}
+
+static void without_padding_the_other_policies_are_measured(void **state)
+{
+    (void)state;
+    char paths[2][64];
+    make_model(paths[0]);
+    make_model(paths[1]);
+    const padding_pair pairs[] = {{paths[0], paths[1]}};
+    setenv("FAKE_REEF_NO_PAD", "1", 1);
+    padding_report report = run_pairs(paths, pairs, 1);
+    unsetenv("FAKE_REEF_NO_PAD");
+    padding_row row;
+    assert_true(padding_row_at(&report, 0, &row));
+    assert_string_equal(row.row->policy, "streams");
+    assert_false(padding_row_at(&report, 1, &row));
+    assert_false(padding_empty_at(&report, 0, &row));
+    assert_string_equal(report.bench.skipped, "pad");
+    json_t *json = padding_report_json(&report), *summary = json_object_get(json, "summary");
+    assert_int_equal(json_array_size(json_object_get(json, "rows")), 1);
+    assert_int_equal(json_object_size(json_object_get(summary, "empty_pad_overhead_pct")), 0);
+    assert_true(json_is_null(json_object_get(summary, "proxy_bytes")));
+    json_decref(json);
+    padding_report_free(&report);
+}
+
+static void a_device_that_can_run_none_of_the_policies_is_refused(void **state)
+{
+    (void)state;
+    char path[64];
+    make_model(path);
+    const padding_pair pair = {path, path};
+    const char *const policies[] = {"pad"};
+    padding_options options = {
+        .device = "cpu", .policies = policies, .n_policies = 1, .pairs = &pair, .n_pairs = 1, .seconds = 0.1};
+    padding_report report = {0};
+    reef_error error = {0};
+    setenv("FAKE_REEF_NO_PAD", "1", 1);
+    assert_int_equal(padding_run(&options, &report, &error), REEF_UNSUPPORTED);
+    unsetenv("FAKE_REEF_NO_PAD");
+    assert_non_null(strstr(error.message, "pad"));
+    unlink(path);
+}
+
+/* Without --pairs: DISB's five networks, looked for before anything is loaded. */
+static void every_two_networks_are_pairs(void **state)
+{
+    (void)state;
+    const char *const policies[] = {"pad"};
+    padding_options options = {
+        .device = "cpu", .models = "/nonexistent", .policies = policies, .n_policies = 1, .seconds = 0.1};
+    padding_report report = {0};
+    reef_error error = {0};
+    assert_int_equal(padding_run(&options, &report, &error), REEF_NOT_FOUND);
+    assert_non_null(strstr(error.message, "/nonexistent/resnet152.onnx"));
+}
+
 static void unknown_names_are_refused_with_those_there_are(void **state)
 {
     (void)state;
@@ -716,6 +849,10 @@ int main(void)
         cmocka_unit_test(every_due_request_is_sent_once_and_compared),
         cmocka_unit_test(a_client_that_thinks_pauses_before_each_request),
         cmocka_unit_test(preemption_is_measured_for_every_load_and_policy),
+        cmocka_unit_test(padding_is_measured_for_every_pair_and_policy),
+        cmocka_unit_test(without_padding_the_other_policies_are_measured),
+        cmocka_unit_test(a_device_that_can_run_none_of_the_policies_is_refused),
+        cmocka_unit_test(every_two_networks_are_pairs),
         cmocka_unit_test(unknown_names_are_refused_with_those_there_are),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
