@@ -464,7 +464,7 @@ static int default_policies(bench_args *args, bench_kind kind)
 static void default_times(bench_args *args, bench_kind kind)
 {
     bool padding = kind == KIND_PADDING;
-    args->seconds = args->seconds < 0 ? padding ? 2 : 10 : args->seconds;
+    args->seconds = args->seconds < 0 ? padding ? 1.8 : 10 : args->seconds;
     args->warmup = args->warmup < 0 ? padding ? 0.03 : 1 : args->warmup;
     args->rounds = args->rounds ? args->rounds : padding ? 2 : 3;
 }
@@ -520,7 +520,7 @@ int cli_bench(int argc, char **argv)
          CLI_TEXT, &args.form, 0, 0},
         {"seconds", "S",
          "measured time per policy, all rounds together (default 10); preempt: at most this long per row; padding: per "
-         "pair and policy (default 2: all 25 pairs take 5 minutes)",
+         "pair and policy (default 1.8: all 25 pairs take five minutes)",
          CLI_SECONDS, &args.seconds, 0.05, 86400},
         {"rounds", "N",
          "the policies take turns N times, so that what drifts favours none (default 3, padding 2); preempt: idle and "
