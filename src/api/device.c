@@ -233,6 +233,18 @@ reef_status reef_device_slice(const reef_device *device, uint32_t *us, reef_erro
                       : reef_fail(error, REEF_UNSUPPORTED, "device '%s' has no time slices", ops->name);
 }
 
+reef_status reef_device_padding(const reef_device *device, reef_padding_info *out, reef_error *error)
+{
+    const reef_device_ops *ops = device->dev->ops;
+    if (!(ops->caps & REEF_CAP_PAD)) {
+        return reef_fail(error, REEF_UNSUPPORTED, "device '%s' has no launches that carry tiles of others", ops->name);
+    }
+    reef_sched *sched = (reef_sched *)(uintptr_t)&device->sched; /* for its lock */
+    *out = (reef_padding_info){.proxy_bytes = ops->proxy_bytes ? ops->proxy_bytes(device->dev) : 0};
+    out->select_p50_ns = reef_sched_select_p50_ns(sched, &out->selections);
+    return REEF_OK;
+}
+
 uint64_t reef_device_expire(reef_device *device)
 {
     return reef_sched_expire(&device->sched);

@@ -213,6 +213,8 @@ struct reef_device_ops {
     reef_status (*hint)(reef_dev *dev, uint64_t hold_ns, reef_error *error);
     /* The time slice that config.slice_us has led to. UNSUPPORTED: none, and why. NULL: the device has no time slices. */
     reef_status (*slice)(const reef_dev *dev, uint32_t *us, reef_error *error);
+    /* Memory of the device that its proxy kernels take, which carry tiles of others (REEF_CAP_PAD). NULL: it needs none. */
+    size_t (*proxy_bytes)(const reef_dev *dev);
 };
 
 /* The i-th backend of this build; NULL past the end. */
