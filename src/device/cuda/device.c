@@ -267,6 +267,7 @@ const reef_device_ops reef_cuda_device_ops = {
     .stats = cuda_stats,
     .caps = REEF_CAP_KILL | REEF_CAP_PAD,
     .pad = cuda_pad,
+    .proxy_bytes = cuda_proxy_bytes,
     .segment_kernels = CUDA_SEGMENT_KERNELS,
     .enumerate = cuda_enumerate,
     .available = cuda_available,
