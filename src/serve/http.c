@@ -20,7 +20,6 @@
 struct serve_http {
     serve_server *server;
     struct MHD_Daemon *daemon;
-    int listener; /* once quiesced it is ours */
 };
 
 /* --------------------------------------------------------------------------------------------------- answers -- */
@@ -415,7 +414,6 @@ reef_status serve_http_start(serve_server *server, int listener, serve_http **ou
         return reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }
     http->server = server;
-    http->listener = -1;
     bool tls = server->access.certificate != NULL;
     struct MHD_OptionItem tls_options[] = {
         {MHD_OPTION_HTTPS_MEM_CERT, 0, server->access.certificate},
@@ -444,20 +442,10 @@ reef_status serve_http_start(serve_server *server, int listener, serve_http **ou
     return REEF_OK;
 }
 
-void serve_http_quiesce(serve_http *http)
-{
-    if (http->listener < 0) {
-        http->listener = MHD_quiesce_daemon(http->daemon); /* its threads let go of it one by one */
-    }
-}
-
 void serve_http_stop(serve_http *http)
 {
     if (http) {
-        MHD_stop_daemon(http->daemon);
-        if (http->listener >= 0) {
-            close(http->listener);
-        }
+        MHD_stop_daemon(http->daemon); /* which closes the listener */
         free(http);
     }
 }

@@ -32,7 +32,8 @@ static void answer(serve_exchange *exchange)
         if (call->status == REEF_DEADLINE) {
             text = "the timeout passed while the request waited; it was not run";
         } else if (call->status == REEF_CANCELLED) {
-            text = "the client closed its side; the request was cancelled";
+            text = atomic_load(&exchange->server->draining) ? "the server is ending; the request was cancelled"
+                                                            : "the client closed its side; the request was cancelled";
         } else if (call->status == REEF_DEVICE) {
             text = "the device failed while it worked on this request; ask again soon";
             serve_watch_device(exchange->server->watch);

@@ -201,6 +201,7 @@ static void on_end(void *context, reef_request *request, const reef_request_info
         atomic_store_explicit(&client->poll_until_ns, timing.answered_ns + spin_ns(client), memory_order_relaxed);
         wake(client);
     }
+    atomic_fetch_sub(&client->server->ring_busy, 1);
     /* The client's memory may be gone once nothing is in flight. */
     atomic_fetch_sub(&client->in_flight, 1);
 }
@@ -280,7 +281,6 @@ static void submit(serve_ring_client *client, unsigned index)
         .context = f,
     };
     _Atomic uint32_t *waiting = &model->stats->classes[f->service_class].waiting;
-    bool ending = atomic_load(&client->server->draining) || atomic_load(&client->server->failed);
     f->decoded_ns = reef_now_ns();
     if (f->service_class == REEF_RT) {
         note_arrival(client, f->begin_ns);
@@ -292,6 +292,8 @@ static void submit(serve_ring_client *client, unsigned index)
     atomic_fetch_add_explicit(waiting, 1, memory_order_relaxed);
     atomic_fetch_add(&client->in_flight, 1);
     atomic_fetch_add(&client->running, 1);
+    atomic_fetch_add(&client->server->ring_busy, 1); /* before this: who drains sets its flag, then looks here */
+    bool ending = atomic_load(&client->server->draining) || atomic_load(&client->server->failed);
     if (f->service_class == REEF_RT && !ending) {
         serve_hints_arrival(client->server->hints, client, model, f->decoded_ns);
     }
@@ -303,6 +305,7 @@ static void submit(serve_ring_client *client, unsigned index)
                     &(serve_timing){f->begin_ns, f->decoded_ns, f->decoded_ns, f->decoded_ns}, 1);
         atomic_fetch_sub_explicit(waiting, 1, memory_order_relaxed);
         atomic_fetch_sub(&client->running, 1);
+        atomic_fetch_sub(&client->server->ring_busy, 1);
         atomic_fetch_sub(&client->in_flight, 1);
         serve_model_drop(model);
         refuse(client, index, status);

@@ -586,6 +586,72 @@ def process_sigterm_finishes_what_is_under_way(folder: Path) -> None:
 
 
 @test
+def process_sigterm_tells_those_who_come_late(folder: Path) -> None:
+    with serving(FAKE, fake_models(folder / "late-models", 600000)) as server, server.connect() as early:
+        early.sendall(f"POST /v2/models/a/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(FAKE_BODY)}\r\n\r\n".encode() + FAKE_BODY)
+        wait_for(lambda: b'in_flight{model="a",version="1",class="be"} 1' in server.http("GET", "/metrics")[2], "a request under way")
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_log("event=drain busy=1")
+        assert server.http("GET", "/v2/health/ready")[0] == 503
+        status, headers, answer = server.http("POST", "/v2/models/a/infer", FAKE_BODY)
+        assert status == 503 and b"ending" in answer and headers["connection"] == "close", (status, headers, answer)
+        assert read_answer(early)[0] == 200
+        assert server.process.wait(30) == 0 and 'text="orderly"' in server.text(), server.text()
+
+
+@test
+def process_sigterm_cancels_what_takes_too_long(folder: Path) -> None:
+    models = fake_models(folder / "long-models", 20000000)
+    for supervise in ((), ("--no-supervise",)):
+        with serving(FAKE, models, "--drain", "0", *supervise) as server, server.connect() as connection:
+            connection.sendall(f"POST /v2/models/a/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(FAKE_BODY)}\r\n\r\n".encode() + FAKE_BODY)
+            wait_for(lambda: b'in_flight{model="a",version="1",class="be"} 1' in server.http("GET", "/metrics")[2], "a request under way")
+            server.process.send_signal(signal.SIGTERM)
+            status, _, answer = read_answer(connection)
+            assert status == 503 and b"the server is ending" in answer, answer
+            assert server.process.wait(30) == 0 and "event=drain cancelled=1 limit_s=0" in server.text(), server.text()
+
+
+@test
+def process_sigterm_while_connections_come_and_go(folder: Path) -> None:
+    """Whatever the server's threads are doing when it ends, it ends well."""
+    models = fake_models(folder / "busy-models", 100)
+    for i in range(12):
+        with serving(FAKE, models, "--threads", "4") as server:
+            stop = threading.Event()
+
+            def knock(address: int = server.port, stop: threading.Event = stop) -> None:
+                while not stop.is_set():
+                    with contextlib.suppress(OSError, ValueError), socket.create_connection(("127.0.0.1", address), timeout=5) as connection:
+                        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+                        read_answer(connection)
+
+            clients = [threading.Thread(target=knock) for _ in range(i % 3)]
+            for thread in clients:
+                thread.start()
+            with server.connect():
+                time.sleep(0.05)
+                server.process.send_signal(signal.SIGTERM)
+                assert server.process.wait(30) == 0 and 'text="orderly"' in server.text(), server.text()
+            stop.set()
+            for thread in clients:
+                thread.join()
+
+
+@test
+def process_sigterm_finishes_requests_of_the_ring(folder: Path) -> None:
+    ring = folder / "ending.sock"
+    with serving(FAKE, fake_models(folder / "ring-end-models", 400000), "--ring", str(ring)) as server, tempfile.NamedTemporaryFile(suffix=".json") as file:
+        one = ring_bench(ring, "--model", "a", "--seconds", "2", "--warmup", "0", "--json", file.name)
+        wait_for(lambda: b'outcome="ok"} 1' in server.http("GET", "/metrics")[2], "the first answer")
+        wait_for(lambda: b'in_flight{model="a",version="1",class="be"} 1' in server.http("GET", "/metrics")[2], "a request under way")
+        server.process.send_signal(signal.SIGTERM)
+        out, error = one.communicate(timeout=60)
+        assert one.returncode == 0 and json.loads(Path(file.name).read_text())["ok"] == 1, out + error
+        assert server.process.wait(30) == 0 and "event=drain busy=1" in server.text(), server.text()
+
+
+@test
 def process_sighup_looks_again(folder: Path) -> None:
     models = folder / "rescan"
     permutation_model(models / "one.onnx", 1, WIDTH, 1)
