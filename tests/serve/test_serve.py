@@ -593,6 +593,8 @@ def process_sigterm_tells_those_who_come_late(folder: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         server.wait_log("event=drain busy=1")
         assert server.http("GET", "/v2/health/ready")[0] == 503
+        out = subprocess.run([REEF, "top", "--url", f"http://{server.address}", "--ready", "--json"], capture_output=True, text=True, timeout=60)
+        assert out.returncode == 1 and out.stdout == '{"ready":false}\n' and "is not ready: it answered 503" in out.stderr, out
         status, headers, answer = server.http("POST", "/v2/models/a/infer", FAKE_BODY)
         assert status == 503 and b"ending" in answer and headers["connection"] == "close", (status, headers, answer)
         assert read_answer(early)[0] == 200
@@ -1015,6 +1017,11 @@ def tools_top_and_bench(server: Server, client) -> None:
     assert out.returncode == 0 and "small" in out.stdout and "compute units" in out.stdout, out.stdout + out.stderr
     out = subprocess.run([REEF, "top", "--url", url, "--count", "1", "--interval", "0.1", "--json"], capture_output=True, text=True, timeout=60)
     assert json.loads(out.stdout)["ready"] is True
+    for options, says in (((), ""), (("--json",), '{"ready":true}\n')):
+        out = subprocess.run([REEF, "top", "--url", url, "--ready", *options], capture_output=True, text=True, timeout=60)
+        assert out.returncode == 0 and out.stdout == says and not out.stderr, out
+    out = subprocess.run([REEF, "top", "--url", "http://127.0.0.1:1", "--ready"], capture_output=True, text=True, timeout=60)
+    assert out.returncode == 1 and "refused" in out.stderr, out
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         out = subprocess.run([REEF, "bench", "--url", url, "--model", "types", "--seconds", "0.5", "--warmup", "0", "--connections", "3",
                               "--rate", "200", "--json", file.name], capture_output=True, text=True, timeout=60)
