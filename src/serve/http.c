@@ -122,7 +122,7 @@ static void add_timing(const serve_exchange *exchange, struct MHD_Response *resp
     const reef_request_info *info = &exchange->call->info;
     uint64_t start = info->start_ns > info->submit_ns ? info->start_ns : info->submit_ns;
     snprintf(text, sizeof text, "queue;dur=%.4f, run;dur=%.4f", (double)(start - info->submit_ns) / 1e6,
-             (double)(info->end_ns - start) / 1e6);
+             (double)reef_span_ns(start, info->end_ns) / 1e6);
     MHD_add_response_header(response, "Server-Timing", text);
 }
 
@@ -306,7 +306,10 @@ static serve_exchange *begin(serve_server *server, struct MHD_Connection *connec
     if (exchange->state != SERVE_DONE && exchange->route == SERVE_ROUTE_INFER) {
         serve_infer_begin(exchange);
         bool rt = exchange->call && exchange->call->model->config.service_class == REEF_RT;
-        exchange->headers_ns = rt && exchange->peer && serve_hints_wanted(server->hints) ? reef_now_ns() : 0;
+        if (rt && exchange->peer && serve_hints_wanted(server->hints)) {
+            exchange->headers_ns = reef_now_ns();
+            serve_hints_header(server->hints, exchange->peer, exchange->call->model, exchange->headers_ns);
+        }
     }
     return exchange;
 }

@@ -195,7 +195,8 @@ static void on_end(void *context, reef_request *request, const reef_request_info
     serve_model_drop(model);
     reef_request_release(request);
     uint64_t usual = atomic_load_explicit(&client->usual_ns, memory_order_relaxed);
-    usual = usual - usual / 8 + (info->end_ns - info->submit_ns) / 8; /* a lost update of two at once does no harm */
+    usual = usual - usual / 8 +
+            reef_span_ns(info->submit_ns, info->end_ns) / 8; /* a lost update of two at once does no harm */
     atomic_store_explicit(&client->usual_ns, usual, memory_order_relaxed);
     if (atomic_fetch_sub(&client->running, 1) == 1 && poll && worth_polling(client, timing.answered_ns)) {
         atomic_store_explicit(&client->poll_until_ns, timing.answered_ns + spin_ns(client), memory_order_relaxed);

@@ -871,6 +871,37 @@ def hint_of_a_slow_body(folder: Path) -> None:
 
 
 @test
+def hint_of_a_header_whose_body_follows(folder: Path) -> None:
+    models, record = gpu_models(folder / "header-models"), folder / "header-record"
+    chunk = f"{len(FAKE_BODY):x}\r\n".encode() + FAKE_BODY + b"\r\n0\r\n\r\n"
+
+    def ask(connection: socket.socket, pause: float, chunked: bool) -> None:
+        length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(FAKE_BODY)}"
+        connection.sendall(f"POST /v2/models/a/infer HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode())
+        time.sleep(pause)
+        connection.sendall(chunk if chunked else FAKE_BODY)
+        assert read_answer(connection)[0] == 200
+
+    def hints() -> int:
+        return lines_of(record).count("hint 1000000")
+
+    for chunked in (True, False):
+        with serving(FAKE, models, env={"FAKE_REEF_GPU": str(record)}) as server, server.connect() as connection:
+            end, before = time.monotonic() + 60, hints()
+            while hints() < before + 3 or not server.metric("reef_hints_used_total"):  # pauses are as long as this machine makes them
+                assert time.monotonic() < end, f"{lines_of(record)[-40:]}"
+                for _ in range(10):
+                    ask(connection, 0.0003, chunked)
+            before = -1
+            while hints() > before:  # bodies that come late get none: a hint would have gone by
+                assert time.monotonic() < end, f"{lines_of(record)[-40:]}"
+                ask(connection, 0.02, chunked)  # perhaps after a last hint
+                before = hints()
+                for _ in range(10):
+                    ask(connection, 0.02, chunked)
+
+
+@test
 def hint_of_a_periodic_client(folder: Path) -> None:
     models, record = gpu_models(folder / "rhythm-models"), folder / "rhythm-record"
     with serving(FAKE, models, env={"FAKE_REEF_GPU": str(record)}) as server, server.connect() as connection:
