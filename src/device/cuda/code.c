@@ -214,6 +214,11 @@ static unsigned attribute(const cuda_device *device, int which, CUkernel kernel,
     return value > 0 ? (unsigned)value : 0;
 }
 
+static unsigned up_to_scratch(unsigned bytes)
+{
+    return (bytes + REEF_PAD_SCRATCH - 1) / REEF_PAD_SCRATCH * REEF_PAD_SCRATCH;
+}
+
 /* The address of a function that was compiled into a module is in a variable of it. */
 reef_status cuda_code_ride(cuda_device *device, const char *function, cuda_ride *out, reef_error *error)
 {
@@ -236,7 +241,7 @@ reef_status cuda_code_ride(cuda_device *device, const char *function, cuda_ride 
     out->regs = attribute(device, CUDA_FUNC_REGISTERS, (CUkernel)rider, &status, error);
     out->local_bytes = attribute(device, CUDA_FUNC_LOCAL_BYTES, (CUkernel)rider, &status, error);
     out->scratch = attribute(device, CUDA_FUNC_STATIC_SMEM, (CUkernel)rider, &status, error);
-    out->scratch = (out->scratch + REEF_PAD_SCRATCH - 1) / REEF_PAD_SCRATCH * REEF_PAD_SCRATCH;
+    out->scratch = up_to_scratch(out->scratch);
     return status;
 }
 
@@ -283,6 +288,7 @@ reef_status cuda_code_padded(cuda_device *device, const char *function, unsigned
     out->regs = attribute(device, CUDA_FUNC_REGISTERS, kernel, &status, error);
     out->local_bytes = attribute(device, CUDA_FUNC_LOCAL_BYTES, kernel, &status, error);
     out->shared_bytes = attribute(device, CUDA_FUNC_STATIC_SMEM, kernel, &status, error);
+    out->scratch = up_to_scratch(out->shared_bytes);
     return status;
 }
 

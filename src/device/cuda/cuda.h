@@ -266,7 +266,7 @@ reef_status cuda_code_load_pads(cuda_device *device, reef_error *error);
 reef_status cuda_code_ride(cuda_device *device, const char *function, cuda_ride *out, reef_error *error);
 typedef struct cuda_pad_form {
     CUfunction function;
-    unsigned regs, local_bytes, shared_bytes; /* shared: without dynamic memory */
+    unsigned regs, local_bytes, shared_bytes, scratch; /* shared: without dynamic memory; scratch: up to the tile's own */
 } cuda_pad_form;
 /* The padded form of a function, counted in proxy_bytes when it is first asked for. */
 reef_status cuda_code_padded(cuda_device *device, const char *function, unsigned dynamic_smem, cuda_pad_form *out,

@@ -281,6 +281,11 @@ static unsigned blocks_at_once(const cuda_device *device, CUfunction function, u
     return blocks > 0 ? (unsigned)blocks * device->gpu->sms : 0;
 }
 
+static unsigned knob(const char *name, unsigned otherwise)
+{
+    const char *text = getenv(name);
+    return text ? (unsigned)atoi(text) : otherwise;
+}
 bool cuda_pad_plan(const cuda_program *program, uint32_t k, cuda_padded *out)
 {
     static const unsigned sizes[] = {72 << 10, 50 << 10, 26 << 10, 0};
@@ -296,26 +301,27 @@ bool cuda_pad_plan(const cuda_program *program, uint32_t k, cuda_padded *out)
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         const unsigned smem = code->dynamic_smem > sizes[i] ? code->dynamic_smem : sizes[i];
         cuda_pad_form form;
-        if (cuda_code_padded(device, code->function, smem, &form, &ignored)) {
+        if (cuda_code_padded(device, code->function, smem + REEF_PAD_SCRATCH, &form, &ignored)) {
             return false;
         }
-        const unsigned room = blocks_at_once(device, form.function, code->threads, smem);
-        const unsigned taken = code->tiles + beside;
+        const unsigned dynamic = smem + form.scratch - form.shared_bytes;
+        const unsigned room = blocks_at_once(device, form.function, code->threads, dynamic);
+        const unsigned taken = code->tiles + beside * knob("REEF_X_BESIDE", 100) / 100;
         unsigned spare = room > taken ? (room - taken) / cluster * cluster : 0;
-        const unsigned most = device->gpu->sms / cluster * cluster;
+        const unsigned most = (knob("REEF_X_FREE", 0) ? (device->gpu->sms > code->tiles ? device->gpu->sms - code->tiles : 0) : knob("REEF_X_MOST", device->gpu->sms)) / cluster * cluster;
         spare = spare < most ? spare : most;
         if (spare == 0) {
             continue;
         }
         *out = (cuda_padded){
             .function = form.function,
-            .dynamic_smem = smem,
+            .dynamic_smem = dynamic,
             .spare = spare,
             .pad = {.directory = device->padding.directory,
                     .tiles = code->tiles,
                     .turn = k,
-                    .offers = {.ns = time_of(kernel),
-                               .dynamic_smem = smem + form.shared_bytes,
+                    .offers = {.ns = time_of(kernel) * knob("REEF_X_NS", 100) / 100,
+                               .dynamic_smem = smem + form.scratch,
                                .threads = (uint16_t)code->threads,
                                .regs = (uint16_t)form.regs,
                                .local_bytes = (uint16_t)form.local_bytes,

@@ -12,6 +12,7 @@
  * pixel at a time. A cluster's blocks, which have parts of k, send each other the sums of a warp's lines and 32 filters
  * (a unit), and each finishes some units.
  */
+#define REEF_PAD_STATICS 736
 #include "device/cuda/kernels/halves.cuh"
 #include "device/cuda/kernels/igemm.cuh"
 

@@ -52,14 +52,19 @@
 /* ---- shared memory ------------------------------------------------------------------------------------------------ */
 /* A tile's shared variables of fixed size: REEF_SHARED(sums, float[32]); one of them in a tile, a struct if it needs several.
  * REEF_THREADS: of the tile's block; not blockDim.x, because a tile that rides in another kernel's launch (pad.cuh) may leave
- * some of that block's threads out. Functions that are called through a pointer all have their variables in one place,
- * because each would get its own in every launch otherwise. */
-#ifdef REEF_CUDA_RIDES
+ * some of that block's threads out. In the forms of kernel padding all kernels of a module have their variables in one place, at the
+ * start of shared memory, and the tile's dynamic memory begins at the next multiple of 1 KiB behind them: a function that
+ * several kernels call cannot have them anywhere else. The arguments are there too. */
+#if defined REEF_CUDA_RIDES || defined REEF_CUDA_PADS
 #ifndef REEF_PAD_STATICS
-#define REEF_PAD_STATICS 960 /* or what the source file says in front of its includes */
+#define REEF_PAD_STATICS 592 /* or what the source file says in front of its includes */
+#endif
+#ifndef REEF_PAD_ARGS
+#define REEF_PAD_ARGS 400
 #endif
 struct reef_common {
     __align__(16) char bytes[REEF_PAD_STATICS];
+    __align__(16) char args[REEF_PAD_ARGS];
     unsigned threads;
 };
 static __shared__ reef_common reef_statics;
@@ -67,7 +72,11 @@ static __shared__ reef_common reef_statics;
     using name##_type = __VA_ARGS__;                                                                                   \
     static_assert(sizeof(name##_type) <= sizeof reef_statics.bytes, "REEF_PAD_STATICS is too small");                  \
     name##_type &name = *(name##_type *)reef_statics.bytes
+#ifdef REEF_CUDA_RIDES
 #define REEF_THREADS reef_statics.threads
+#else
+#define REEF_THREADS blockDim.x
+#endif
 #else
 #define REEF_SHARED(name, ...)                                                                                         \
     using name##_type = __VA_ARGS__;                                                                                   \

@@ -4,6 +4,7 @@
  * A row that fits stays in registers between its passes: mean, then variance about the mean, then the result. A longer
  * one is read again each time. Scale and bias are constants and are read before the predecessor has finished.
  */
+#define REEF_PAD_ARGS 464
 #include "device/cuda/kernels/walk.cuh"
 
 /* Sum over the block in a fixed order; every thread gets it. */

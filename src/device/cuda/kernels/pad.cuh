@@ -32,6 +32,30 @@
 typedef __attribute__((noreturn)) void (*reef_ride_function)(const void *args, uint32_t tile,
                                                              const reef_pad_kernel *kernel);
 
+/* Where a tile's own shared memory begins. */
+static __device__ __forceinline__ char *reef_tile_smem(void)
+{
+    return (char *)__cvta_shared_to_generic(REEF_PAD_SYSTEM + (sizeof reef_statics + REEF_PAD_SCRATCH - 1) /
+                                                                  REEF_PAD_SCRATCH * REEF_PAD_SCRATCH);
+}
+
+/* All threads of the tile: the arguments, where they are read as fast as a kernel reads its own, if they fit. Through the
+ * address they would be loaded again after every barrier. */
+template <class Args>
+static __device__ __forceinline__ const Args &reef_near(const void *args, unsigned threads)
+{
+    if constexpr (sizeof(Args) <= REEF_PAD_ARGS) {
+        for (unsigned i = threadIdx.x; i < (sizeof(Args) + 3) / 4; i += threads) {
+            ((uint32_t *)reef_statics.args)[i] = ((const uint32_t *)args)[i];
+        }
+        __syncthreads();
+        return *(const Args *)reef_statics.args;
+    } else {
+        __syncthreads();
+        return *(const Args *)args;
+    }
+}
+
 static __device__ __forceinline__ uint64_t reef_load_now(const uint64_t *p)
 {
     return *(const volatile uint64_t *)p;
@@ -133,8 +157,7 @@ static __device__ __forceinline__ unsigned reef_cluster_rank(void)
 /* All threads of a spare block. */
 static __device__ __noinline__ __attribute__((noreturn)) void reef_ride_along(const reef_cuda_pad &p)
 {
-    extern __shared__ __align__(1024) char reef_smem[];
-    volatile reef_claimed *told = (volatile reef_claimed *)reef_smem;
+    volatile reef_claimed *told = (volatile reef_claimed *)reef_statics.bytes;
     const unsigned blocks = p.offers.cluster, rank = blocks > 1 ? reef_cluster_rank() : 0;
     reef_pdl_launch();
     if (rank == 0 && threadIdx.x < 32) {
@@ -192,9 +215,8 @@ static __device__ __noinline__ __attribute__((noreturn)) void reef_ride_along(co
 template <class Kernel>
 static __device__ __noinline__ __attribute__((noreturn)) void reef_own_tile(const typename Kernel::args *a)
 {
-    extern __shared__ __align__(1024) char reef_smem[];
     reef_never never;
-    Kernel::tile(*a, blockIdx.x, reef_smem, never);
+    Kernel::tile(reef_near<typename Kernel::args>(a, Kernel::threads), blockIdx.x, reef_tile_smem(), never);
     asm volatile("exit;");
     __builtin_unreachable();
 }
@@ -210,12 +232,11 @@ template <class Kernel, class = void>
 struct reef_padded {
     static __device__ __forceinline__ void run(const typename Kernel::args &a, const reef_cuda_pad &p)
     {
-        extern __shared__ __align__(1024) char reef_smem[];
         if (blockIdx.x >= p.tiles) {
             reef_ride_along(p);
         }
         reef_never never;
-        Kernel::tile(a, blockIdx.x, reef_smem, never);
+        Kernel::tile(a, blockIdx.x, reef_tile_smem(), never);
     }
 };
 template <class Kernel>
@@ -280,11 +301,9 @@ static __device__ __forceinline__ void reef_ride(const void *args, uint32_t tile
     if (threadIdx.x == 0) {
         reef_statics.threads = threads;
     }
-    __syncthreads();
-    const unsigned statics = (sizeof reef_statics + REEF_PAD_SCRATCH - 1) / REEF_PAD_SCRATCH * REEF_PAD_SCRATCH;
-    char *smem = (char *)__cvta_shared_to_generic(REEF_PAD_SYSTEM + statics);
+    const typename Kernel::args &near = reef_near<typename Kernel::args>(args, threads);
     reef_riding riding;
-    Kernel::tile(*(const typename Kernel::args *)args, tile, smem, riding);
+    Kernel::tile(near, tile, reef_tile_smem(), riding);
     __syncthreads(); /* every thread's stores, before the tile counts */
     if (threadIdx.x == 0) {
         const reef_pad_source *source = (const reef_pad_source *)kernel->source;
