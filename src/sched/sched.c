@@ -161,7 +161,8 @@ static void launch_rt(reef_sched *sched)
         .mode = REEF_LAUNCH_PLAIN,
         .tag = NULL, /* BE launches carry their queue */
     };
-    if (sched->policy->pad && first < task->kernels) {
+    launch.padded = sched->policy->pad && ops_of(sched)->pad;
+    if (sched->policy->pad && !launch.padded && first < task->kernels) {
         launch.count = 1;
         select_padding(sched, &task->costs[first], &launch);
     }
@@ -317,6 +318,12 @@ static void end_padding(reef_sched *sched, const reef_event *event)
         reef_list_insert(&sched->queues, &vhq->link);
     }
     sched->n_padding = 0;
+    if (!sched->policy->pad || !ops_of(sched)->pad) {
+        return;
+    }
+    for (reef_list *link = sched->queues.next; link != &sched->queues; link = link->next) {
+        reef_vhq_event(REEF_CONTAINER(link, reef_vhq, link), NULL); /* how far it has come; it ends by a launch of its own */
+    }
 }
 
 static void rt_event(reef_sched *sched, const reef_event *event)
