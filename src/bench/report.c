@@ -466,8 +466,10 @@ static void print_pairs(const padding_report *report, FILE *out)
     padding_row line;
     char a[7][32], pair[160];
     const bench_row *last = NULL;
+    size_t fewest = SIZE_MAX;
     for (size_t i = 0; padding_row_at(report, i, &line); i++) {
         const bench_row *row = line.row;
+        fewest = row->rt.n < fewest ? row->rt.n : fewest;
         if (line.alone != last) {
             snprintf(pair, sizeof pair, "%.70s beside %.70s", line.rt, line.be);
             fprintf(out, "\n%s; alone %s, p99 %s, n %zu\n", pair, duration(line.alone->rt.p50_us, a[0], sizeof a[0]),
@@ -483,6 +485,10 @@ static void print_pairs(const padding_report *report, FILE *out)
                 percent(100 * row->be_work_share, a[5], sizeof a[5]), row->be_per_s,
                 (unsigned long long)row->padded_tiles, (unsigned long long)row->preemptions, row->rt.n);
         print_faults(row, out);
+    }
+    if (fewest < 100) {
+        fprintf(out, "\nAs few as %zu RT requests are behind a line: more --seconds give figures that mean more.\n",
+                fewest);
     }
 }
 
