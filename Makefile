@@ -78,7 +78,7 @@ WORKLOADS  := $(wildcard workloads/*.json)
 LIB_OBJ    := $(LIB_SRC:%.c=$(O)/%.o) $(foreach i,$(ISAS),$(KERNEL_SRC:%.c=$(O)/%.$(i).o)) $(O)/cuda_images.o
 BENCH_OBJ  := $(BENCH_SRC:%.c=$(O)/%.o) $(O)/src/client/http.o $(O)/gen/builtin.o
 # The ring's client is a library; its neighbour, a small HTTP client, is for the command alone.
-CLIENT_OBJ := $(O)/src/client/client.o $(O)/src/base/error.o
+CLIENT_OBJ := $(O)/src/client/client.o $(O)/src/client/call.o $(O)/src/base/error.o
 SERVE_OBJ  := $(SERVE_SRC:%.c=$(O)/%.o)
 CLI_OBJ    := $(CLI_SRC:%.c=$(O)/%.o)
 NICE_OBJ   := $(NICE_SRC:%.c=$(O)/%.o)

@@ -270,7 +270,30 @@ def nice_hint() -> str:
     return table(["hint", "RT p50 / p99", "alone, same hints", "added", "BE of alone"], body, "h200/nice.json")
 
 
-TABLES = {"nice": nice, "nice_alone": nice_alone, "nice_hint": nice_hint, "preempt": preempt, "disb": disb, "serve": serve, "serve_load": serve_load, "solo": solo, "h200": h200, "h200_preempt": h200_preempt, "h200_disb": h200_disb, "h200_padding": h200_padding}
+def serve_nice() -> str:
+    body = []
+    for row in json.loads((RESULTS / "h200" / "serve_nice.json").read_text(encoding="utf-8"))["rows"]:
+        if row["case"] != "serve":
+            continue
+        best = row["how"] == "nice" and row["hints"]
+        times = f"{time_text(row['rt_p50_us'])} / {time_text(row['rt_p99_us'])}"
+        body.append(
+            [
+                row["way"],
+                nice_how(row),
+                "on" if row["hints"] else "off",
+                f"**{times}**" if best else times,
+                f"{time_text(row['rt_alone_p50_us'])} / {time_text(row['rt_alone_p99_us'])}",
+                f"{time_text(row['engine_p50_us'])} / {time_text(row['engine_p99_us'])}",
+                f"{row['hints_sent']} / {row['hints_used']}",
+                f"{100 * row['be_rate'] / row['be_rate_alone']:.0f}%",
+            ]
+        )
+    head = ["asked over", "training's slice", "hints", "RT p50 / p99", "alone, same hints", "in the engine"]
+    return table([*head, "hints sent / used", "training of alone"], body, "h200/serve_nice.json")
+
+
+TABLES = {"serve_nice": serve_nice, "nice": nice, "nice_alone": nice_alone, "nice_hint": nice_hint, "preempt": preempt, "disb": disb, "serve": serve, "serve_load": serve_load, "solo": solo, "h200": h200, "h200_preempt": h200_preempt, "h200_disb": h200_disb, "h200_padding": h200_padding}
 
 
 def main() -> int:

@@ -271,7 +271,9 @@ typedef struct reef_request_info {
 typedef void (*reef_callback)(void *context, reef_request *request, const reef_request_info *info);
 
 typedef struct reef_submit_options {
-    const void *const *inputs; /* one per model input, row major; borrowed until the request ends */
+    /* One per model input, row major. The tensors are borrowed until the request ends; this array, and that of the outputs,
+     * only during the call. */
+    const void *const *inputs;
     /* One per model output, written before the request ends; borrowed; NULL: not wanted. They must not overlap the inputs
      * or each other: outputs may be written while inputs are still being read. */
     void *const *outputs;

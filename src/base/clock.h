@@ -15,6 +15,13 @@ static inline uint64_t reef_now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+/* How long from one time to another; 0 where they were read in the other order: a clock that is read before a lock is taken may
+ * be behind one that was read under it. */
+static inline uint64_t reef_span_ns(uint64_t from_ns, uint64_t to_ns)
+{
+    return to_ns > from_ns ? to_ns - from_ns : 0;
+}
+
 /* Injected wherever a decision depends on time. */
 typedef struct reef_clock {
     uint64_t (*now_ns)(void *context);

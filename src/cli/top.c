@@ -25,7 +25,7 @@ typedef struct top_args {
     const char *url, *token_file;
     double interval;
     uint64_t count;
-    bool as_json;
+    bool as_json, ready;
 } top_args;
 
 static volatile sig_atomic_t interrupted;
@@ -236,6 +236,28 @@ static json_t *look(http_client *http, reef_error *error)
     return root;
 }
 
+/* For health checks of containers and the like. */
+static int ask_ready(const top_args *args)
+{
+    reef_error error = {0};
+    http_client http;
+    http_answer answer = {0};
+    if (http_client_init(&http, args->url, NULL, &error)) {
+        return cli_error(name_of_command, NULL, &error);
+    }
+    int code = http_request(&http, "GET", "/v2/health/ready", NULL, NULL, 0, &answer, &error)
+                   ? cli_error(name_of_command, NULL, &error)
+                   : EXIT_OK;
+    if (code == EXIT_OK && args->as_json) {
+        printf("{\"ready\":%s}\n", answer.status == 200 ? "true" : "false");
+    }
+    if (code == EXIT_OK && answer.status != 200) {
+        code = cli_fail(name_of_command, "the server at %s is not ready: it answered %d", args->url, answer.status);
+    }
+    http_client_free(&http);
+    return code;
+}
+
 static int watch(const top_args *args)
 {
     reef_error error = {0};
@@ -289,6 +311,9 @@ int cli_top(int argc, char **argv)
         {"token-file", "FILE", "bearer token", CLI_TEXT, &args.token_file, 0, 0},
         {"interval", "S", "time between two looks (default 1)", CLI_SECONDS, &args.interval, 0.05, 3600},
         {"count", "N", "end after N (default 0: until interrupted)", CLI_COUNT, &args.count, 0, 1e9},
+        {"ready", NULL,
+         "only ask whether it is ready: exit status 0 or 1; needs no token (for health checks, as in a container)",
+         CLI_FLAG, &args.ready, 0, 0},
         {"json", NULL, "print each status as one line of JSON", CLI_FLAG, &args.as_json, 0, 0},
     };
     cli_command command = {
@@ -298,14 +323,15 @@ int cli_top(int argc, char **argv)
                  "what the\n"
                  "model takes alone on the device, preemptions, and how many compute units each class keeps busy.",
         .examples = "  reef top\n"
-                    "  reef top --url http://server:8000 --interval 5 --count 1\n",
+                    "  reef top --url http://server:8000 --interval 5 --count 1\n"
+                    "  reef top --ready || echo down\n",
         .options = options,
         .n_options = sizeof options / sizeof options[0],
         .max_words = 0,
     };
     cli_list words = {0};
     int code = cli_parse(&command, argc, argv, &words);
-    code = code < 0 ? watch(&args) : code;
+    code = code < 0 ? args.ready ? ask_ready(&args) : watch(&args) : code;
     cli_free(&command, &words);
     return code;
 }

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/thread.h"
 #include "serve/tensor.h"
 
 enum { BATCHES = 2 }; /* one runs, one is gathered */
@@ -31,7 +32,7 @@ struct serve_batcher {
     reef_list waiting;
     size_t n_waiting;
     unsigned waiting_items;
-    bool stop;
+    _Atomic bool stop;
     batch batches[BATCHES];
 };
 
@@ -89,7 +90,8 @@ static void scatter(const serve_model *model, batch *b)
     if (b->info.status == REEF_OK) {
         serve_model_stats *stats = model->stats;
         atomic_fetch_add_explicit(&stats->executions, 1, memory_order_relaxed);
-        serve_duration_add(&stats->batches[31 - __builtin_clz(b->items)], b->info.end_ns - b->info.start_ns);
+        serve_duration_add(&stats->batches[31 - __builtin_clz(b->items)],
+                           reef_span_ns(b->info.start_ns, b->info.end_ns));
     }
 }
 
@@ -296,11 +298,7 @@ void serve_batcher_destroy(serve_batcher *batcher)
     if (!batcher) {
         return;
     }
-    pthread_mutex_lock(&batcher->lock);
-    batcher->stop = true;
-    pthread_cond_signal(&batcher->changed);
-    pthread_mutex_unlock(&batcher->lock);
-    pthread_join(batcher->thread, NULL);
+    reef_threads_stop(&batcher->thread, 1, &batcher->lock, &batcher->changed, &batcher->stop);
     for (int k = 0; k < BATCHES; k++) {
         free(batcher->batches[k].memory);
     }

@@ -192,19 +192,19 @@ void serve_count(const serve_model *model, reef_class service_class, serve_outco
     atomic_store_explicit(&stats->last_ms, now_ms, memory_order_relaxed);
     atomic_fetch_add_explicit(&of_class->outcomes[outcome], 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&of_class->preemptions, info->preemptions, memory_order_relaxed);
-    uint64_t total = timing->answered_ns - timing->begin_ns;
+    uint64_t total = reef_span_ns(timing->begin_ns, timing->answered_ns);
     if (outcome != SERVE_OUTCOME_ok) {
         serve_duration_add(&stats->fail, total);
         return;
     }
     uint64_t start = info->start_ns ? info->start_ns : info->end_ns;
-    uint64_t run = info->end_ns > start ? info->end_ns - start : 0;
+    uint64_t run = reef_span_ns(start, info->end_ns);
     uint64_t encode = timing->encode_begin_ns ? timing->encode_begin_ns : timing->answered_ns;
     serve_duration_add(&stats->success, total);
-    serve_duration_add(&stats->input, timing->decoded_ns - timing->begin_ns);
-    serve_duration_add(&stats->queue, start > timing->decoded_ns ? start - timing->decoded_ns : 0);
+    serve_duration_add(&stats->input, reef_span_ns(timing->begin_ns, timing->decoded_ns));
+    serve_duration_add(&stats->queue, reef_span_ns(timing->decoded_ns, start));
     serve_duration_add(&stats->infer, run);
-    serve_duration_add(&stats->output, timing->answered_ns > encode ? timing->answered_ns - encode : 0);
+    serve_duration_add(&stats->output, reef_span_ns(encode, timing->answered_ns));
     serve_histogram_add(&of_class->latency, total);
     atomic_fetch_add_explicit(&stats->items, batch, memory_order_relaxed);
     if (!model->batcher || service_class == REEF_RT) { /* the batcher counts its own */

@@ -5,13 +5,14 @@
 #include <stdlib.h>
 
 #include "base/error.h"
+#include "base/thread.h"
 #include "serve/exchange.h"
 
 typedef struct serve_helpers {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     serve_exchange *first, **last;
-    bool stop;
+    _Atomic bool stop;
     unsigned n;
     pthread_t threads[];
 } serve_helpers;
@@ -74,13 +75,7 @@ void serve_helpers_destroy(serve_helpers *helpers)
     if (!helpers) {
         return;
     }
-    pthread_mutex_lock(&helpers->lock);
-    helpers->stop = true;
-    pthread_cond_broadcast(&helpers->changed);
-    pthread_mutex_unlock(&helpers->lock);
-    for (unsigned i = 0; i < helpers->n; i++) {
-        pthread_join(helpers->threads[i], NULL);
-    }
+    reef_threads_stop(helpers->threads, helpers->n, &helpers->lock, &helpers->changed, &helpers->stop);
     pthread_cond_destroy(&helpers->changed);
     pthread_mutex_destroy(&helpers->lock);
     free(helpers);

@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/thread.h"
 
 enum { SETS = 64, WAYS = 4, SLOTS = SETS * WAYS };
 
@@ -25,6 +26,8 @@ typedef struct hint_slot {
     uint64_t hint_ns;              /* 0: none is planned */
     uint64_t within_ns, period_ns; /* of that one; period 0: for a body */
     uint64_t look_ns;              /* 0: no need to look again */
+    uint64_t header_ns;            /* of the request that is coming in; 0: none is known */
+    bool follows;                  /* the last request followed its header when a hint would have helped */
     uint64_t until_ns;             /* a hint was sent for a request until then; 0: none, or the request has come */
 } hint_slot;
 
@@ -32,7 +35,7 @@ struct serve_hints {
     pthread_t thread;
     pthread_mutex_t lock; /* guards everything below but off */
     pthread_cond_t changed;
-    bool stop;
+    _Atomic bool stop;
     uint64_t next_ns; /* when the thread looks next */
     hint_slot slots[SLOTS];
     serve_hint_counts counts;
@@ -128,6 +131,20 @@ bool serve_hints_wanted(const serve_hints *hints)
     return hints && !atomic_load_explicit(&hints->off, memory_order_relaxed);
 }
 
+void serve_hints_header(serve_hints *hints, const void *client, serve_model *model, uint64_t now_ns)
+{
+    if (!serve_hints_wanted(hints)) {
+        return;
+    }
+    pthread_mutex_lock(&hints->lock);
+    hint_slot *slot = find(hints, client, model);
+    slot->seen_ns = slot->header_ns = now_ns;
+    if (slot->follows && slot->until_ns < now_ns && !slot->hint_ns) { /* neither foretold nor about to be */
+        plan(hints, slot, &(serve_forecast){.hint_ns = now_ns + SERVE_HINT_HEADER_NS, .within_ns = SERVE_HINT_BODY_NS});
+    }
+    pthread_mutex_unlock(&hints->lock);
+}
+
 void serve_hints_body(serve_hints *hints, const void *client, serve_model *model, uint64_t now_ns)
 {
     if (!serve_hints_wanted(hints)) {
@@ -153,6 +170,11 @@ void serve_hints_arrival(serve_hints *hints, const void *client, serve_model *mo
     hints->counts.used += slot->until_ns >= now_ns;
     slot->until_ns = 0;
     slot->seen_ns = now_ns;
+    if (slot->header_ns) {
+        uint64_t after = reef_span_ns(slot->header_ns, now_ns);
+        slot->follows = after > SERVE_HINT_HEADER_NS && after <= SERVE_HINT_BODY_NS;
+        slot->header_ns = 0;
+    }
     unplan(slot); /* it comes too late now */
     if (serve_rhythm_add(&slot->rhythm, now_ns, &forecast)) {
         plan(hints, slot, &forecast);
@@ -258,11 +280,7 @@ void serve_hints_destroy(serve_hints *hints)
     if (!hints) {
         return;
     }
-    pthread_mutex_lock(&hints->lock);
-    hints->stop = true;
-    pthread_cond_signal(&hints->changed);
-    pthread_mutex_unlock(&hints->lock);
-    pthread_join(hints->thread, NULL);
+    reef_threads_stop(&hints->thread, 1, &hints->lock, &hints->changed, &hints->stop);
     pthread_cond_destroy(&hints->changed);
     pthread_mutex_destroy(&hints->lock);
     free(hints);

@@ -3,7 +3,8 @@
  * process uses has switched to us by then.
  *
  *     part of a body has come, the rest is near  ----+
- *     a client asks at regular intervals -- rhythm --+--> one thread --> reef_session_hint
+ *     a header has come, whose body usually follows -+--> one thread --> reef_session_hint
+ *     a client asks at regular intervals -- rhythm --+
  *
  * A hint that no request follows makes others wait, so there is at most one per request expected: a client that stops asking
  * costs one hint, and the waiting that hints for a rhythm can cause is at most a quarter of its period. Clients whose
@@ -22,6 +23,7 @@ enum {
     SERVE_HINT_LEAD_NS = 300000,  /* how far ahead a hint hides a switch (docs/results/h200/nice_hint.json) */
     SERVE_HINT_HOLD_NS = 200000,  /* the engine waits this much longer than it was told */
     SERVE_HINT_BODY_NS = 1000000, /* the rest of a body is near: it should take no longer */
+    SERVE_HINT_HEADER_NS = 50000, /* a body that comes sooner after its header leaves nothing to hide */
 };
 
 /* When the last requests of one client to one model came. All zero: none did. */
@@ -54,7 +56,11 @@ void serve_hints_destroy(serve_hints *hints);
 
 /* Whether hints are of any use here; false for NULL. For what would only be worked out for the following two. */
 bool serve_hints_wanted(const serve_hints *hints);
-/* The client (any address that stands for it; never read) has sent all but the end of an RT request. Thread safe. */
+/* The header of an RT request of the client's (any address that stands for it; never read) has come. Where the client's last
+ * request followed its header too late to need no hint and soon enough for one, there is one after SERVE_HINT_HEADER_NS
+ * without the request; bodies without a length (chunked) have no other. Thread safe. */
+void serve_hints_header(serve_hints *hints, const void *client, serve_model *model, uint64_t now_ns);
+/* The client has sent all but the end of an RT request. Thread safe. */
 void serve_hints_body(serve_hints *hints, const void *client, serve_model *model, uint64_t now_ns);
 /* An RT request of the client's is about to be submitted. The caller has a reference to the model. Thread safe. */
 void serve_hints_arrival(serve_hints *hints, const void *client, serve_model *model, uint64_t now_ns);

@@ -20,7 +20,6 @@
 struct serve_http {
     serve_server *server;
     struct MHD_Daemon *daemon;
-    int listener; /* once quiesced it is ours */
 };
 
 /* --------------------------------------------------------------------------------------------------- answers -- */
@@ -123,7 +122,7 @@ static void add_timing(const serve_exchange *exchange, struct MHD_Response *resp
     const reef_request_info *info = &exchange->call->info;
     uint64_t start = info->start_ns > info->submit_ns ? info->start_ns : info->submit_ns;
     snprintf(text, sizeof text, "queue;dur=%.4f, run;dur=%.4f", (double)(start - info->submit_ns) / 1e6,
-             (double)(info->end_ns - start) / 1e6);
+             (double)reef_span_ns(start, info->end_ns) / 1e6);
     MHD_add_response_header(response, "Server-Timing", text);
 }
 
@@ -307,7 +306,10 @@ static serve_exchange *begin(serve_server *server, struct MHD_Connection *connec
     if (exchange->state != SERVE_DONE && exchange->route == SERVE_ROUTE_INFER) {
         serve_infer_begin(exchange);
         bool rt = exchange->call && exchange->call->model->config.service_class == REEF_RT;
-        exchange->headers_ns = rt && exchange->peer && serve_hints_wanted(server->hints) ? reef_now_ns() : 0;
+        if (rt && exchange->peer && serve_hints_wanted(server->hints)) {
+            exchange->headers_ns = reef_now_ns();
+            serve_hints_header(server->hints, exchange->peer, exchange->call->model, exchange->headers_ns);
+        }
     }
     return exchange;
 }
@@ -415,7 +417,6 @@ reef_status serve_http_start(serve_server *server, int listener, serve_http **ou
         return reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }
     http->server = server;
-    http->listener = -1;
     bool tls = server->access.certificate != NULL;
     struct MHD_OptionItem tls_options[] = {
         {MHD_OPTION_HTTPS_MEM_CERT, 0, server->access.certificate},
@@ -444,20 +445,10 @@ reef_status serve_http_start(serve_server *server, int listener, serve_http **ou
     return REEF_OK;
 }
 
-void serve_http_quiesce(serve_http *http)
-{
-    if (http->listener < 0) {
-        http->listener = MHD_quiesce_daemon(http->daemon); /* its threads let go of it one by one */
-    }
-}
-
 void serve_http_stop(serve_http *http)
 {
     if (http) {
-        MHD_stop_daemon(http->daemon);
-        if (http->listener >= 0) {
-            close(http->listener);
-        }
+        MHD_stop_daemon(http->daemon); /* which closes the listener */
         free(http);
     }
 }

@@ -10,8 +10,6 @@ typedef struct serve_http serve_http;
 
 /* Serves on a listening socket, which becomes the server's when this succeeds. server->watch must be there. */
 reef_status serve_http_start(serve_server *server, int listener, serve_http **out, reef_error *error);
-/* No new connections; those there are go on. */
-void serve_http_quiesce(serve_http *http);
 /* Nothing may be suspended. NULL is allowed. */
 void serve_http_stop(serve_http *http);
 

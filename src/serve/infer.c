@@ -32,7 +32,8 @@ static void answer(serve_exchange *exchange)
         if (call->status == REEF_DEADLINE) {
             text = "the timeout passed while the request waited; it was not run";
         } else if (call->status == REEF_CANCELLED) {
-            text = "the client closed its side; the request was cancelled";
+            text = atomic_load(&exchange->server->draining) ? "the server is ending; the request was cancelled"
+                                                            : "the client closed its side; the request was cancelled";
         } else if (call->status == REEF_DEVICE) {
             text = "the device failed while it worked on this request; ask again soon";
             serve_watch_device(exchange->server->watch);
@@ -215,11 +216,11 @@ static void log_request(const serve_exchange *exchange, uint64_t now)
                    "total_us=%.1f preemptions=%u bytes_in=%zu peer=%s error=%s",
                    serve_log_quote(call->request.id ? call->request.id : "", id, sizeof id), call->model->name,
                    call->model->version, call->service_class == REEF_RT ? "rt" : "be", exchange->status,
-                   (double)(call->decoded_ns ? call->decoded_ns - call->begin_ns : 0) / 1e3,
-                   (double)(info->submit_ns ? start - info->submit_ns : 0) / 1e3,
-                   (double)(info->submit_ns ? info->end_ns - start : 0) / 1e3,
-                   (double)(call->begin_ns ? now - call->begin_ns : 0) / 1e3, info->preemptions, exchange->body_bytes,
-                   serve_peer_address(exchange->peer),
+                   (double)reef_span_ns(call->begin_ns, call->decoded_ns) / 1e3,
+                   (double)(info->submit_ns ? reef_span_ns(info->submit_ns, start) : 0) / 1e3,
+                   (double)(info->submit_ns ? reef_span_ns(start, info->end_ns) : 0) / 1e3,
+                   (double)(call->begin_ns ? reef_span_ns(call->begin_ns, now) : 0) / 1e3, info->preemptions,
+                   exchange->body_bytes, serve_peer_address(exchange->peer),
                    serve_log_quote(exchange->status < 400 ? "" : exchange->error.message, why, sizeof why));
 }
 
@@ -242,8 +243,7 @@ static void add_timeline(const serve_exchange *exchange, uint64_t now)
         serve_text_format(
             &text, "{\"ph\":\"X\",\"pid\":%d,\"tid\":%u,\"ts\":%.3f,\"dur\":%.3f,\"name\":\"%s\",\"args\":{\"id\":",
             call->service_class == REEF_RT ? 1 : 2, (unsigned)((uintptr_t)exchange->peer / 64 % 1000000),
-            (double)stages[i].from / 1e3,
-            (double)(stages[i].to > stages[i].from ? stages[i].to - stages[i].from : 0) / 1e3, stages[i].name);
+            (double)stages[i].from / 1e3, (double)reef_span_ns(stages[i].from, stages[i].to) / 1e3, stages[i].name);
         serve_text_json(&text, call->request.id ? call->request.id : "");
         serve_text_add(&text, ",\"model\":");
         serve_text_json(&text, call->model->name);

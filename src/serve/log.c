@@ -13,6 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/thread.h"
+
 enum { BUFFER = 1 << 18 };
 
 struct serve_log {
@@ -24,7 +26,7 @@ struct serve_log {
     char *filling, *writing; /* swapped by the thread */
     size_t n;
     uint64_t dropped;
-    bool stop;
+    _Atomic bool stop;
 };
 
 static void write_all(int fd, const char *data, size_t n)
@@ -98,11 +100,7 @@ void serve_log_destroy(serve_log *log)
     if (!log) {
         return;
     }
-    pthread_mutex_lock(&log->lock);
-    log->stop = true;
-    pthread_cond_signal(&log->changed);
-    pthread_mutex_unlock(&log->lock);
-    pthread_join(log->thread, NULL);
+    reef_threads_stop(&log->thread, 1, &log->lock, &log->changed, &log->stop);
     pthread_cond_destroy(&log->changed);
     pthread_mutex_destroy(&log->lock);
     free(log->filling);

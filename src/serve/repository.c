@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "base/list.h"
+#include "base/thread.h"
 #include "serve/scan.h"
 
 typedef struct entry {
@@ -371,6 +372,8 @@ reef_status serve_repository_create(const serve_repository_options *options, ser
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->changed, NULL);
     if (pthread_create(&r->thread, NULL, loader_main, r)) {
+        pthread_cond_destroy(&r->changed);
+        pthread_mutex_destroy(&r->lock);
         free(r);
         return reef_fail(error, REEF_NO_MEMORY, "the loader's thread cannot be started");
     }
@@ -383,11 +386,7 @@ void serve_repository_destroy(serve_repository *r)
     if (!r) {
         return;
     }
-    pthread_mutex_lock(&r->lock);
-    r->stop = true;
-    pthread_cond_signal(&r->changed);
-    pthread_mutex_unlock(&r->lock);
-    pthread_join(r->thread, NULL);
+    reef_threads_stop(&r->thread, 1, &r->lock, &r->changed, &r->stop);
     while (r->entries) {
         entry *e = r->entries;
         r->entries = e->next;

@@ -195,12 +195,14 @@ static void on_end(void *context, reef_request *request, const reef_request_info
     serve_model_drop(model);
     reef_request_release(request);
     uint64_t usual = atomic_load_explicit(&client->usual_ns, memory_order_relaxed);
-    usual = usual - usual / 8 + (info->end_ns - info->submit_ns) / 8; /* a lost update of two at once does no harm */
+    usual = usual - usual / 8 +
+            reef_span_ns(info->submit_ns, info->end_ns) / 8; /* a lost update of two at once does no harm */
     atomic_store_explicit(&client->usual_ns, usual, memory_order_relaxed);
     if (atomic_fetch_sub(&client->running, 1) == 1 && poll && worth_polling(client, timing.answered_ns)) {
         atomic_store_explicit(&client->poll_until_ns, timing.answered_ns + spin_ns(client), memory_order_relaxed);
         wake(client);
     }
+    atomic_fetch_sub(&client->server->ring_busy, 1);
     /* The client's memory may be gone once nothing is in flight. */
     atomic_fetch_sub(&client->in_flight, 1);
 }
@@ -280,7 +282,6 @@ static void submit(serve_ring_client *client, unsigned index)
         .context = f,
     };
     _Atomic uint32_t *waiting = &model->stats->classes[f->service_class].waiting;
-    bool ending = atomic_load(&client->server->draining) || atomic_load(&client->server->failed);
     f->decoded_ns = reef_now_ns();
     if (f->service_class == REEF_RT) {
         note_arrival(client, f->begin_ns);
@@ -292,6 +293,8 @@ static void submit(serve_ring_client *client, unsigned index)
     atomic_fetch_add_explicit(waiting, 1, memory_order_relaxed);
     atomic_fetch_add(&client->in_flight, 1);
     atomic_fetch_add(&client->running, 1);
+    atomic_fetch_add(&client->server->ring_busy, 1); /* before this: who drains sets its flag, then looks here */
+    bool ending = atomic_load(&client->server->draining) || atomic_load(&client->server->failed);
     if (f->service_class == REEF_RT && !ending) {
         serve_hints_arrival(client->server->hints, client, model, f->decoded_ns);
     }
@@ -303,6 +306,7 @@ static void submit(serve_ring_client *client, unsigned index)
                     &(serve_timing){f->begin_ns, f->decoded_ns, f->decoded_ns, f->decoded_ns}, 1);
         atomic_fetch_sub_explicit(waiting, 1, memory_order_relaxed);
         atomic_fetch_sub(&client->running, 1);
+        atomic_fetch_sub(&client->server->ring_busy, 1);
         atomic_fetch_sub(&client->in_flight, 1);
         serve_model_drop(model);
         refuse(client, index, status);

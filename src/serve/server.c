@@ -26,6 +26,8 @@
 #include "serve/ring.h"
 #include "serve/supervise.h"
 
+enum { CANCEL_S = 2 }; /* how long requests that are cancelled may take to end */
+
 void serve_options_default(serve_options *options)
 {
     *options = (serve_options){
@@ -256,16 +258,35 @@ static void close_parts(serve_server *server)
     serve_access_free(&server->access);
 }
 
-/* Ends what is under way, up to the limit. */
-static void drain(serve_server *server)
+/* Ends what is under way, up to the limit. Who connects meanwhile is told that the server ends (503): the listener stays open,
+ * because MHD_quiesce_daemon may abort the process when one of its threads wakes at the same moment (0.9.75). */
+static size_t busy(serve_server *server)
 {
-    uint64_t until = reef_now_ns() + server->options.drain_s * (uint64_t)1000000000u;
-    atomic_store(&server->draining, true);
-    serve_http_quiesce(server->http);
-    serve_log_line(server->log, SERVE_LOG_INFO, "drain", "busy=%zu", serve_watch_busy(server->watch));
-    while (serve_watch_busy(server->watch) && reef_now_ns() < until) {
+    return serve_watch_busy(server->watch) + atomic_load(&server->ring_busy);
+}
+
+static size_t wait_for_answers(serve_server *server, unsigned seconds)
+{
+    uint64_t until = reef_now_ns() + seconds * (uint64_t)1000000000u;
+    while (busy(server) && reef_now_ns() < until) {
         nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
     }
+    return busy(server);
+}
+
+/* false: some will have no answer, and the HTTP server cannot be stopped. */
+static bool drain(serve_server *server)
+{
+    atomic_store(&server->draining, true);
+    serve_log_line(server->log, SERVE_LOG_INFO, "drain", "busy=%zu", busy(server));
+    size_t left = wait_for_answers(server, server->options.drain_s);
+    if (left) {
+        serve_log_line(server->log, SERVE_LOG_WARNING, "drain", "cancelled=%zu limit_s=%u", left,
+                       server->options.drain_s);
+        serve_watch_cancel(server->watch);
+        wait_for_answers(server, CANCEL_S); /* those of the ring are cancelled when it stops */
+    }
+    return serve_watch_busy(server->watch) == 0;
 }
 
 /* Until SIGTERM, or until the device is lost (SIGUSR1 from watch.c). */
@@ -327,11 +348,14 @@ static reef_status work(const serve_options *options, const serve_sockets *socke
             /* Every request has its answer, 503, since the engine ended it; give the answers time to leave. */
             server.options.drain_s = 2;
         }
-        drain(&server);
-        if (status == REEF_DEVICE) {
-            serve_log_line(server.log, SERVE_LOG_ERROR, "exit", "text=\"the device is lost\"");
+        bool answered = drain(&server);
+        if (status == REEF_DEVICE || !answered) {
+            serve_log_line(server.log, SERVE_LOG_ERROR, "exit", "text=\"%s\"",
+                           status ? "the device is lost" : "some requests have no answer");
+            serve_watch_abandon(server.watch);
             serve_log_destroy(server.log);
-            _exit(parent < 0 ? 1 : SERVE_EXIT_DEVICE); /* a driver that lost its device may hang when it is closed */
+            _exit(status && parent >= 0 ? SERVE_EXIT_DEVICE
+                                        : 1); /* a driver that lost its device may hang when closed */
         }
         serve_log_line(server.log, SERVE_LOG_INFO, "exit", "text=\"orderly\"");
     }

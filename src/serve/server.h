@@ -77,6 +77,7 @@ typedef struct serve_server {
     _Atomic bool draining; /* no new inferences */
     _Atomic bool failed;   /* the device is lost: the process is about to be replaced */
     _Atomic size_t body_bytes;
+    _Atomic size_t ring_busy; /* requests of the ring that are under way */
     _Atomic uint64_t device_failures;
 } serve_server;
 

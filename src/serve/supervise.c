@@ -149,16 +149,17 @@ static int on_end(supervisor *s, int how)
     close(s->link);
     s->link = -1;
     s->pid = 0;
-    if (s->ending || (WIFEXITED(how) && WEXITSTATUS(how) == 0)) {
+    if (WIFEXITED(how) && WEXITSTATUS(how) == 0) {
         return REEF_OK;
     }
     if (s->told) {
         return (int)s->error->status;
     }
-    if (!s->ever_ready) {
-        return (int)reef_fail(s->error, REEF_DEVICE, "the worker ended with %s %d before it could serve",
+    if (s->ending || !s->ever_ready) {
+        return (int)reef_fail(s->error, REEF_DEVICE, "the worker ended with %s %d before it %s",
                               WIFSIGNALED(how) ? "signal" : "exit status",
-                              WIFSIGNALED(how) ? WTERMSIG(how) : WEXITSTATUS(how));
+                              WIFSIGNALED(how) ? WTERMSIG(how) : WEXITSTATUS(how),
+                              s->ending ? "had answered every request" : "could serve");
     }
     bool stable = reef_now_ns() - s->started_ns > STABLE_NS;
     s->pause_ns = stable || !s->pause_ns               ? FIRST_PAUSE_NS
@@ -175,7 +176,6 @@ static void on_signal(supervisor *s, const struct signalfd_siginfo *info)
     if (info->ssi_signo == SIGTERM || info->ssi_signo == SIGINT) {
         if (!s->ending) {
             serve_notify("STOPPING=1");
-            shutdown(s->sockets.http, SHUT_RD); /* nobody waits in a backlog that nobody will serve */
         }
         s->ending = true;
     }

@@ -54,17 +54,36 @@ static const char crash_answer[] =
     "Connection: close\r\n\r\n"
     "{\"error\":\"the server's worker process crashed; it is restarting, ask again soon\"}\n";
 
-/* Only system calls: whoever waits for an answer is told that none will come. */
-static void on_crash(int number)
+static const char end_answer[] =
+    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nContent-Length: 74\r\n"
+    "Connection: close\r\n\r\n"
+    "{\"error\":\"the server ended before this request had an answer; ask again\"}\n";
+
+/* Only system calls. Nothing can be said over TLS, whose state belongs to other threads: those clients see the connection end
+ * when the process does, without TLS's own farewell, so they cannot take it for the end of an answer. */
+static void answer_all(serve_watch *watch, const char *answer, size_t bytes)
 {
-    serve_watch *watch = atomic_exchange(&crash_watch, NULL);
-    for (size_t i = 0; watch && i < watch->n_slots; i++) {
+    for (size_t i = 0; i < watch->n_slots; i++) {
         int fd = atomic_load(&watch->peers[i].fd);
         if (fd >= 0 && watch->peers[i].plain && atomic_load(&watch->peers[i].phase) == SERVE_WORKING) {
-            ssize_t n = send(fd, crash_answer, sizeof crash_answer - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+            ssize_t n = send(fd, answer, bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
             (void)n;
             shutdown(fd, SHUT_WR);
         }
+    }
+}
+
+void serve_watch_abandon(serve_watch *watch)
+{
+    answer_all(watch, end_answer, sizeof end_answer - 1);
+}
+
+/* Whoever waits for an answer is told that none will come. */
+static void on_crash(int number)
+{
+    serve_watch *watch = atomic_exchange(&crash_watch, NULL);
+    if (watch) {
+        answer_all(watch, crash_answer, sizeof crash_answer - 1);
     }
     signal(number, SIG_DFL);
     raise(number);
@@ -170,6 +189,18 @@ size_t serve_watch_busy(serve_watch *watch)
         n += atomic_load(&watch->peers[i].fd) >= 0 && (phase == SERVE_WORKING || phase == SERVE_SENDING);
     }
     return n;
+}
+
+void serve_watch_cancel(serve_watch *watch)
+{
+    pthread_mutex_lock(&watch->lock);
+    for (size_t i = 0; i < watch->n_slots; i++) {
+        serve_peer *peer = &watch->peers[i];
+        if (atomic_load(&peer->fd) >= 0 && peer->call) {
+            serve_call_cancel(peer->call);
+        }
+    }
+    pthread_mutex_unlock(&watch->lock);
 }
 
 static void on_left(serve_watch *watch, uint64_t which)

@@ -29,6 +29,10 @@ bool serve_peer_call(serve_peer *peer, serve_call *call);
 /* Inferences that are being worked on, and connections. */
 size_t serve_watch_busy(serve_watch *watch);
 size_t serve_watch_peers(serve_watch *watch);
+/* Cancels every inference that is under way. */
+void serve_watch_cancel(serve_watch *watch);
+/* Tells whoever still waits for an answer that none will come, as after a crash; the process must end at once. */
+void serve_watch_abandon(serve_watch *watch);
 /* A request with this deadline was submitted. */
 void serve_watch_deadline(serve_watch *watch, uint64_t deadline_ns);
 /* A request ended with DEVICE: finds out whether the device still works. */

@@ -27,6 +27,8 @@ struct reef_request {
     reef_session *session;
     reef_submit_options options;
     reef_request_info info;
+    const float *input; /* NULL, as output: a synthetic load, or no answer is wanted */
+    float *output;
     uint64_t left_ns;
     bool ended, released, owned, cancel, started;
     reef_request *next;
@@ -135,9 +137,9 @@ static void end_request(reef_device *device, reef_request *request, reef_status 
     }
     device->lost |= triggered("FAKE_REEF_FAULT");
     status = device->lost ? REEF_DEVICE : status;
-    if (status == REEF_OK && !session->model->synthetic && request->options.outputs) {
-        const float *x = request->options.inputs[0];
-        float *y = request->options.outputs[0];
+    if (status == REEF_OK && request->output) {
+        const float *x = request->input;
+        float *y = request->output;
         for (int i = 0; i < 4; i++) {
             y[i] = x[i] > 0 ? x[i] : 0;
         }
@@ -532,6 +534,10 @@ reef_status reef_session_submit(reef_session *session, const reef_submit_options
     reef_request *request = calloc(1, sizeof *request), **link;
     request->session = session;
     request->options = *options;
+    if (!session->model->synthetic && options->outputs) { /* the caller's arrays end with this call */
+        request->input = options->inputs[0];
+        request->output = options->outputs[0];
+    }
     request->info.submit_ns = reef_now_ns();
     request->left_ns = session->model->request_ns;
     request->owned = out != NULL;

@@ -586,6 +586,74 @@ def process_sigterm_finishes_what_is_under_way(folder: Path) -> None:
 
 
 @test
+def process_sigterm_tells_those_who_come_late(folder: Path) -> None:
+    with serving(FAKE, fake_models(folder / "late-models", 600000)) as server, server.connect() as early:
+        early.sendall(f"POST /v2/models/a/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(FAKE_BODY)}\r\n\r\n".encode() + FAKE_BODY)
+        wait_for(lambda: b'in_flight{model="a",version="1",class="be"} 1' in server.http("GET", "/metrics")[2], "a request under way")
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_log("event=drain busy=1")
+        assert server.http("GET", "/v2/health/ready")[0] == 503
+        out = subprocess.run([REEF, "top", "--url", f"http://{server.address}", "--ready", "--json"], capture_output=True, text=True, timeout=60)
+        assert out.returncode == 1 and out.stdout == '{"ready":false}\n' and "is not ready: it answered 503" in out.stderr, out
+        status, headers, answer = server.http("POST", "/v2/models/a/infer", FAKE_BODY)
+        assert status == 503 and b"ending" in answer and headers["connection"] == "close", (status, headers, answer)
+        assert read_answer(early)[0] == 200
+        assert server.process.wait(30) == 0 and 'text="orderly"' in server.text(), server.text()
+
+
+@test
+def process_sigterm_cancels_what_takes_too_long(folder: Path) -> None:
+    models = fake_models(folder / "long-models", 20000000)
+    for supervise in ((), ("--no-supervise",)):
+        with serving(FAKE, models, "--drain", "0", *supervise) as server, server.connect() as connection:
+            connection.sendall(f"POST /v2/models/a/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(FAKE_BODY)}\r\n\r\n".encode() + FAKE_BODY)
+            wait_for(lambda: b'in_flight{model="a",version="1",class="be"} 1' in server.http("GET", "/metrics")[2], "a request under way")
+            server.process.send_signal(signal.SIGTERM)
+            status, _, answer = read_answer(connection)
+            assert status == 503 and b"the server is ending" in answer, answer
+            assert server.process.wait(30) == 0 and "event=drain cancelled=1 limit_s=0" in server.text(), server.text()
+
+
+@test
+def process_sigterm_while_connections_come_and_go(folder: Path) -> None:
+    """Whatever the server's threads are doing when it ends, it ends well."""
+    models = fake_models(folder / "busy-models", 100)
+    for i in range(12):
+        with serving(FAKE, models, "--threads", "4") as server:
+            stop = threading.Event()
+
+            def knock(address: int = server.port, stop: threading.Event = stop) -> None:
+                while not stop.is_set():
+                    with contextlib.suppress(OSError, ValueError), socket.create_connection(("127.0.0.1", address), timeout=5) as connection:
+                        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+                        read_answer(connection)
+
+            clients = [threading.Thread(target=knock) for _ in range(i % 3)]
+            for thread in clients:
+                thread.start()
+            with server.connect():
+                time.sleep(0.05)
+                server.process.send_signal(signal.SIGTERM)
+                assert server.process.wait(30) == 0 and 'text="orderly"' in server.text(), server.text()
+            stop.set()
+            for thread in clients:
+                thread.join()
+
+
+@test
+def process_sigterm_finishes_requests_of_the_ring(folder: Path) -> None:
+    ring = folder / "ending.sock"
+    with serving(FAKE, fake_models(folder / "ring-end-models", 400000), "--ring", str(ring)) as server, tempfile.NamedTemporaryFile(suffix=".json") as file:
+        one = ring_bench(ring, "--model", "a", "--seconds", "2", "--warmup", "0", "--json", file.name)
+        wait_for(lambda: b'outcome="ok"} 1' in server.http("GET", "/metrics")[2], "the first answer")
+        wait_for(lambda: b'in_flight{model="a",version="1",class="be"} 1' in server.http("GET", "/metrics")[2], "a request under way")
+        server.process.send_signal(signal.SIGTERM)
+        out, error = one.communicate(timeout=60)
+        assert one.returncode == 0 and json.loads(Path(file.name).read_text())["ok"] == 1, out + error
+        assert server.process.wait(30) == 0 and "event=drain busy=1" in server.text(), server.text()
+
+
+@test
 def process_sighup_looks_again(folder: Path) -> None:
     models = folder / "rescan"
     permutation_model(models / "one.onnx", 1, WIDTH, 1)
@@ -803,6 +871,37 @@ def hint_of_a_slow_body(folder: Path) -> None:
 
 
 @test
+def hint_of_a_header_whose_body_follows(folder: Path) -> None:
+    models, record = gpu_models(folder / "header-models"), folder / "header-record"
+    chunk = f"{len(FAKE_BODY):x}\r\n".encode() + FAKE_BODY + b"\r\n0\r\n\r\n"
+
+    def ask(connection: socket.socket, pause: float, chunked: bool) -> None:
+        length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(FAKE_BODY)}"
+        connection.sendall(f"POST /v2/models/a/infer HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode())
+        time.sleep(pause)
+        connection.sendall(chunk if chunked else FAKE_BODY)
+        assert read_answer(connection)[0] == 200
+
+    def hints() -> int:
+        return lines_of(record).count("hint 1000000")
+
+    for chunked in (True, False):
+        with serving(FAKE, models, env={"FAKE_REEF_GPU": str(record)}) as server, server.connect() as connection:
+            end, before = time.monotonic() + 60, hints()
+            while hints() < before + 3 or not server.metric("reef_hints_used_total"):  # pauses are as long as this machine makes them
+                assert time.monotonic() < end, f"{lines_of(record)[-40:]}"
+                for _ in range(10):
+                    ask(connection, 0.0003, chunked)
+            before = -1
+            while hints() > before:  # bodies that come late get none: a hint would have gone by
+                assert time.monotonic() < end, f"{lines_of(record)[-40:]}"
+                ask(connection, 0.02, chunked)  # perhaps after a last hint
+                before = hints()
+                for _ in range(10):
+                    ask(connection, 0.02, chunked)
+
+
+@test
 def hint_of_a_periodic_client(folder: Path) -> None:
     models, record = gpu_models(folder / "rhythm-models"), folder / "rhythm-record"
     with serving(FAKE, models, env={"FAKE_REEF_GPU": str(record)}) as server, server.connect() as connection:
@@ -949,6 +1048,11 @@ def tools_top_and_bench(server: Server, client) -> None:
     assert out.returncode == 0 and "small" in out.stdout and "compute units" in out.stdout, out.stdout + out.stderr
     out = subprocess.run([REEF, "top", "--url", url, "--count", "1", "--interval", "0.1", "--json"], capture_output=True, text=True, timeout=60)
     assert json.loads(out.stdout)["ready"] is True
+    for options, says in (((), ""), (("--json",), '{"ready":true}\n')):
+        out = subprocess.run([REEF, "top", "--url", url, "--ready", *options], capture_output=True, text=True, timeout=60)
+        assert out.returncode == 0 and out.stdout == says and not out.stderr, out
+    out = subprocess.run([REEF, "top", "--url", "http://127.0.0.1:1", "--ready"], capture_output=True, text=True, timeout=60)
+    assert out.returncode == 1 and "refused" in out.stderr, out
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         out = subprocess.run([REEF, "bench", "--url", url, "--model", "types", "--seconds", "0.5", "--warmup", "0", "--connections", "3",
                               "--rate", "200", "--json", file.name], capture_output=True, text=True, timeout=60)

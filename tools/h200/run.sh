@@ -1,20 +1,22 @@
 #!/bin/sh
-# Runs the solo comparison, preemption, DISB and padding (bench.sh), the measurements of reef nice and the GPU tests on a machine with
+# Runs the solo comparison, preemption, DISB and padding (bench.sh), the measurements of reef nice and of reef serve beside it,
+# and the GPU tests on a machine with
 # an NVIDIA GPU, from a build on a machine without one.
 #
-#     tools/h200/run.sh user@host [solo|tests|bench|nice|all]      copies the stage there by ssh, runs, brings the results back
-#     tools/h200/run.sh --local   [solo|tests|bench|nice|all]      runs here
+#     tools/h200/run.sh user@host [solo|tests|bench|nice|serve|all]      copies the stage there by ssh, runs, brings the results back
+#     tools/h200/run.sh --local   [solo|tests|bench|nice|serve|all]      runs here
 #     tools/h200/run.sh --stage DIR                     only makes the stage: to be carried by other means, then
-#                                                       DIR/tools/h200/run.sh --here [solo|tests|bench|nice|all]
+#                                                       DIR/tools/h200/run.sh --here [solo|tests|bench|nice|serve|all]
 #
 # The stage is one folder: the reef command, the tests, the libraries they need, graphs without weights (models are made
 # from them over there, with seeded weights) and these scripts. The GPU machine needs the driver and, for solo, python3
 # with numpy, onnx, onnxruntime, torch, torchvision and transformers; for nice, torch, torchvision and onnx (about three
-# minutes; `make nice-programs` first; it starts an MPS daemon of its own and stops it); for tests, compute-sanitizer.
+# minutes; `make nice-programs` first; it starts an MPS daemon of its own and stops it); for serve (about 70 seconds), numpy,
+# torch, torchvision and onnx; for tests, compute-sanitizer.
 #
-# Results: build/h200/out; solo.json, preempt.json, disb.json, padding.json, stress.json and nice.json also in docs/results/h200.
-# Environment: MODE (release), SOLO (arguments for solo.py, such as "--precisions fp16 vgg19"), NICE (for nice.py, such as
-# "--only kernel").
+# Results: build/h200/out; solo.json, preempt.json, disb.json, padding.json, stress.json, nice.json and serve_nice.json also in
+# docs/results/h200. Environment: MODE (release), SOLO (arguments for solo.py, such as "--precisions fp16 vgg19"), NICE (for
+# nice.py, such as "--only kernel"), SERVE (for serve_nice.py, such as "--ways ring").
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -52,7 +54,9 @@ stage() {
         while read -r file; do cp -L "$file" "$out/lib/"; done
     cp "$root"/tools/reeflib.py "$out/tools/"
     cp "$root"/tools/models/*.py "$out/tools/models/"
-    cp "$here"/* "$out/tools/h200/"
+    cp "$here"/*.sh "$here"/*.py "$out/tools/h200/"
+    mkdir -p "$out/tests/serve"
+    cp "$root/tests/serve/harness.py" "$out/tests/serve/"
     if [ -d "$root/build/oracle/ops" ]; then # made by tests/oracle/run_ops.py, with ONNX Runtime's answers
         mkdir -p "$out/oracle"
         cp -r "$root/build/oracle/ops" "$out/oracle/"
@@ -77,6 +81,8 @@ run_here() {
     case $1 in bench | all) tools/h200/bench.sh "$results" || failed=1 ;; esac
     # shellcheck disable=SC2086
     case $1 in nice | all) python3 tools/h200/nice.py --reef ./reef --out "$results" ${NICE:-} || failed=1 ;; esac
+    # shellcheck disable=SC2086
+    case $1 in serve | all) python3 tools/h200/serve_nice.py --reef ./reef --out "$results" ${SERVE:-} || failed=1 ;; esac
     return $failed
 }
 
@@ -91,6 +97,9 @@ collect() {
     if [ -f "$1/nice.json" ] && [ -z "${NICE:-}" ]; then
         mkdir -p "$root/docs/results/h200"
         cp "$1/nice.json" "$root/docs/results/h200/nice.json"
+    fi
+    if [ -f "$1/serve_nice.json" ] && [ -z "${SERVE:-}" ]; then
+        cp "$1/serve_nice.json" "$root/docs/results/h200/serve_nice.json"
     fi
     echo "results: $1"
 }
@@ -114,7 +123,7 @@ case $1 in
     mkdir -p "$root/build/h200/out"
     tar -C "$root/build/h200" -cz stage | ssh "$1" 'rm -rf reef-stage && mkdir reef-stage && tar -C reef-stage -xz'
     status=0
-    ssh "$1" "SOLO='${SOLO:-}' NICE='${NICE:-}' reef-stage/stage/tools/h200/run.sh --here $what" || status=$?
+    ssh "$1" "SOLO='${SOLO:-}' NICE='${NICE:-}' SERVE='${SERVE:-}' reef-stage/stage/tools/h200/run.sh --here $what" || status=$?
     ssh "$1" 'tar -C reef-stage/stage/out -cz .' | tar -C "$root/build/h200/out" -xz
     collect "$root/build/h200/out"
     exit $status
