@@ -336,7 +336,7 @@ static double draw_pairs(FILE *out, const padding_report *report, const axis *la
     char text[160];
     int colour = 0;
     for (size_t i = 0; padding_row_at(report, i, &row); i++) {
-        if (row.alone != last) {
+        if (!last || row.alone != last) {
             y += PAIR_HEAD;
             colour = 0;
             last = row.alone;

@@ -41,11 +41,15 @@ typedef struct bench_play { /* a workload and its clients */
 /* Whether the client takes part. */
 static inline bool in_scene(const bench_scene *scene, size_t client)
 {
-    bool found = !scene->clients;
-    for (size_t i = 0; i < scene->n_clients; i++) {
-        found |= scene->clients[i] == client;
+    if (!scene->clients) {
+        return true;
     }
-    return found;
+    for (size_t i = 0; i < scene->n_clients; i++) {
+        if (scene->clients[i] == client) {
+            return true;
+        }
+    }
+    return false;
 }
 
 #endif

@@ -466,8 +466,10 @@ static void print_pairs(const padding_report *report, FILE *out)
     padding_row line;
     char a[7][32], pair[160];
     const bench_row *last = NULL;
+    size_t fewest = SIZE_MAX;
     for (size_t i = 0; padding_row_at(report, i, &line); i++) {
         const bench_row *row = line.row;
+        fewest = row->rt.n < fewest ? row->rt.n : fewest;
         if (line.alone != last) {
             snprintf(pair, sizeof pair, "%.70s beside %.70s", line.rt, line.be);
             fprintf(out, "\n%s; alone %s, p99 %s, n %zu\n", pair, duration(line.alone->rt.p50_us, a[0], sizeof a[0]),
@@ -483,6 +485,10 @@ static void print_pairs(const padding_report *report, FILE *out)
                 percent(100 * row->be_work_share, a[5], sizeof a[5]), row->be_per_s,
                 (unsigned long long)row->padded_tiles, (unsigned long long)row->preemptions, row->rt.n);
         print_faults(row, out);
+    }
+    if (fewest < 100) {
+        fprintf(out, "\nAs few as %zu RT requests are behind a line: more --seconds give figures that mean more.\n",
+                fewest);
     }
 }
 
@@ -582,17 +588,17 @@ static json_t *padding_summary_json(const padding_report *report)
         put(p99, line.rt, line.over_p99_pct);
     }
     for (size_t i = 0; padding_sum_at(report, i, &sum); i++) {
-        json_t *object = json_object();
-        put(object, "rt_overhead_p50_mean_pct", sum.mean_p50_pct);
-        put(object, "rt_overhead_p50_worst_pct", sum.worst_p50_pct);
-        put(object, "rt_overhead_p99_mean_pct", sum.mean_p99_pct);
-        put(object, "rt_overhead_p99_worst_pct", sum.worst_p99_pct);
-        put(object, "be_work_share_mean", sum.mean_be_share);
-        put(object, "be_work_share_least", sum.least_be_share);
-        put_count(object, "pairs", sum.pairs);
-        put_count(object, "pairs_without_be_work", sum.without_be);
-        json_object_set_new(object, "worst_pair", json_string(sum.worst));
-        json_object_set_new(policies, sum.policy, object);
+        json_t *figures = json_object();
+        put(figures, "rt_overhead_p50_mean_pct", sum.mean_p50_pct);
+        put(figures, "rt_overhead_p50_worst_pct", sum.worst_p50_pct);
+        put(figures, "rt_overhead_p99_mean_pct", sum.mean_p99_pct);
+        put(figures, "rt_overhead_p99_worst_pct", sum.worst_p99_pct);
+        put(figures, "be_work_share_mean", sum.mean_be_share);
+        put(figures, "be_work_share_least", sum.least_be_share);
+        put_count(figures, "pairs", sum.pairs);
+        put_count(figures, "pairs_without_be_work", sum.without_be);
+        json_object_set_new(figures, "worst_pair", json_string(sum.worst));
+        json_object_set_new(policies, sum.policy, figures);
     }
     const bench_report *bench = &report->bench;
     json_object_set_new(root, "empty_pad_overhead_pct", p50);

@@ -37,6 +37,18 @@ static bool make_room(tally_samples *s, size_t more)
     return true;
 }
 
+static bool append(tally_samples *to, const tally_samples *from)
+{
+    if (from->n && !make_room(to, from->n)) {
+        return false;
+    }
+    if (from->n) {
+        memcpy(to->ns + to->n, from->ns, from->n * sizeof *to->ns);
+        to->n += from->n;
+    }
+    return true;
+}
+
 void tally_free(tally *t, size_t n_actors)
 {
     for (size_t i = 0; t->clients && i < n_actors; i++) {
@@ -226,13 +238,7 @@ reef_status tally_row(const bench_play *play, const bench_scene *scene, bool wit
         row->failed += client->failed;
         row->deadline_missed += client->deadline_missed;
         if (rt) {
-            ok = make_room(&due, c->due.n) && make_room(&submitted, c->submitted.n);
-            if (ok && c->due.n) {
-                memcpy(due.ns + due.n, c->due.ns, c->due.n * sizeof *due.ns);
-                memcpy(submitted.ns + submitted.n, c->submitted.ns, c->submitted.n * sizeof *submitted.ns);
-                due.n += c->due.n;
-                submitted.n += c->submitted.n;
-            }
+            ok = append(&due, &c->due) && append(&submitted, &c->submitted);
             n_due += c->n_due;
             in_slo += c->in_slo;
             row->rt_per_s += client->per_s;

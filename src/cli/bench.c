@@ -357,11 +357,11 @@ static int parse_pairs(const cli_list *words, padding_pair **out, char **text)
         return cli_fail(name_of_command, "out of memory");
     }
     for (size_t i = 0; i < words->n; i++) {
-        char *colon;
-        pairs[i].rt = strcpy(at, words->items[i]);
-        at += strlen(at) + 1;
-        colon = strchr(pairs[i].rt, ':');
-        if (!colon || colon == pairs[i].rt || !colon[1] || strchr(colon + 1, ':')) {
+        size_t length = strlen(words->items[i]) + 1;
+        char *word = memcpy(at, words->items[i], length), *colon = strchr(word, ':');
+        at += length;
+        pairs[i].rt = word;
+        if (!colon || colon == word || !colon[1] || strchr(colon + 1, ':')) {
             return cli_usage(name_of_command, "--pairs: '%s' is not RT:BE, two models such as vgg19:resnet152",
                              words->items[i]);
         }
