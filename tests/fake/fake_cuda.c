@@ -1184,6 +1184,9 @@ static bool worker_tile(CUstream stream, CUgraphExec executable, CUgraphNode nod
     uint32_t *done = (uint32_t *)(uintptr_t)w->done;
     uint32_t generation = control.generation + (w->begun_only ? 0x40000000u : 0);
     if (is_done(&done[tile], control.run)) {
+        if (w->fresh) { /* it would not have looked */
+            complain("%s: tile %u of a kernel that counts as fresh was done", node->kernel->name, tile);
+        }
         atomic_fetch_add(&fake.skipped, 1);
         return true;
     }

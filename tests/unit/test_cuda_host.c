@@ -683,6 +683,45 @@ static void after_a_fault_everything_is_loaded_again(void **state)
     }
 }
 
+/* Nothing of it was on the device when another's kernel faulted, but what it had done is gone with the context. */
+static void a_run_that_was_stopped_before_a_fault_fails(void **state)
+{
+    (void)state;
+    rig *r = rig_make(2);
+    caller *c = &r->be[0], *other = &r->be[1];
+    for (uint32_t round = 0; round < 3; round++) {
+        const uint32_t events = atomic_load(&c->events), others = atomic_load(&other->events);
+        close_gate(r, FAKE_CUDA_COMMIT, 10);
+        begin(r, c);
+        assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, 0, 16), REEF_OK);
+        wait_for(&r->waiting, 1);
+        reef_evicted evicted;
+        r->ops->evict(c->queue, REEF_EVICT_NOW, &evicted);
+        wait_until_revoked();
+        open_gate(r);
+        wait_for(&c->events, events + 1);
+        fake_cuda_hook(NULL, NULL);
+        fake_cuda_fault("reef_elt_f32_v4_be");
+        begin(r, other);
+        assert_int_equal(launch(r, other, REEF_LAUNCH_LEASED, 0, 16), REEF_OK);
+        wait_for(&other->events, others + 1);
+        assert_int_equal(atomic_exchange(&other->failed, 0), 1);
+        const uint32_t k = r->ops->progress(c->instance);
+        assert_in_range(k, 10, 11);
+        for (int plain = 0; plain < 2; plain++) {
+            assert_int_equal(launch(r, c, plain ? REEF_LAUNCH_PLAIN : REEF_LAUNCH_LEASED, k, KERNELS - k), REEF_OK);
+            wait_for(&c->events, events + 2 + (uint32_t)plain);
+            assert_int_equal(atomic_exchange(&c->failed, 0), 1);
+        }
+        for (int i = 0; i < 2; i++) {
+            begin(r, &r->be[i]);
+            finish(r, &r->be[i]);
+            assert_answer(r, &r->be[i]);
+        }
+    }
+    rig_free(r);
+}
+
 /* The driver makes no other context, or the second loading fails half way: every launch fails, and everything can be
  * destroyed. */
 static void a_device_that_does_not_come_back_fails_every_launch(void **state)
@@ -1031,6 +1070,7 @@ int main(void)
         cmocka_unit_test(a_call_that_fails_at_launch_fails_that_launch_alone),
         cmocka_unit_test(flags_that_could_not_be_cleared_are_cleared_later),
         cmocka_unit_test(after_a_fault_everything_is_loaded_again),
+        cmocka_unit_test(a_run_that_was_stopped_before_a_fault_fails),
         cmocka_unit_test(a_device_that_does_not_come_back_fails_every_launch),
         cmocka_unit_test(whichever_call_fails_nothing_is_left_behind),
         cmocka_unit_test(a_build_without_padded_forms_says_so),

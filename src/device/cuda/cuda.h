@@ -121,7 +121,7 @@ typedef struct cuda_instance {
     /* under the device's lock */
     uint64_t submitted;       /* launches ever: the control's `ended` once all are through */
     uint32_t cursor;          /* kernels below it have been submitted in this run, in their plain form */
-    uint32_t run;             /* number of this run; 0: none yet */
+    uint32_t run;             /* number of this run; 0: none yet, or it was begun in a context that is gone */
     uint32_t untouched;       /* kernels from here on have not been launched as workers in this run */
     uint32_t generation;      /* of the launches that are made now */
     uint32_t generation_run;  /* the run that it was given to */

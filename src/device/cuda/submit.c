@@ -207,7 +207,7 @@ void cuda_submit(cuda_queue *queue, bool unlocked)
     cuda_instance *instance = launch->instance;
     const cuda_program *program = (const cuda_program *)instance->base.program;
     reef_error error = {0};
-    if (device->dead) {
+    if (device->dead || !instance->run) { /* lost with the context: the device, or what the run had done */
         launch->failed = true;
         instance->in_flight++;
         queue->submitted++;
