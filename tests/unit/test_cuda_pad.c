@@ -681,6 +681,54 @@ static void real_time_requests_come_one_behind_the_other(void **state)
 
 /* --------------------------------------------------------------- failures -- */
 
+/* What was written before a fault about how far riding had come says nothing about runs after it. */
+static void after_a_fault_sources_are_made_again(void **state)
+{
+    (void)state;
+    static const char *const faults[] = {"reef_elt_f32_v4_pad", "reef_elt_f32_v4_be", "reef_pad_close"};
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+        rig *r = padding_rig(2);
+        caller *c = &r->be[0];
+        for (uint32_t round = 0; round < 3; round++) {
+            begin(r, c);
+            stop_in(r, c, 3);
+            ride_until(r, c, 20);
+            begin(r, &r->be[1]);
+            stop_in(r, &r->be[1], 3);
+            fake_cuda_fault(faults[i]);
+            give_units(r);
+            const uint32_t events = atomic_load(&c->events), rt_events = atomic_load(&r->rt.events);
+            const uint32_t k = r->ops->progress(c->instance);
+            assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, k, KERNELS - k), REEF_OK);
+            assert_int_equal(launch_padded(r), REEF_OK);
+            wait_for(&c->events, events + 1);
+            wait_for(&r->rt.events, rt_events + 1);
+            for (uint32_t n = 0; r->ops->health(r->dev, NULL) == REEF_OK; n++) {
+                sched_yield();
+            }
+            atomic_store(&c->failed, 0);
+            atomic_store(&r->rt.failed, 0);
+            /* Runs are numbered from one again. */
+            const uint64_t rode = ridden();
+            for (uint32_t run = 0; run < 3; run++) {
+                for (uint32_t j = 0; j < 2; j++) {
+                    begin(r, &r->be[j]);
+                    stop_in(r, &r->be[j], 2);
+                    assert_in_range(r->ops->progress(r->be[j].instance), 2, 3);
+                }
+                run_padded(r);
+                give_units(r);
+                for (uint32_t j = 0; j < 2; j++) {
+                    finish(r, &r->be[j]);
+                    assert_answer(r, &r->be[j]);
+                }
+            }
+            assert_true(ridden() > rode);
+        }
+        rig_free(r);
+    }
+}
+
 /* ------------------------------------------------------------- public API -- */
 
 typedef struct tally {
@@ -789,6 +837,7 @@ int main(void)
         cmocka_unit_test(a_block_that_takes_too_late_gets_nothing),
         cmocka_unit_test(a_block_that_opens_too_late_is_waited_for),
         cmocka_unit_test(real_time_requests_come_one_behind_the_other),
+        cmocka_unit_test(after_a_fault_sources_are_made_again),
         cmocka_unit_test(sessions_are_served_under_policy_pad),
     };
     if (getenv("REEF_TEST_ONLY")) {
