@@ -729,6 +729,62 @@ static void after_a_fault_sources_are_made_again(void **state)
     }
 }
 
+/* The launch that would have closed the source was refused; the next one closes it. */
+static void a_source_that_could_not_be_closed_is_closed_later(void **state)
+{
+    (void)state;
+    rig *r = padding_rig(1);
+    caller *c = &r->be[0];
+    for (uint32_t kernel = 1; kernel < 30; kernel += 7) {
+        const uint32_t rt_events = atomic_load(&r->rt.events), events = atomic_load(&c->events);
+        begin(r, c);
+        hold_a_ride(r, c, kernel);
+        give_units(r);
+        fake_cuda_fail("cuLaunchKernel", 0, 1, FAKE_CUDA_LAUNCH_FAILED);
+        const uint32_t k = r->ops->progress(c->instance);
+        assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, k, KERNELS - k), REEF_OK);
+        wait_for(&c->events, events + 2);
+        assert_int_equal(atomic_exchange(&c->failed, 0), 1);
+        const uint64_t ran = committed();
+        const unsigned closes = fake_cuda_calls("cuLaunchKernel");
+        assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, k, KERNELS - k), REEF_OK);
+        for (int i = 0; i < 200; i++) {
+            sched_yield();
+        }
+        assert_int_equal(committed(), ran);
+        let_it_ride(r, rt_events);
+        wait_for(&c->events, events + 3);
+        assert_int_equal(fake_cuda_calls("cuLaunchKernel"), closes + 1);
+        assert_answer(r, c);
+    }
+    rig_free(r);
+}
+
+/* A run in the plain form, under another policy, on an instance that was left to ride. */
+static void a_plain_run_closes_what_an_earlier_one_has_left_open(void **state)
+{
+    (void)state;
+    rig *r = padding_rig(1);
+    caller *c = &r->be[0];
+    for (uint32_t kernel = 1; kernel < 30; kernel += 7) {
+        const uint32_t rt_events = atomic_load(&r->rt.events), events = atomic_load(&c->events);
+        begin(r, c);
+        stop_in(r, c, kernel);
+        begin(r, c); /* the request was cancelled, and here is another */
+        give_units(r);
+        assert_int_equal(r->ops->pad(r->dev, false, NULL), REEF_OK);
+        assert_int_equal(launch(r, c, REEF_LAUNCH_PLAIN, 0, KERNELS), REEF_OK);
+        wait_for(&c->events, events + 2);
+        assert_answer(r, c);
+        assert_int_equal(r->ops->pad(r->dev, true, NULL), REEF_OK);
+        const uint64_t rode = ridden();
+        run_padded(r);
+        assert_int_equal(atomic_load(&r->rt.events), rt_events + 1);
+        assert_int_equal(ridden(), rode); /* nobody waits for it */
+    }
+    rig_free(r);
+}
+
 /* ------------------------------------------------------------- public API -- */
 
 typedef struct tally {
@@ -838,6 +894,8 @@ int main(void)
         cmocka_unit_test(a_block_that_opens_too_late_is_waited_for),
         cmocka_unit_test(real_time_requests_come_one_behind_the_other),
         cmocka_unit_test(after_a_fault_sources_are_made_again),
+        cmocka_unit_test(a_source_that_could_not_be_closed_is_closed_later),
+        cmocka_unit_test(a_plain_run_closes_what_an_earlier_one_has_left_open),
         cmocka_unit_test(sessions_are_served_under_policy_pad),
     };
     if (getenv("REEF_TEST_ONLY")) {

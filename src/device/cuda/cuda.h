@@ -129,6 +129,7 @@ typedef struct cuda_instance {
     unsigned in_flight;       /* launches that have been submitted and not been seen to end */
     bool broken;              /* the driver refused one of them: what follows it must not run */
     bool ridden;              /* it was stopped in this run, and its tiles may have ridden */
+    bool open;                /* launches that may have opened its source were made since it was last closed */
     bool partial;             /* workers may have left kernels half done in this run */
     bool dirty;               /* an earlier run ended like that: its counters are to be cleared */
     _Atomic uint32_t current; /* first unfinished kernel; written by the completer and begin */

@@ -104,7 +104,7 @@ reef_status cuda_instance_load(cuda_instance *instance, reef_error *error)
     instance->submitted = 0;
     instance->run = instance->generation = instance->generation_run = 0;
     instance->control_written = 0;
-    instance->partial = instance->dirty = false;
+    instance->partial = instance->dirty = instance->open = false;
     const reef_plan *plan = instance->base.program->plan;
     cuda_graph *graph;
     /* What every request needs is made now, not while one waits for it. */
