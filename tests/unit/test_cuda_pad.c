@@ -760,6 +760,36 @@ static void a_source_that_could_not_be_closed_is_closed_later(void **state)
     rig_free(r);
 }
 
+/* It is destroyed all the same, but not from under a tile that rides. */
+static void an_instance_whose_source_cannot_be_closed_is_destroyed(void **state)
+{
+    (void)state;
+    rig *r = padding_rig(1);
+    for (uint32_t kernel = 1; kernel < 30; kernel += 7) {
+        const uint32_t rt_events = atomic_load(&r->rt.events);
+        begin(r, &r->be[0]);
+        hold_a_ride(r, &r->be[0], kernel);
+        fake_cuda_fail("cuLaunchKernel", 0, 1, FAKE_CUDA_LAUNCH_FAILED);
+        destruction d = {.rig = r};
+        pthread_t thread;
+        const unsigned closes = fake_cuda_calls("cuLaunchKernel");
+        assert_int_equal(pthread_create(&thread, NULL, destroy_first, &d), 0);
+        while (fake_cuda_calls("cuLaunchKernel") == closes) {
+            sched_yield();
+        }
+        for (int i = 0; i < 200; i++) {
+            sched_yield();
+        }
+        assert_false(atomic_load(&d.over));
+        let_it_ride(r, rt_events);
+        pthread_join(thread, NULL);
+        run_padded(r); /* nothing of it is left to ride */
+        r->be[0] = (caller){0};
+        caller_open(r, &r->be[0], false);
+    }
+    rig_free(r);
+}
+
 /* A run in the plain form, under another policy, on an instance that was left to ride. */
 static void a_plain_run_closes_what_an_earlier_one_has_left_open(void **state)
 {
@@ -895,6 +925,7 @@ int main(void)
         cmocka_unit_test(real_time_requests_come_one_behind_the_other),
         cmocka_unit_test(after_a_fault_sources_are_made_again),
         cmocka_unit_test(a_source_that_could_not_be_closed_is_closed_later),
+        cmocka_unit_test(an_instance_whose_source_cannot_be_closed_is_destroyed),
         cmocka_unit_test(a_plain_run_closes_what_an_earlier_one_has_left_open),
         cmocka_unit_test(sessions_are_served_under_policy_pad),
     };
