@@ -681,6 +681,69 @@ static void real_time_requests_come_one_behind_the_other(void **state)
 
 /* --------------------------------------------------------------- failures -- */
 
+/* Where a call fails while padding is switched on or a source is made, there is a reason or no riding; answers stay right. */
+static void whichever_call_fails_answers_stay_right(void **state)
+{
+    (void)state;
+    static const char *const calls[] = {"cuLibraryLoadData",       "cuLibraryGetKernel",
+                                        "cuLibraryGetGlobal",      "cuKernelGetAttribute",
+                                        "cuKernelSetAttribute",    "cuOccupancyMaxActiveBlocksPerMultiprocessor",
+                                        "cuMemAlloc_v2",           "cuMemsetD8_v2",
+                                        "cuMemcpyHtoD_v2",         "cuMemcpyDtoH_v2",
+                                        "cuStreamSynchronize",     "cuLaunchKernel",
+                                        "cuStreamWriteValue64_v2", "cuGraphCreate",
+                                        "cuGraphAddKernelNode_v2", "cuGraphLaunch"};
+    unsigned refused = 0, failed = 0, unridden = 0;
+    for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
+        for (unsigned skip = 0; skip < 4; skip++) {
+            rig *r = rig_make(1);
+            caller *c = &r->be[0];
+            reef_error error = {0};
+            fake_cuda_fail(calls[i], skip, 1, FAKE_CUDA_LAUNCH_FAILED);
+            if (r->ops->pad(r->dev, true, &error)) {
+                assert_true(error.message[0]);
+                refused++;
+                assert_int_equal(r->ops->pad(r->dev, true, &error), REEF_OK); /* it can be tried again */
+            }
+            const uint64_t rode = ridden();
+            for (uint32_t round = 0; round < 3; round++) {
+                begin(r, c);
+                for (uint32_t at = 2; at < 20; at += 8) {
+                    give_units(r);
+                    const uint32_t events = atomic_load(&c->events), k = r->ops->progress(c->instance);
+                    assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, k, KERNELS - k), REEF_OK);
+                    struct timespec moment = {.tv_nsec = 300000};
+                    nanosleep(&moment, NULL);
+                    take_units(r);
+                    reef_evicted evicted;
+                    r->ops->evict(c->queue, REEF_EVICT_NOW, &evicted);
+                    wait_for(&c->events, events + 1 - evicted.launches);
+                    const uint32_t rt_events = atomic_load(&r->rt.events);
+                    assert_int_equal(launch_padded(r), REEF_OK);
+                    wait_for(&r->rt.events, rt_events + 1);
+                    if (!atomic_exchange(&r->rt.failed, 0)) {
+                        assert_answer(r, &r->rt);
+                    } else {
+                        failed++;
+                    }
+                }
+                give_units(r);
+                for (uint32_t k; (k = r->ops->progress(c->instance)) < KERNELS;) {
+                    const uint32_t events = atomic_load(&c->events);
+                    assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, k, KERNELS - k), REEF_OK);
+                    wait_for(&c->events, events + 1);
+                }
+                failed += atomic_exchange(&c->failed, 0);
+                assert_answer(r, c);
+            }
+            unridden += ridden() == rode;
+            rig_free(r);
+        }
+    }
+    print_message("%u refused, %u launches failed, %u times nothing rode\n", refused, failed, unridden);
+    assert_true(refused > 5 && failed > 5);
+}
+
 /* What was written before a fault about how far riding had come says nothing about runs after it. */
 static void after_a_fault_sources_are_made_again(void **state)
 {
@@ -923,6 +986,7 @@ int main(void)
         cmocka_unit_test(a_block_that_takes_too_late_gets_nothing),
         cmocka_unit_test(a_block_that_opens_too_late_is_waited_for),
         cmocka_unit_test(real_time_requests_come_one_behind_the_other),
+        cmocka_unit_test(whichever_call_fails_answers_stay_right),
         cmocka_unit_test(after_a_fault_sources_are_made_again),
         cmocka_unit_test(a_source_that_could_not_be_closed_is_closed_later),
         cmocka_unit_test(an_instance_whose_source_cannot_be_closed_is_destroyed),

@@ -36,11 +36,16 @@ reef_status cuda_pad_load(cuda_device *device, reef_error *error)
     }
     reef_status status = cuda_code_load_pads(device, error);
     status = status ? status : cuda_code_function(device, "reef_pad_close", 0, &padding->close, error);
-    status = status ? status : CUDA_TRY(device->cu, error, mem_alloc(&padding->directory, sizeof(reef_pad_directory)));
+    CUdeviceptr directory = 0;
+    status = status ? status : CUDA_TRY(device->cu, error, mem_alloc(&directory, sizeof(reef_pad_directory)));
     if (!status) {
-        status = CUDA_TRY(device->cu, error, memset8(padding->directory, 0, sizeof(reef_pad_directory)));
+        status = CUDA_TRY(device->cu, error, memset8(directory, 0, sizeof(reef_pad_directory)));
         status = status ? status : cuda_settle(device, error);
+        if (status) {
+            device->cu->mem_free(directory);
+        }
     }
+    padding->directory = status ? 0 : directory;
     return status;
 }
 
@@ -266,7 +271,8 @@ void cuda_pad_source_free(cuda_instance *instance)
 void cuda_pad_progress(cuda_instance *instance)
 {
     const uint32_t n = (uint32_t)instance->base.program->plan->n_kernels;
-    const uint64_t word = instance->words->ridden;
+    /* Acquire: whatever is launched because of it comes after the tiles that it counts. */
+    const uint64_t word = __atomic_load_n(&instance->words->ridden, __ATOMIC_ACQUIRE);
     if ((uint32_t)(word >> 32) != instance->run || !instance->source) {
         return;
     }

@@ -41,7 +41,8 @@ static uint32_t share_kind(const cuda_device *device)
 
 static uint32_t pad_kind(const cuda_device *device)
 {
-    return atomic_load_explicit(&device->padding.on, memory_order_relaxed) ? CUDA_GRAPH_PADS : 0;
+    /* Acquire: pairs with the store in cuda_pad; what was loaded before it is there. */
+    return atomic_load_explicit(&device->padding.on, memory_order_acquire) ? CUDA_GRAPH_PADS : 0;
 }
 
 static bool is_revoked(const cuda_device *device, const cuda_instance *instance)
