@@ -56,7 +56,8 @@ CUDA_SRC   := $(wildcard src/device/cuda/kernels/*.cu)
 # Kernel padding needs two more forms of each source with tiles in it, for GPUs with clusters and programmatic launches: kernels
 # with spare blocks, and tiles as functions that are called in them (kernels/pad.cuh). REGS and STACK: what those may use.
 CUDA_PAD_ARCH  ?= $(filter 90a,$(CUDA_ARCHS))
-CUDA_PAD_FLAGS := -rdc=true -maxrregcount=128 -DREEF_PAD_REGS=128 -DREEF_PAD_STACK=512
+# A riding function runs with the constant banks of the kernel that it rides in: it may not have any of its own.
+CUDA_PAD_FLAGS := -Xptxas -disable-optimizer-consts -rdc=true -maxrregcount=128 -DREEF_PAD_REGS=128 -DREEF_PAD_STACK=512
 CUDA_PAD_SRC   := $(shell grep -l '^REEF_KERNEL' $(CUDA_SRC))
 ifneq ($(NVCC),)
 CUDA_IMAGES := $(foreach a,$(CUDA_PAD_ARCH),$(foreach s,$(CUDA_PAD_SRC:%.cu=$(BUILD)/cuda/%),$(s)_pads.sm_$(a).cubin $(s)_rides.sm_$(a).cubin))
@@ -159,7 +160,9 @@ $(BUILD)/cuda/%_$(2).sm_$(1).cubin: %.cu
 	@mkdir -p $$(@D)
 	$$(call say,NVCC,$$@)
 	$$(Q)$(NVCC) $(NVCC_FLAGS) $(CUDA_PAD_FLAGS) -DREEF_CUDA_$(3) -DREEF_WGMMA_BUILD -gencode=arch=compute_$(1),code=sm_$(1) -MMD -MP -MT $$@ -MF $$@.d -cubin -o $$@.o $$<
-	$$(Q)$(dir $(NVCC))nvlink -arch=sm_$(1) -o $$@ $$@.o
+	$$(Q)$(dir $(NVCC))nvlink -arch=sm_$(1) -o $$@.linked $$@.o
+	$$(Q)$(if $(filter RIDES,$(3)),! readelf -SW $$@.linked 2>/dev/null | grep -o '\.nv\.constant[1-9][^ ]*' || { echo "$$@: constants in a riding function" >&2; exit 1; })
+	$$(Q)mv $$@.linked $$@
 endef
 $(foreach a,$(CUDA_PAD_ARCH),$(eval $(call pad_rule,$(a),pads,PADS))$(eval $(call pad_rule,$(a),rides,RIDES)))
 define ptx_rule

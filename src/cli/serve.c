@@ -1,8 +1,12 @@
 /*
  * serve.c - reef serve: options only; src/serve/ does the rest.
  */
+#include <errno.h>
 #include <jansson.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "cli/commands.h"
 #include "cli/options.h"
@@ -18,11 +22,26 @@ typedef struct serve_args {
     bool no_supervise;
 } serve_args;
 
+/* In a process of its own: asking for a GPU starts CUDA, which does not survive a fork, and the server's worker is one. */
+static int check_device(const char *device)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        int code = cli_check_device(name_of_command, device);
+        fflush(NULL);
+        _exit(code < 0 ? 0 : code);
+    }
+    int how = 0;
+    while (child > 0 && waitpid(child, &how, 0) < 0 && errno == EINTR) {
+    }
+    return child > 0 && WIFEXITED(how) && WEXITSTATUS(how) ? WEXITSTATUS(how) : -1; /* otherwise opening it will tell */
+}
+
 static int check(serve_args *args)
 {
     serve_options *options = &args->options;
     static const char *const levels[] = {"error", "warning", "info", "requests"};
-    int code = cli_check_device(name_of_command, options->device);
+    int code = check_device(options->device);
     if (code < 0 && options->policy) {
         code = cli_check_policy(name_of_command, options->policy);
     }

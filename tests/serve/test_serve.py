@@ -707,6 +707,25 @@ def process_wrong_options(folder: Path) -> None:
         assert result.returncode in (1, 2) and len(lines) == 1 and words in lines[0], (options, result.stderr)
 
 
+@test
+def process_that_forks_never_starts_cuda(folder: Path) -> None:
+    """A driver that was loaded before a fork refuses every call of the child's: the supervisor must leave it alone."""
+    source, record = folder / "cuda.c", folder / "loaded-by"
+    source.write_text(
+        '#include <stdio.h>\n#include <unistd.h>\n'
+        '__attribute__((constructor)) static void loaded(void)\n'
+        f'{{ FILE *file = fopen("{record}", "a"); if (file) {{ fprintf(file, "%d\\n", (int)getpid()); fclose(file); }} }}\n'
+    )
+    (folder / "driver").mkdir()
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(folder / "driver/libcuda.so.1"), str(source)], check=True)
+    (folder / "no-models").mkdir()
+    command = [REEF, "serve", str(folder / "no-models"), "--device", "cuda:0", "--listen", "127.0.0.1:0"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "LD_LIBRARY_PATH": str(folder / "driver")})
+    _, errors = server.communicate(timeout=60)
+    assert server.returncode in (1, 2) and "cuda:0" in errors, errors  # the stub has no GPU
+    assert lines_of(record) and str(server.pid) not in lines_of(record), (server.pid, lines_of(record))
+
+
 def fake_models(folder: Path, microseconds: int) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "a.onnx").write_bytes(b"\x08" * microseconds)

@@ -47,11 +47,15 @@ static bool has_ended(const cuda_launch *launch)
 
 /* ------------------------------------------------------ under the lock -- */
 
+/* How long a launch takes is what the completer sleeps by. So it goes by the GPU's clock, not by when the completer woke up,
+ * and a run that was shorter than expected counts at once: or one long run, a graph's first or one beside another
+ * process, would make every later one look as long. */
 static void learn(cuda_device *device, const cuda_queue *queue, const cuda_launch *launch, uint64_t took_ns)
 {
     cuda_graph *graph = launch->graph;
     if (graph) {
-        graph->typical_ns = graph->typical_ns ? (graph->typical_ns * 7 + took_ns) / 8 : took_ns;
+        graph->typical_ns = took_ns < graph->typical_ns || !graph->typical_ns ? took_ns
+                                                                              : (graph->typical_ns * 7 + took_ns) / 8;
         const cuda_program *program = (const cuda_program *)launch->instance->base.program;
         uint64_t tiles = 0;
         for (uint32_t k = graph->first; k < graph->first + graph->count; k++) {
@@ -126,7 +130,8 @@ static reef_event retire(cuda_device *device, cuda_queue *queue, cuda_instance *
                                       memory_order_relaxed);
         }
         if (done && launch->graph) {
-            learn(device, queue, launch, now - start);
+            uint64_t ended = gpu_ns + (uint64_t)device->clock_apart[0];
+            learn(device, queue, launch, ended > start && ended < now ? ended - start : now - start);
             *outputs = launch->graph->kind & CUDA_GRAPH_OUT ? instance : NULL;
         }
         instance->partial &= reached < instance->base.program->plan->n_kernels;

@@ -16,6 +16,12 @@
 
 #include "device/cuda/cuda.h"
 
+static unsigned knob(const char *name, unsigned otherwise)
+{
+    const char *text = getenv(name);
+    return text ? (unsigned)atoi(text) : otherwise;
+}
+
 static bool has_pads(const cuda_device *device)
 {
     return device->cu->library_global && device->cu->kernel_attribute && device->cu->graph_add_edges &&
@@ -293,11 +299,6 @@ static unsigned blocks_at_once(const cuda_device *device, CUfunction function, u
     return blocks > 0 ? (unsigned)blocks * device->gpu->sms : 0;
 }
 
-static unsigned knob(const char *name, unsigned otherwise)
-{
-    const char *text = getenv(name);
-    return text ? (unsigned)atoi(text) : otherwise;
-}
 bool cuda_pad_plan(const cuda_program *program, uint32_t k, cuda_padded *out)
 {
     static const unsigned sizes[] = {72 << 10, 50 << 10, 26 << 10, 0};

@@ -68,6 +68,14 @@ static __device__ __forceinline__ uint32_t first_unfinished(const reef_io_args &
     return a.first + missing;
 }
 
+/* (Late claims add to one that is closed.) */
+static __device__ __forceinline__ bool is_open(uint64_t address)
+{
+    const reef_pad_source *source = (const reef_pad_source *)address;
+    const reef_pad_directory *directory = (const reef_pad_directory *)source->directory;
+    return *(const volatile uint64_t *)&directory->claim[source->slot] & (REEF_CLAIM_OPEN | REEF_CLAIM_THROUGH);
+}
+
 /* All threads of a block, behind workers that were stopped: kernels from `first` on may ride in padded launches. behind: the
  * first that no worker of this run has seen. */
 static __device__ __forceinline__ void open_source(uint64_t address, uint32_t first, uint32_t behind)
@@ -76,7 +84,7 @@ static __device__ __forceinline__ void open_source(uint64_t address, uint32_t fi
     reef_pad_directory *directory = (reef_pad_directory *)source->directory;
     reef_pad_kernel *kernels = (reef_pad_kernel *)source->kernels;
     uint64_t *claim = &directory->claim[source->slot];
-    if (first >= source->n_kernels || *(const volatile uint64_t *)claim) {
+    if (first >= source->n_kernels || is_open(address)) {
         return; /* the launch in front of this one has opened it */
     }
     for (uint32_t k = first + threadIdx.x; k < source->n_kernels; k += blockDim.x) {
@@ -125,7 +133,11 @@ extern "C" __global__ void __launch_bounds__(REEF_IO_THREADS) reef_io_end(const 
         }
         __syncthreads();
         if (stopped && ticket == gridDim.x - 1) {
+            const bool rides = a.source && is_open(a.source);
             progress = first_unfinished(a);
+            if (rides && a.pieces && progress == a.first + a.kernels) {
+                progress--; /* the outputs may have been copied before the last tile rode: again, the next time */
+            }
             if (a.source) {
                 open_source(a.source, progress, a.first + a.kernels);
             }

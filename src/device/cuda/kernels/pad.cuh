@@ -32,11 +32,10 @@
 typedef __attribute__((noreturn)) void (*reef_ride_function)(const void *args, uint32_t tile,
                                                              const reef_pad_kernel *kernel);
 
-/* Where a tile's own shared memory begins. */
+/* Where a tile's own shared memory begins. (Not a number: an address in shared memory says in which block of a cluster.) */
 static __device__ __forceinline__ char *reef_tile_smem(void)
 {
-    return (char *)__cvta_shared_to_generic(REEF_PAD_SYSTEM + (sizeof reef_statics + REEF_PAD_SCRATCH - 1) /
-                                                                  REEF_PAD_SCRATCH * REEF_PAD_SCRATCH);
+    return (char *)&reef_statics + (sizeof reef_statics + REEF_PAD_SCRATCH - 1) / REEF_PAD_SCRATCH * REEF_PAD_SCRATCH;
 }
 
 /* All threads of the tile: the arguments, where they are read as fast as a kernel reads its own, if they fit. Through the
@@ -96,10 +95,12 @@ static __device__ __forceinline__ void reef_count_ended(reef_pad_kernel *kernel,
          (seen & REEF_CLAIM_OPEN) && REEF_CLAIM_KERNEL(seen) == index;) {
         const uint64_t found = atomicCAS(claim, (unsigned long long)seen, (unsigned long long)wanted);
         if (found == seen) {
-            break;
+            return; /* the last that is done here to this kernel: who closes need not wait for it */
         }
         seen = found;
     }
+    __threadfence();
+    atomicAdd((unsigned long long *)&kernel->ended, 1ull << 32); /* reef_pad_close waits for this */
 }
 
 #ifdef REEF_CUDA_PADS
@@ -115,7 +116,6 @@ static __device__ __noinline__ reef_claimed reef_claim_tiles(const reef_cuda_pad
     const unsigned lane = threadIdx.x & 31;
     reef_claimed none = {0, 0, 0};
     const uint64_t word = reef_load_now(&directory->claim[lane]);
-    const uint64_t kernels = directory->kernels[lane];
     uint64_t parts[2] = {reef_load_now((const uint64_t *)&directory->needs[lane]),
                          reef_load_now((const uint64_t *)&directory->needs[lane] + 1)};
     const reef_pad_needs &needs = *(const reef_pad_needs *)parts;
@@ -125,7 +125,6 @@ static __device__ __noinline__ reef_claimed reef_claim_tiles(const reef_cuda_pad
         return none;
     }
     const unsigned pick = __fns(could, 0, 1 + (blockIdx.x / p.offers.cluster + p.turn) % __popc(could));
-    const uint64_t all = __shfl_sync(0xffffffffu, kernels, pick);
     const unsigned cluster = __shfl_sync(0xffffffffu, (unsigned)needs.cluster, pick);
     const unsigned n = cluster > 1 ? cluster : p.offers.cluster;
     if (lane != 0) {
@@ -137,7 +136,8 @@ static __device__ __noinline__ reef_claimed reef_claim_tiles(const reef_cuda_pad
         return none;
     }
     __threadfence(); /* what was counted before this claim was opened may be read */
-    reef_pad_kernel *kernel = (reef_pad_kernel *)all + REEF_CLAIM_KERNEL(old);
+    reef_pad_kernel *kernel =
+        (reef_pad_kernel *)reef_load_now(&directory->kernels[pick]) + REEF_CLAIM_KERNEL(old); /* the claim keeps it there */
     const bool same = kernel->needs.cluster > 1 ? kernel->needs.cluster == n : n == p.offers.cluster;
     if (!same || !reef_fits(kernel->needs, p.offers)) {
         /* The kernel has changed since it was looked at. What was taken is left undone, for the workers. */
@@ -160,31 +160,36 @@ static __device__ __noinline__ __attribute__((noreturn)) void reef_ride_along(co
     volatile reef_claimed *told = (volatile reef_claimed *)reef_statics.bytes;
     const unsigned blocks = p.offers.cluster, rank = blocks > 1 ? reef_cluster_rank() : 0;
     reef_pdl_launch();
+    if (blocks > 1) {
+        asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+    }
+    reef_claimed mine = {0, 0, 0};
     if (rank == 0 && threadIdx.x < 32) {
-        reef_claimed mine = reef_claim_tiles(p);
-        const unsigned lane = threadIdx.x;
-        if (blocks > 1) {
+        mine = reef_claim_tiles(p);
+    }
+    if (blocks > 1) {
+        asm volatile("barrier.cluster.wait;" ::: "memory"); /* all have begun: before that, nobody may write to their memory */
+        if (rank == 0 && threadIdx.x < 32) {
             mine.kernel = __shfl_sync(0xffffffffu, mine.kernel, 0);
             mine.tile = __shfl_sync(0xffffffffu, mine.tile, 0);
             mine.look = __shfl_sync(0xffffffffu, mine.look, 0);
-            if (lane < blocks) {
+            if (threadIdx.x < blocks) {
                 uint32_t to;
                 asm("mapa.shared::cluster.u32 %0, %1, %2;"
                     : "=r"(to)
-                    : "r"((uint32_t)__cvta_generic_to_shared((void *)told)), "r"(lane));
+                    : "r"((uint32_t)__cvta_generic_to_shared((void *)told)), "r"(threadIdx.x));
                 asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(to), "l"(mine.kernel) : "memory");
                 asm volatile("st.shared::cluster.v2.u32 [%0 + 8], {%1, %2};" ::"r"(to), "r"(mine.tile), "r"(mine.look)
                              : "memory");
             }
-        } else if (lane == 0) {
+        }
+        asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+    } else {
+        if (threadIdx.x == 0) {
             told->kernel = mine.kernel;
             told->tile = mine.tile;
             told->look = mine.look;
         }
-    }
-    if (blocks > 1) {
-        asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-    } else {
         __syncthreads();
     }
     reef_pad_kernel *kernel = (reef_pad_kernel *)told->kernel;
@@ -250,7 +255,7 @@ struct reef_padded<Kernel, typename reef_when<Kernel::wg>::type> {
     }
 };
 
-/* Never called; for what its presence makes the linker reserve for every kernel of the module: registers and stack. */
+/* Never called; for what its presence makes the linker reserve for every kernel of the module: registers, stack, barriers. */
 extern "C" __device__ __noinline__ __attribute__((noreturn)) void reef_ballast(const void *args, uint32_t tile,
                                                                              const reef_pad_kernel *kernel)
 {
@@ -267,6 +272,7 @@ extern "C" __device__ __noinline__ __attribute__((noreturn)) void reef_ballast(c
         p[REEF_PAD_REGS - i] = v[i];
     }
     p[0] = (float)stack[kernel->tiles % REEF_PAD_STACK];
+    asm volatile("barrier.sync 3;"); /* 0 to 3: conv3.cu names one beside __syncthreads's */
     asm volatile("exit;");
     __builtin_unreachable();
 }
@@ -308,8 +314,8 @@ static __device__ __forceinline__ void reef_ride(const void *args, uint32_t tile
     if (threadIdx.x == 0) {
         const reef_pad_source *source = (const reef_pad_source *)kernel->source;
         ((volatile uint32_t *)kernel->done)[tile] = ((const reef_cuda_control *)source->control)->run;
-        reef_count_ended((reef_pad_kernel *)kernel, 1, 1);
         atomicAdd((unsigned long long *)&((reef_pad_directory *)source->directory)->tiles, 1ull);
+        reef_count_ended((reef_pad_kernel *)kernel, 1, 1); /* then it may be closed, and freed */
     }
 }
 

@@ -14,8 +14,7 @@ enum {
     REEF_PAD_SOURCES = 32,            /* one for each lane of a warp */
     REEF_PAD_MAX_TILES = (1 << 18) - 1, /* of a kernel, and kernels of a plan, that a claim has bits for */
     REEF_PAD_MAX_KERNELS = (1 << 12) - 1,
-    REEF_PAD_SYSTEM = 1024,  /* bytes of shared memory that the driver keeps at the start of each block's (sm_90) */
-    REEF_PAD_SCRATCH = 1024, /* behind them the riding function's variables, a multiple of this; then the tile's memory */
+    REEF_PAD_SCRATCH = 1024, /* bytes: shared memory begins with the function's variables, a multiple of this; then the tile's */
 };
 #define REEF_PAD_END 0xffffffffu
 
