@@ -357,9 +357,13 @@ static block *take_block(uint64_t at, bool host)
     return found;
 }
 
-/* Zeroing much is giving the pages back. */
+/* Zeroing much is giving the pages back; a single word may be one that kernels count in. */
 static void set(char *at, unsigned char value, size_t bytes)
 {
+    if (bytes == 8 && (uintptr_t)at % 8 == 0) {
+        __atomic_store_n((uint64_t *)(void *)at, value * UINT64_C(0x0101010101010101), __ATOMIC_RELEASE);
+        return;
+    }
     if (value == 0 && bytes >= 4 * LARGE_BYTES && (uintptr_t)at % 4096 == 0) {
         size_t whole = bytes / 4096 * 4096;
         if (!madvise(at, whole, MADV_DONTNEED)) {

@@ -233,11 +233,34 @@ static void more_sources_than_the_directory_has_room_for(void **state)
     rig_free(r);
 }
 
-/* Padding is on for some runs and off for others, whatever was left of the one before. */
+typedef struct onlooker {
+    rig *rig;
+    _Atomic bool over, backwards;
+} onlooker;
+
+static void *look_on(void *context)
+{
+    onlooker *o = context;
+    for (uint64_t seen = 0; !atomic_load(&o->over);) {
+        reef_dev_stats stats;
+        o->rig->ops->stats(o->rig->dev, &stats);
+        if (stats.padded_tiles < seen) {
+            atomic_store(&o->backwards, true);
+        }
+        seen = stats.padded_tiles;
+        sched_yield();
+    }
+    return NULL;
+}
+
+/* Padding is on for some runs and off for others, whatever was left of the one before, and somebody watches how it goes. */
 static void padding_is_switched_on_and_off(void **state)
 {
     (void)state;
-    rig *r = padding_rig(2);
+    rig *r = rig_make(2);
+    onlooker o = {.rig = r};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, look_on, &o), 0);
     unsigned seed = 3;
     for (uint32_t round = 0; round < 30; round++) {
         const bool on = rand_r(&seed) % 2 == 0, given_up = rand_r(&seed) % 3 == 0;
@@ -255,6 +278,9 @@ static void padding_is_switched_on_and_off(void **state)
             assert_answer(r, &r->be[i]);
         }
     }
+    atomic_store(&o.over, true);
+    pthread_join(thread, NULL);
+    assert_false(atomic_load(&o.backwards));
     rig_free(r);
 }
 
@@ -832,7 +858,7 @@ static void an_instance_whose_source_cannot_be_closed_is_destroyed(void **state)
         const uint32_t rt_events = atomic_load(&r->rt.events);
         begin(r, &r->be[0]);
         hold_a_ride(r, &r->be[0], kernel);
-        fake_cuda_fail("cuLaunchKernel", 0, 1, FAKE_CUDA_LAUNCH_FAILED);
+        fake_cuda_fail(kernel % 2 ? "cuLaunchKernel" : "cuStreamSynchronize", 0, 1, FAKE_CUDA_LAUNCH_FAILED);
         destruction d = {.rig = r};
         pthread_t thread;
         const unsigned closes = fake_cuda_calls("cuLaunchKernel");

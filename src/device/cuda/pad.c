@@ -258,11 +258,10 @@ void cuda_pad_source_free(cuda_instance *instance)
     if (!instance->source) {
         return;
     }
-    /* Tiles of it may be riding just now. Where the driver refuses the kernel, the claim is taken away from here, and whatever
-     * runs is waited for. */
-    if (!cuda_pad_close(instance, device->control, &ignored)) {
-        device->cu->stream_synchronize(device->control);
-    } else {
+    /* Tiles of it may be riding just now. Where the driver refuses that, the claim is taken away from here, and whatever runs
+     * is waited for. */
+    reef_status status = cuda_pad_close(instance, device->control, &ignored);
+    if (status || CUDA_TRY(device->cu, &ignored, stream_synchronize(device->control))) {
         const CUdeviceptr claim = device->padding.directory + offsetof(reef_pad_directory, claim);
         device->cu->memset8(claim + 8 * (uint64_t)instance->slot, 0, 8);
         device->cu->ctx_synchronize();
