@@ -159,7 +159,7 @@ define pad_rule
 $(BUILD)/cuda/%_$(2).sm_$(1).cubin: %.cu
 	@mkdir -p $$(@D)
 	$$(call say,NVCC,$$@)
-	$$(Q)$(NVCC) $(NVCC_FLAGS) $(CUDA_PAD_FLAGS) -DREEF_CUDA_$(3) -DREEF_WGMMA_BUILD -gencode=arch=compute_$(1),code=sm_$(1) -MMD -MP -MT $$@ -MF $$@.d -cubin -o $$@.o $$<
+	$$(Q)$(NVCC) $(NVCC_FLAGS) $(CUDA_PAD_FLAGS) -DREEF_CUDA_$(3) $(if $(filter RIDES,$(3)),-DREEF_WGMMA_BUILD) -gencode=arch=compute_$(1),code=sm_$(1) -MMD -MP -MT $$@ -MF $$@.d -cubin -o $$@.o $$<
 	$$(Q)$(dir $(NVCC))nvlink -arch=sm_$(1) -o $$@.linked $$@.o
 	$$(Q)$(if $(filter RIDES,$(3)),! readelf -SW $$@.linked 2>/dev/null | grep -o '\.nv\.constant[1-9][^ ]*' || { echo "$$@: constants in a riding function" >&2; exit 1; })
 	$$(Q)mv $$@.linked $$@
