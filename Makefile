@@ -53,8 +53,14 @@ CUDA_ARCHS ?= 90a
 CUDA_PTX   ?= 75
 NVCC_FLAGS := -std=c++17 -O3 -Isrc -DREEF_CUDA_WORKERS --expt-relaxed-constexpr -Wno-deprecated-gpu-targets
 CUDA_SRC   := $(wildcard src/device/cuda/kernels/*.cu)
+# Kernel padding needs two more forms of each source with tiles in it, for GPUs with clusters and programmatic launches: kernels
+# with spare blocks, and tiles as functions that are called in them (kernels/pad.cuh). REGS and STACK: what those may use.
+CUDA_PAD_ARCH  ?= $(filter 90a,$(CUDA_ARCHS))
+CUDA_PAD_FLAGS := -rdc=true -maxrregcount=128 -DREEF_PAD_REGS=128 -DREEF_PAD_STACK=512
+CUDA_PAD_SRC   := $(shell grep -l '^REEF_KERNEL' $(CUDA_SRC))
 ifneq ($(NVCC),)
-CUDA_IMAGES := $(foreach s,$(CUDA_SRC:%.cu=$(BUILD)/cuda/%),$(CUDA_ARCHS:%=$(s).sm_%.cubin) $(CUDA_PTX:%=$(s).compute_%.ptx))
+CUDA_IMAGES := $(foreach a,$(CUDA_PAD_ARCH),$(foreach s,$(CUDA_PAD_SRC:%.cu=$(BUILD)/cuda/%),$(s)_pads.sm_$(a).cubin $(s)_rides.sm_$(a).cubin))
+CUDA_IMAGES += $(foreach s,$(CUDA_SRC:%.cu=$(BUILD)/cuda/%),$(CUDA_ARCHS:%=$(s).sm_%.cubin) $(CUDA_PTX:%=$(s).compute_%.ptx))
 else ifeq ($(filter clean help,$(MAKECMDGOALS)),)
 $(info reef: no nvcc found (set NVCC=...): building the CPU-only library)
 endif
@@ -148,6 +154,14 @@ $(BUILD)/cuda/%.sm_$(1).cubin: %.cu
 	$$(Q)$(NVCC) $(NVCC_FLAGS) $(if $(filter %a,$(1)),-DREEF_WGMMA_BUILD) -gencode=arch=compute_$(1),code=sm_$(1) -MMD -MP -MT $$@ -MF $$@.d -cubin -o $$@ $$<
 endef
 $(foreach a,$(CUDA_ARCHS),$(eval $(call cubin_rule,$(a))))
+define pad_rule
+$(BUILD)/cuda/%_$(2).sm_$(1).cubin: %.cu
+	@mkdir -p $$(@D)
+	$$(call say,NVCC,$$@)
+	$$(Q)$(NVCC) $(NVCC_FLAGS) $(CUDA_PAD_FLAGS) -DREEF_CUDA_$(3) -DREEF_WGMMA_BUILD -gencode=arch=compute_$(1),code=sm_$(1) -MMD -MP -MT $$@ -MF $$@.d -cubin -o $$@.o $$<
+	$$(Q)$(dir $(NVCC))nvlink -arch=sm_$(1) -o $$@ $$@.o
+endef
+$(foreach a,$(CUDA_PAD_ARCH),$(eval $(call pad_rule,$(a),pads,PADS))$(eval $(call pad_rule,$(a),rides,RIDES)))
 define ptx_rule
 $(BUILD)/cuda/%.compute_$(1).ptx: %.cu
 	@mkdir -p $$(@D)

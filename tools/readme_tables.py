@@ -183,6 +183,31 @@ def h200_disb() -> str:
     return table(head, body, "h200/disb.json")
 
 
+def h200_padding() -> str:
+    path = RESULTS / "h200" / "padding.json"
+    if not path.exists():
+        return "Not measured yet: `tools/h200/run.sh HOST bench` writes `docs/results/h200/padding.json`, and this table comes from it."
+    report = json.loads(path.read_text(encoding="utf-8"))
+    rows, empty = report["rows"], report["summary"]["empty_pad_overhead_pct"]
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    models = list(dict.fromkeys(row["rt"] for row in rows))
+
+    def cell(chosen: list) -> str:
+        over = [row["rt_overhead_p50_pct"] for row in chosen if row["rt_overhead_p50_pct"] is not None]
+        share = sum(row["be_work_share"] for row in chosen) / len(chosen)
+        return f"{sum(over) / len(over):+.1f}% / {max(over):+.1f}%, {100 * share:.0f}%" if over else f"no answer, {100 * share:.0f}%"
+
+    body = []
+    for model in models:
+        of = [row for row in rows if row["rt"] == model]
+        alone = sum(row["rt_alone_p50_us"] for row in of) / len(of)
+        nothing = empty.get(model)
+        body.append([model, time_text(alone), "-" if nothing is None else f"{nothing:+.1f}%", *(cell([row for row in of if row["policy"] == policy]) for policy in policies)])
+    body.append(["all pairs", "", "", *(f"**{cell([row for row in rows if row['policy'] == policy])}**" for policy in policies)])
+    head = ["RT network", "alone, p50", "`pad`, nothing to pad", *(f"`{policy}`" for policy in policies)]
+    return table(head, body, "h200/padding.json")
+
+
 def nice_rows(case: str) -> list:
     rows = json.loads((RESULTS / "h200" / "nice.json").read_text(encoding="utf-8"))["rows"]
     return [row for row in rows if row["case"] == case]
@@ -268,7 +293,7 @@ def serve_nice() -> str:
     return table([*head, "hints sent / used", "training of alone"], body, "h200/serve_nice.json")
 
 
-TABLES = {"serve_nice": serve_nice, "nice": nice, "nice_alone": nice_alone, "nice_hint": nice_hint, "preempt": preempt, "disb": disb, "serve": serve, "serve_load": serve_load, "solo": solo, "h200": h200, "h200_preempt": h200_preempt, "h200_disb": h200_disb}
+TABLES = {"serve_nice": serve_nice, "nice": nice, "nice_alone": nice_alone, "nice_hint": nice_hint, "preempt": preempt, "disb": disb, "serve": serve, "serve_load": serve_load, "solo": solo, "h200": h200, "h200_preempt": h200_preempt, "h200_disb": h200_disb, "h200_padding": h200_padding}
 
 
 def main() -> int:

@@ -124,6 +124,15 @@ typedef struct reef_device_stats {
 /* A snapshot; counters only grow. */
 void reef_device_stats_get(const reef_device *device, reef_device_stats *out);
 
+typedef struct reef_padding_info {
+    size_t proxy_bytes;     /* device memory taken by the kernels that carry tiles of others; 0 where none are needed */
+    uint64_t selections;    /* RT launches for which the host has chosen best-effort tiles so far */
+    uint64_t select_p50_ns; /* what that took, of the newest 1024; 0: the host chooses none */
+} reef_padding_info;
+/* What kernel padding (policy pad) costs besides the time of its tiles. UNSUPPORTED where the device has none; *out is
+ * then untouched. Thread safe. */
+reef_status reef_device_padding(const reef_device *device, reef_padding_info *out, reef_error *error);
+
 /*
  * A timeline: from now on requests, preemptions, resumptions and kernel segments are recorded in memory, max_spans of them
  * at most (0: 524288; 80 bytes each, taken at once), the newest are kept. Costs about 0.1 us per span, next to nothing

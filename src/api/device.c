@@ -69,6 +69,16 @@ static reef_status check_policy(const reef_policy *policy, const reef_device_ops
     return REEF_OK;
 }
 
+/* Some devices choose themselves what rides, and need kernels for it. */
+static reef_status set_padding(reef_dev *dev, const reef_policy *policy, reef_error *error)
+{
+    reef_status status = dev->ops->pad ? dev->ops->pad(dev, policy->pad, error) : REEF_OK;
+    if (status) {
+        reef_error_prefix(error, "policy '%s': ", policy->name);
+    }
+    return status;
+}
+
 static void on_event(void *context, const reef_event *event)
 {
     reef_device *device = context;
@@ -118,6 +128,12 @@ reef_status reef_device_open(const char *name, const reef_device_options *option
         .context = device,
     };
     status = ops->open(&config, &device->dev, error);
+    if (!status) {
+        status = set_padding(device->dev, policy, error);
+        if (status) {
+            ops->close(device->dev);
+        }
+    }
     if (!status) {
         status = reef_sched_init(&device->sched, device->dev, policy,
                                  options->rt_queue_limit ? options->rt_queue_limit : 1024, NULL);
@@ -192,7 +208,15 @@ reef_status reef_device_set_policy(reef_device *device, const char *name, reef_e
     if (status) {
         return status;
     }
+    const reef_policy *before = reef_sched_policy(&device->sched);
+    status = set_padding(device->dev, policy, error);
+    if (status) {
+        return status;
+    }
     status = reef_sched_set_policy(&device->sched, policy);
+    if (status) {
+        set_padding(device->dev, before, NULL);
+    }
     return status ? reef_fail(error, status, "the policy can only change while no request waits or runs") : REEF_OK;
 }
 
@@ -207,6 +231,18 @@ reef_status reef_device_slice(const reef_device *device, uint32_t *us, reef_erro
     const reef_device_ops *ops = device->dev->ops;
     return ops->slice ? ops->slice(device->dev, us, error)
                       : reef_fail(error, REEF_UNSUPPORTED, "device '%s' has no time slices", ops->name);
+}
+
+reef_status reef_device_padding(const reef_device *device, reef_padding_info *out, reef_error *error)
+{
+    const reef_device_ops *ops = device->dev->ops;
+    if (!(ops->caps & REEF_CAP_PAD)) {
+        return reef_fail(error, REEF_UNSUPPORTED, "device '%s' has no launches that carry tiles of others", ops->name);
+    }
+    reef_sched *sched = (reef_sched *)(uintptr_t)&device->sched; /* for its lock */
+    *out = (reef_padding_info){.proxy_bytes = ops->proxy_bytes ? ops->proxy_bytes(device->dev) : 0};
+    out->select_p50_ns = reef_sched_select_p50_ns(sched, &out->selections);
+    return REEF_OK;
 }
 
 uint64_t reef_device_expire(reef_device *device)

@@ -187,24 +187,36 @@ static void draw_latency_panel(FILE *out, const bench_part *part, const axis *a,
     }
 }
 
+/* Shares of the time from 0 to a->high. */
+static void draw_share_axis(FILE *out, const axis *a, double top, double bottom)
+{
+    char text[32];
+    for (int i = 0; i <= 4; i++) {
+        double value = a->high * i / 4;
+        line(out, "grid", place_on(a, value), top, place_on(a, value), bottom, 1);
+        snprintf(text, sizeof text, "%.3g%%", 100 * value);
+        label(out, place_on(a, value), bottom + 16, "soft small", "middle", text);
+    }
+}
+
+static void draw_bar(FILE *out, const axis *a, double y, int colour, double value, double height)
+{
+    fprintf(out, "<rect class=\"s%d bar\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.0f\" rx=\"2\"/>\n",
+            colour % 7, a->x, y - height / 2, place_on(a, value) - a->x, height);
+}
+
 static void draw_throughput_panel(FILE *out, const bench_part *part, const axis *a, double top, double bottom)
 {
     char text[64];
     label(out, a->x, top - 26, "ink head", "start", "Best-effort work done");
     label(out, a->x, top - 10, "soft small", "start", "% of the time; dashed: what rt-only leaves idle");
-    for (int i = 0; i <= 4; i++) {
-        double value = a->high * i / 4;
-        line(out, "grid", place_on(a, value), top, place_on(a, value), bottom, 1);
-        snprintf(text, sizeof text, "%.0f%%", 100 * value);
-        label(out, place_on(a, value), bottom + 16, "soft small", "middle", text);
-    }
+    draw_share_axis(out, a, top, bottom);
     double idle = 1 - part->rows[0].rt_busy_share;
     line(out, "ref", place_on(a, idle), top, place_on(a, idle), bottom, 1.5);
     for (size_t i = 0; i < part->n_rows; i++) {
         const bench_row *row = &part->rows[i];
-        double y = top + ROW * ((double)i + 0.5), x = place_on(a, row->be_work_share);
-        fprintf(out, "<rect class=\"s2 bar\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"16\" rx=\"2\"/>\n", a->x,
-                y - 8, x - a->x);
+        double y = top + ROW * ((double)i + 0.5);
+        draw_bar(out, a, y, 2, row->be_work_share, 16);
         snprintf(text, sizeof text, "%.1f/s", row->be_per_s);
         label(out, a->x + a->width + 10, y + 4, "soft small", "start", text);
     }
@@ -311,5 +323,76 @@ reef_status preempt_chart_write(const preempt_report *report, const char *path, 
         last = row->be;
         y += 22;
     }
+    return end(out, path, error);
+}
+
+enum { PAIR_HEAD = 24, PAIR_ROW = 19 };
+
+/* Draws the lines of all pairs from y on; returns where they end. With out NULL it only measures. */
+static double draw_pairs(FILE *out, const padding_report *report, const axis *latency, const axis *work, double y)
+{
+    padding_row row;
+    const bench_row *last = NULL;
+    char text[160];
+    int colour = 0;
+    for (size_t i = 0; padding_row_at(report, i, &row); i++) {
+        if (!last || row.alone != last) {
+            y += PAIR_HEAD;
+            colour = 0;
+            last = row.alone;
+            snprintf(text, sizeof text, "%.60s beside %.60s", row.rt, row.be);
+            if (out) {
+                label(out, 24, y - 6, "ink small", "start", text);
+            }
+        }
+        double alone = row.alone->rt.p50_us, middle = y + PAIR_ROW / 2.0;
+        if (out) {
+            label(out, LEFT - 14, middle + 4, "soft small", "end", row.row->policy);
+            draw_bar(out, work, middle, colour, row.row->be_work_share, 11);
+            snprintf(text, sizeof text, "%.1f%%", 100 * row.row->be_work_share);
+            label(out, work->x + work->width + 10, middle + 4, "soft small", "start", text);
+        }
+        if (out && row.row->rt.n && row.alone->rt.n) {
+            draw_range(out, latency, middle, colour, row.row->rt.p50_us / alone, row.row->rt.p99_us / alone);
+            snprintf(text, sizeof text, "%.3fx / %.2fx", row.row->rt.p50_us / alone, row.row->rt.p99_us / alone);
+            label(out, latency->x + latency->width + 10, middle + 4, "soft small", "start", text);
+        }
+        colour++;
+        y += PAIR_ROW;
+    }
+    return y;
+}
+
+reef_status padding_chart_write(const padding_report *report, const char *path, reef_error *error)
+{
+    FILE *out;
+    reef_status status = open_chart(path, &out, error);
+    if (status) {
+        return status;
+    }
+    double low = 1, high = 1, most = 0.01;
+    padding_row row;
+    for (size_t i = 0; padding_row_at(report, i, &row); i++) {
+        low = smallest(low, row.row->rt.p50_us / row.alone->rt.p50_us);
+        high = largest(high, row.row->rt.p99_us / row.alone->rt.p50_us);
+        most = largest(most, row.row->be_work_share);
+    }
+    double full = tick_at_or_below(most);
+    axis latency = {tick_at_or_below(low * 0.98), fmax(next_tick(tick_at_or_below(high * 0.999)), 2), LEFT, 300, true};
+    axis work = {0, full < most ? next_tick(full) : full, 660, 210, false};
+    double bottom = draw_pairs(NULL, report, &latency, &work, TOP) + 8;
+    char subtitle[300];
+    snprintf(subtitle, sizeof subtitle, "%s, %u compute units, %g s per pair and policy in %u round%s",
+             report->bench.device, report->bench.units, report->bench.seconds, report->bench.rounds,
+             report->bench.rounds == 1 ? "" : "s");
+    begin(out, (int)bottom + 44, "Best-effort work beside real-time work that never pauses", subtitle);
+    label(out, latency.x, TOP - 26, "ink head", "start", "Real-time latency");
+    label(out, latency.x, TOP - 10, "soft small", "start", "relative to the median of rt-only; dot: median, bar: p99");
+    label(out, work.x, TOP - 26, "ink head", "start", "Best-effort work done");
+    label(out, work.x, TOP - 10, "soft small", "start", "requests x time alone, % of the time");
+    draw_log_axis(out, &latency, TOP, bottom, times_text);
+    line(out, "ref", place_on(&latency, 1), TOP, place_on(&latency, 1), bottom, 1.5);
+    draw_share_axis(out, &work, TOP, bottom);
+    draw_pairs(out, report, &latency, &work, TOP);
     return end(out, path, error);
 }

@@ -53,6 +53,9 @@ struct client {
     _Atomic unsigned owed;                    /* closed loop: requests that should be in flight and are not */
     _Atomic unsigned failures;                /* in a row */
     _Atomic uint64_t sent_early, ended_early; /* requests sent before the window's end, and those of them that ended */
+    uint64_t think_ns;                        /* 0: the next request is sent by whoever brings the answer */
+    sem_t answered;                           /* thinks: posted for each answer, and once when the run stops */
+    _Atomic uint64_t answered_ns;
 };
 
 struct load {
@@ -60,7 +63,7 @@ struct load {
     client *clients;
     size_t n_clients;
     struct generator *generators; /* room for one per client */
-    uint64_t start_ns, begin_ns, end_ns;
+    uint64_t start_ns, begin_ns, end_ns, stopped_ns;
     _Atomic bool stopping;     /* nothing more is submitted; written by load_run */
     _Atomic size_t in_flight;  /* requests, plus submitters between looking at `stopping` and submitting */
     _Atomic bool verifier_end; /* the verifier thread returns when it finds no done slot; written by load_run */
@@ -188,7 +191,10 @@ static void on_end(void *context, reef_request *request, const reef_request_info
     if (c->closed) {
         unsigned failures = ok ? 0 : atomic_load(&c->failures) + 1;
         atomic_store(&c->failures, failures);
-        if (failures < MAX_FAILURES) {
+        if (failures < MAX_FAILURES && c->think_ns) {
+            atomic_store(&c->answered_ns, reef_now_ns());
+            sem_post(&c->answered);
+        } else if (failures < MAX_FAILURES) {
             atomic_fetch_add(&c->owed, 1);
             pump(c);
         }
@@ -289,6 +295,26 @@ static void *generate(void *context)
     return NULL;
 }
 
+static void wait_for(sem_t *semaphore)
+{
+    while (sem_wait(semaphore)) {
+    }
+}
+
+/* One request in flight: there is one answer to think about at a time. */
+static void *think(void *context)
+{
+    generator *g = context;
+    client *c = g->only;
+    load_raise_priority();
+    for (wait_for(&c->answered); !atomic_load(&g->run->stopping); wait_for(&c->answered)) {
+        load_sleep_until(atomic_load(&c->answered_ns) + c->think_ns, g->run->options.spin_ns);
+        atomic_fetch_add(&c->owed, 1);
+        pump(c);
+    }
+    return NULL;
+}
+
 /* ---------------------------------------------------------------------------------------------- verifying -- */
 
 static void verify_done(load *run)
@@ -315,8 +341,7 @@ static void *verifier(void *context)
         if (run->options.poll_ns) {
             load_sleep_until(reef_now_ns() + run->options.poll_ns, 0);
         } else {
-            while (sem_wait(&run->work)) {
-            }
+            wait_for(&run->work);
         }
         bool end = atomic_load(&run->verifier_end);
         verify_done(run);
@@ -335,6 +360,8 @@ static reef_status create_client(load *run, client *c, const load_client_spec *s
     c->run = run;
     c->spec = *spec;
     c->closed = arrival->kind == BENCH_CLOSED;
+    c->think_ns = c->closed && arrival->concurrency == 1 ? arrival->think_ns : 0;
+    sem_init(&c->answered, 0, 0);
     c->deadline_ns = spec->client->deadline_us * 1000;
     c->capacity = spec->max_records;
     if (!c->closed) {
@@ -392,6 +419,7 @@ void load_destroy(load *run)
     for (size_t i = 0; i < run->n_clients; i++) {
         free(run->clients[i].records);
         free(run->clients[i].due);
+        sem_destroy(&run->clients[i].answered);
     }
     free(run->clients);
     free(run->generators);
@@ -427,18 +455,22 @@ static void run_tail(load *run)
     }
 }
 
-/* Starts the threads that send for the open-loop clients. Returns how many run; *ok is false when one is missing. */
+/* Starts the threads that send for the open-loop clients, and for those that think. Returns how many run; *ok is false
+ * when one is missing. */
 static size_t start_generators(load *run, generator *generators, bool *ok)
 {
     size_t n = 0;
+    bool all = false; /* one that sends for all open-loop clients runs */
     *ok = true;
     for (size_t i = 0; *ok && i < run->n_clients; i++) {
         client *c = &run->clients[i];
-        if (c->closed || !c->n_due || (n && !run->options.thread_per_client)) {
+        bool alone = c->think_ns || run->options.thread_per_client;
+        if (c->closed ? !c->think_ns : !c->n_due || (all && !alone)) {
             continue;
         }
-        generators[n] = (generator){.run = run, .only = run->options.thread_per_client ? c : NULL};
-        *ok = pthread_create(&generators[n].thread, NULL, generate, &generators[n]) == 0;
+        all |= !alone;
+        generators[n] = (generator){.run = run, .only = alone ? c : NULL};
+        *ok = pthread_create(&generators[n].thread, NULL, c->closed ? think : generate, &generators[n]) == 0;
         n += *ok;
     }
     return n;
@@ -462,7 +494,11 @@ reef_status load_run(load *run, reef_error *error)
         sleep_showing_progress(run, run->end_ns);
         run_tail(run);
     }
+    run->stopped_ns = reef_now_ns();
     atomic_store(&run->stopping, true);
+    for (size_t i = 0; i < run->n_clients; i++) {
+        sem_post(&run->clients[i].answered); /* after `stopping` is set, so that a thread that thinks sees it */
+    }
     for (size_t i = 0; i < n_generators; i++) {
         pthread_join(run->generators[i].thread, NULL);
     }
@@ -486,6 +522,11 @@ void load_window(const load *run, uint64_t *begin_ns, uint64_t *end_ns)
 {
     *begin_ns = run->begin_ns;
     *end_ns = run->end_ns;
+}
+
+uint64_t load_stopped(const load *run)
+{
+    return run->stopped_ns;
 }
 
 const load_record *load_records(const load *run, size_t client_index, size_t *n)

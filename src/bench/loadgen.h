@@ -5,7 +5,8 @@
  *                   closed-loop clients: the callback (or whoever frees a slot) submits the next request
  *
  * One generator thread sends for all open-loop clients where processors are scarce (the CPU device), one each where they
- * are not: there a client that is due while another one's inputs are being copied need not wait for that.
+ * are not: there a client that is due while another one's inputs are being copied need not wait for that. A closed-loop
+ * client that thinks between an answer and its next request has a thread of its own in either case.
  *
  * Open loop: all due times are known before the run starts, and a request's latency counts from when it was due,
  * however late it was sent. Nothing is allocated between load_run's start and end: records and output slots are there
@@ -63,6 +64,8 @@ void load_destroy(load *run);
 
 /* After the run. The window is [*begin, *end). */
 void load_window(const load *run, uint64_t *begin_ns, uint64_t *end_ns);
+/* When clients stopped sending: the tail's end. What ended later may have had the device to itself. */
+uint64_t load_stopped(const load *run);
 const load_record *load_records(const load *run, size_t client, size_t *n);
 /* Requests that were served and not recorded. */
 size_t load_unrecorded(const load *run, size_t client);

@@ -23,6 +23,17 @@ void bench_report_free(bench_report *report)
     memset(report, 0, sizeof *report);
 }
 
+static uint64_t compared_of(const bench_report *report)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < report->n_parts; i++) {
+        for (size_t k = 0; k < report->parts[i].n_rows; k++) {
+            sum += report->parts[i].rows[k].compared;
+        }
+    }
+    return sum;
+}
+
 uint64_t bench_report_mismatches(const bench_report *report)
 {
     uint64_t sum = 0;
@@ -139,7 +150,6 @@ static void print_part(const bench_report *report, const bench_part *part, FILE 
 
 void bench_report_print(const bench_report *report, FILE *out)
 {
-    uint64_t compared = 0;
     fprintf(out, "%s, %u compute units, %g s per policy in %u round%s after %g s of warm-up each, seed %llu\n",
             report->device, report->units, report->seconds, report->rounds, report->rounds == 1 ? "" : "s",
             report->warmup, (unsigned long long)report->seed);
@@ -159,12 +169,9 @@ void bench_report_print(const bench_report *report, FILE *out)
     }
     for (size_t i = 0; i < report->n_parts; i++) {
         print_part(report, &report->parts[i], out);
-        for (size_t k = 0; k < report->parts[i].n_rows; k++) {
-            compared += report->parts[i].rows[k].compared;
-        }
     }
     fprintf(out, "\n%llu answers compared bit for bit with the undisturbed ones, %llu differ.\n",
-            (unsigned long long)compared, (unsigned long long)bench_report_mismatches(report));
+            (unsigned long long)compared_of(report), (unsigned long long)bench_report_mismatches(report));
 }
 
 /* ---------------------------------------------------------------------------------------------------- JSON -- */
@@ -276,16 +283,19 @@ static json_t *row_json(const bench_part *part, const bench_row *row)
     return object;
 }
 
-json_t *bench_report_json(const bench_report *report)
+/* What every file of a workload's results begins with. */
+static void put_header(json_t *root, const bench_report *report)
 {
-    json_t *root = json_pack("{s:s, s:i, s:s, s:i}", "device", report->device, "units", (int)report->units,
-                             "reef_version", reef_version(), "rounds", (int)report->rounds);
+    json_object_set_new(root, "device", json_string(report->device));
+    put_count(root, "units", report->units);
+    json_object_set_new(root, "reef_version", json_string(reef_version()));
+    put_count(root, "rounds", report->rounds);
     put(root, "seconds", report->seconds);
     put(root, "warmup_seconds", report->warmup);
     put_count(root, "seed", report->seed);
     json_object_set_new(root, "generator_priority", json_string(report->realtime_priority ? "realtime" : "normal"));
     json_object_set_new(root, "policies_without_support", json_string(report->skipped));
-    json_t *models = json_array(), *parts = json_array(), *rows = json_array();
+    json_t *models = json_array();
     for (size_t i = 0; i < report->n_models; i++) {
         const bench_model_row *model = &report->models[i];
         json_t *object = json_pack("{s:s, s:I, s:I}", "model", model->name, "kernels", (json_int_t)model->kernels,
@@ -294,6 +304,12 @@ json_t *bench_report_json(const bench_report *report)
         json_array_append_new(models, object);
     }
     json_object_set_new(root, "models", models);
+}
+
+json_t *bench_report_json(const bench_report *report)
+{
+    json_t *root = json_object(), *parts = json_array(), *rows = json_array();
+    put_header(root, report);
     for (size_t i = 0; i < report->n_parts; i++) {
         const bench_part *part = &report->parts[i];
         json_t *object = json_pack("{s:s, s:s, s:f}", "workload", part->workload, "form", part->form, "rate_scale",
@@ -427,5 +443,188 @@ json_t *preempt_report_json(const preempt_report *report)
         json_array_append_new(rows, object);
     }
     json_object_set_new(root, "rows", rows);
+    return root;
+}
+
+/* ------------------------------------------------------------------------------------------------- padding -- */
+
+void padding_report_free(padding_report *report)
+{
+    bench_report_free(&report->bench);
+    bench_workload_free(&report->workload);
+    memset(report, 0, sizeof *report);
+}
+
+static const char *change(double pct, char *text, size_t size)
+{
+    snprintf(text, size, isnan(pct) ? "-" : "%+.1f%%", pct);
+    return text;
+}
+
+static void print_pairs(const padding_report *report, FILE *out)
+{
+    padding_row line;
+    char a[7][32], pair[160];
+    const bench_row *last = NULL;
+    size_t fewest = SIZE_MAX;
+    for (size_t i = 0; padding_row_at(report, i, &line); i++) {
+        const bench_row *row = line.row;
+        fewest = row->rt.n < fewest ? row->rt.n : fewest;
+        if (line.alone != last) {
+            snprintf(pair, sizeof pair, "%.70s beside %.70s", line.rt, line.be);
+            fprintf(out, "\n%s; alone %s, p99 %s, n %zu\n", pair, duration(line.alone->rt.p50_us, a[0], sizeof a[0]),
+                    duration(line.alone->rt.p99_us, a[1], sizeof a[1]), line.alone->rt.n);
+            fprintf(out, "  %-9s %9s %8s %9s %8s %8s %8s %8s %10s %7s %7s\n", "policy", "RT p50", "", "RT p99", "",
+                    "RT busy", "BE work", "BE/s", "padded", "preempt", "n");
+            last = line.alone;
+        }
+        fprintf(out, "  %-9s %9s %8s %9s %8s %8s %8s %8.2f %10llu %7llu %7zu\n", row->policy,
+                duration(row->rt.p50_us, a[0], sizeof a[0]), change(line.over_p50_pct, a[1], sizeof a[1]),
+                duration(row->rt.p99_us, a[2], sizeof a[2]), change(line.over_p99_pct, a[3], sizeof a[3]),
+                percent(100 * row->rt_busy_share, a[4], sizeof a[4]),
+                percent(100 * row->be_work_share, a[5], sizeof a[5]), row->be_per_s,
+                (unsigned long long)row->padded_tiles, (unsigned long long)row->preemptions, row->rt.n);
+        print_faults(row, out);
+    }
+    if (fewest < 100) {
+        fprintf(out, "\nAs few as %zu RT requests are behind a line: more --seconds give figures that mean more.\n",
+                fewest);
+    }
+}
+
+static void print_empty(const padding_report *report, FILE *out)
+{
+    padding_row line;
+    char a[4][32];
+    if (!padding_empty_at(report, 0, &line)) {
+        return;
+    }
+    fprintf(out, "\npolicy pad without best-effort work, against rt-only\n");
+    for (size_t i = 0; padding_empty_at(report, i, &line); i++) {
+        fprintf(out, "  %-20s p50 %9s %8s   p99 %9s %8s   n %zu\n", line.rt,
+                duration(line.row->rt.p50_us, a[0], sizeof a[0]), change(line.over_p50_pct, a[1], sizeof a[1]),
+                duration(line.row->rt.p99_us, a[2], sizeof a[2]), change(line.over_p99_pct, a[3], sizeof a[3]),
+                line.row->rt.n);
+        print_faults(line.row, out);
+    }
+    const reef_padding_info *padding = &report->bench.padding;
+    if (report->bench.padded) {
+        fprintf(out, "  kernels that carry others: %zu bytes of device memory; choosing on the host: ",
+                padding->proxy_bytes);
+        fprintf(out, padding->select_p50_ns ? "%llu ns per RT kernel (p50 of the newest)\n" : "none\n",
+                (unsigned long long)padding->select_p50_ns);
+    }
+}
+
+static void print_sums(const padding_report *report, FILE *out)
+{
+    padding_sum sum;
+    char a[6][32];
+    fprintf(out, "\n%-9s %9s %9s %9s %9s %9s %9s   %s\n", "policy", "p50 mean", "worst", "p99 mean", "worst", "BE work",
+            "least", "pairs; worst p50 of");
+    for (size_t i = 0; padding_sum_at(report, i, &sum); i++) {
+        fprintf(out, "%-9s %9s %9s %9s %9s %9s %9s   %zu%s%s\n", sum.policy,
+                change(sum.mean_p50_pct, a[0], sizeof a[0]), change(sum.worst_p50_pct, a[1], sizeof a[1]),
+                change(sum.mean_p99_pct, a[2], sizeof a[2]), change(sum.worst_p99_pct, a[3], sizeof a[3]),
+                percent(100 * sum.mean_be_share, a[4], sizeof a[4]),
+                percent(100 * sum.least_be_share, a[5], sizeof a[5]), sum.pairs, sum.worst[0] ? "; " : "", sum.worst);
+    }
+}
+
+void padding_report_print(const padding_report *report, FILE *out)
+{
+    const bench_report *bench = &report->bench;
+    fprintf(out, "%s, %u compute units, %g s per pair and policy in %u round%s after %g s of warm-up each, seed %llu\n",
+            bench->device, bench->units, bench->seconds, bench->rounds, bench->rounds == 1 ? "" : "s", bench->warmup,
+            (unsigned long long)bench->seed);
+    fprintf(
+        out,
+        "One real-time and one best-effort client, each in a closed loop; the real-time one thinks %g us before a\n"
+        "request. Changes are against rt-only in the same rounds. BE work: best-effort requests x their solo time, of "
+        "the\ntime; RT busy: of the time, the real-time request was being served. What units do is not measured.\n",
+        (double)report->think_ns / 1e3);
+    if (bench->skipped[0]) {
+        fprintf(out, "left out, because %s cannot run it: %s\n", bench->device, bench->skipped);
+    }
+    print_pairs(report, out);
+    print_empty(report, out);
+    print_sums(report, out);
+    fprintf(out, "\n%llu answers compared bit for bit with the undisturbed ones, %llu differ.\n",
+            (unsigned long long)compared_of(&report->bench), (unsigned long long)bench_report_mismatches(bench));
+}
+
+static json_t *padding_row_json(const padding_row *line)
+{
+    const bench_row *row = line->row;
+    json_t *object = json_pack("{s:s, s:s, s:s}", "rt", line->rt, "be", line->be, "policy", row->policy);
+    put(object, "rt_overhead_p50_pct", line->over_p50_pct);
+    put(object, "rt_overhead_p99_pct", line->over_p99_pct);
+    put(object, "be_work_share", row->be_work_share);
+    put(object, "rt_alone_p50_us", line->alone->rt.p50_us);
+    put(object, "rt_alone_p99_us", line->alone->rt.p99_us);
+    put(object, "rt_p50_us", row->rt.p50_us);
+    put(object, "rt_p99_us", row->rt.p99_us);
+    put_count(object, "n", row->rt.n);
+    put_count(object, "alone_n", line->alone->rt.n);
+    put(object, "rt_busy_share", row->rt_busy_share);
+    put(object, "rt_per_s", row->rt_per_s);
+    put(object, "be_per_s", row->be_per_s);
+    put_count(object, "padded_tiles", row->padded_tiles);
+    put_count(object, "preemptions", row->preemptions);
+    put_count(object, "failed", row->failed + row->refused);
+    put_count(object, "compared", row->compared);
+    put_count(object, "mismatches", row->mismatches);
+    return object;
+}
+
+/* {"empty_pad_overhead_pct": {model: pct}, ..., "policies": {policy: {...}}} */
+static json_t *padding_summary_json(const padding_report *report)
+{
+    padding_row line;
+    padding_sum sum;
+    json_t *root = json_object(), *p50 = json_object(), *p99 = json_object(), *policies = json_object();
+    for (size_t i = 0; padding_empty_at(report, i, &line); i++) {
+        put(p50, line.rt, line.over_p50_pct);
+        put(p99, line.rt, line.over_p99_pct);
+    }
+    for (size_t i = 0; padding_sum_at(report, i, &sum); i++) {
+        json_t *figures = json_object();
+        put(figures, "rt_overhead_p50_mean_pct", sum.mean_p50_pct);
+        put(figures, "rt_overhead_p50_worst_pct", sum.worst_p50_pct);
+        put(figures, "rt_overhead_p99_mean_pct", sum.mean_p99_pct);
+        put(figures, "rt_overhead_p99_worst_pct", sum.worst_p99_pct);
+        put(figures, "be_work_share_mean", sum.mean_be_share);
+        put(figures, "be_work_share_least", sum.least_be_share);
+        put_count(figures, "pairs", sum.pairs);
+        put_count(figures, "pairs_without_be_work", sum.without_be);
+        json_object_set_new(figures, "worst_pair", json_string(sum.worst));
+        json_object_set_new(policies, sum.policy, figures);
+    }
+    const bench_report *bench = &report->bench;
+    json_object_set_new(root, "empty_pad_overhead_pct", p50);
+    json_object_set_new(root, "empty_pad_overhead_p99_pct", p99);
+    json_object_set_new(root, "proxy_bytes",
+                        bench->padded ? json_integer((json_int_t)bench->padding.proxy_bytes) : json_null());
+    json_object_set_new(root, "selection_ns_p50",
+                        bench->padded ? json_integer((json_int_t)bench->padding.select_p50_ns) : json_null());
+    json_object_set_new(root, "policies", policies);
+    put_count(root, "compared", compared_of(&report->bench));
+    put_count(root, "mismatches", bench_report_mismatches(bench));
+    return root;
+}
+
+json_t *padding_report_json(const padding_report *report)
+{
+    const bench_report *bench = &report->bench;
+    json_t *root = json_pack("{s:s}", "workload", "padding"), *rows = json_array();
+    put_header(root, bench);
+    json_object_set_new(root, "precision", json_string(reef_precision_name(report->precision)));
+    put(root, "think_us", (double)report->think_ns / 1e3);
+    padding_row line;
+    for (size_t i = 0; padding_row_at(report, i, &line); i++) {
+        json_array_append_new(rows, padding_row_json(&line));
+    }
+    json_object_set_new(root, "rows", rows);
+    json_object_set_new(root, "summary", padding_summary_json(report));
     return root;
 }

@@ -41,9 +41,19 @@ typedef struct bench_row {
     size_t n_clients;
 } bench_row;
 
-/* One workload in one form. rows[0] is rt-only, what the others are compared with. */
+/* Some of a workload's clients, played by themselves. */
+typedef struct bench_scene {
+    const char *name, *form; /* what its part says instead of the workload's */
+    const size_t *clients;   /* indices, ascending; NULL: all */
+    size_t n_clients;
+    const char *only; /* this policy alone beside rt-only, if it is among those that are measured; NULL: all of them.
+                       * Static string */
+} bench_scene;
+
+/* One workload in one form, or a scene of it. rows[0] is rt-only, what the others are compared with. */
 typedef struct bench_part {
-    const char *workload, *about, *form; /* form: "published" or "matched" */
+    const char *workload, *about, *form; /* form: "published", "matched", or a scene's */
+    size_t scene;                        /* index; 0 without scenes */
     double rate_scale, rt_share_target;
     bench_row *rows;
     size_t n_rows;
@@ -69,6 +79,8 @@ typedef struct bench_report {
     size_t n_parts;
     bench_model_row *models;
     size_t n_models;
+    bool padded; /* policy pad was among those measured */
+    reef_padding_info padding;
 } bench_report;
 
 void bench_report_free(bench_report *report);
@@ -121,6 +133,49 @@ typedef struct preempt_report {
 void preempt_report_free(preempt_report *report);
 void preempt_report_print(const preempt_report *report, FILE *out);
 json_t *preempt_report_json(const preempt_report *report);
+
+/* ---- bench padding ---- */
+
+typedef struct padding_pair {
+    const char *rt, *be; /* paths, or names in the folder of models */
+} padding_pair;
+
+typedef struct padding_report {
+    bench_report bench;      /* a part per RT model alone under policy pad, then one per pair */
+    bench_workload workload; /* owns names and scenes */
+    const char **empty;      /* RT models, of the first scenes */
+    size_t n_empty;
+    const padding_pair *pairs; /* of the others */
+    size_t n_pairs;
+    reef_precision precision;
+    uint64_t think_ns;
+} padding_report;
+
+/* One line: a pair under a policy. */
+typedef struct padding_row {
+    const char *rt, *be;
+    const bench_row *alone, *row;
+    double over_p50_pct, over_p99_pct; /* of RT latency over rt-only's; NaN where there was no answer */
+} padding_row;
+
+/* All pairs under one policy. NaN where there is nothing to count. */
+typedef struct padding_sum {
+    const char *policy;
+    double mean_p50_pct, worst_p50_pct, mean_p99_pct, worst_p99_pct, mean_be_share, least_be_share;
+    size_t pairs, without_be; /* without_be: pairs in which no BE work was done */
+    char worst[160];          /* the pair with the worst p50 */
+} padding_sum;
+
+/* The i-th line, pair by pair; false past the end. */
+bool padding_row_at(const padding_report *report, size_t i, padding_row *out);
+/* The i-th policy; false past the end. */
+bool padding_sum_at(const padding_report *report, size_t i, padding_sum *out);
+/* The i-th RT model under policy pad with nothing to pad (its be is NULL); false past the end. */
+bool padding_empty_at(const padding_report *report, size_t i, padding_row *out);
+
+void padding_report_free(padding_report *report);
+void padding_report_print(const padding_report *report, FILE *out);
+json_t *padding_report_json(const padding_report *report);
 
 /* A number for a file: rounded to four decimals; null for NaN. */
 json_t *bench_json_number(double value);

@@ -2,7 +2,7 @@
  * runner.c - workloads under each policy.
  *
  *     models -> profiles ->  for each workload: each model alone (solo p50), undisturbed answers, sessions
- *                              for each form, for each round:  rt-only, policy, policy ...   (then backwards, and so on)
+ *                              for each form, scene, round:  rt-only, policy, policy ...   (then backwards, and so on)
  *
  * Everything a ratio is made of is measured in the same run on the same device: the RT latency alone (rt-only), the solo
  * times behind the load-matched rates and, from before each round, behind "best-effort work". The policies take turns in short slices, so that
@@ -19,48 +19,14 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "bench/loadgen.h"
+#include "bench/tally.h"
 #include "bench/tensors.h"
 
-enum {
-    SLOT_BYTES = 64 << 20,
-    MAX_RECORDS = 1 << 20,
-    SOLO_MAX_RUNS = 200,
-    SOLO_MIN_RUNS = 3,
-    ROUND_MAX_RUNS = 100,
-    MAX_CLIENTS = 64
-};
+enum { SLOT_BYTES = 64 << 20, MAX_RECORDS = 1 << 20, SOLO_MAX_RUNS = 200, SOLO_MIN_RUNS = 3, ROUND_MAX_RUNS = 100 };
 static const uint64_t SOLO_NS = 1000000000u, ROUND_NS = 300000000u, MAX_TAIL_NS = 10000000000u,
                       MAX_BACKLOG_NS = 3000000000u;
 /* Waking up takes a thread up to about 100 us: a generator is awake that long before a request is due. */
 static const uint64_t SPIN_NS = 150000u, POLL_NS = 500000u;
-
-typedef struct bench_model {
-    const bench_client *like; /* the first client that uses it: path and shapes */
-    char *path;
-    reef_model *model;
-    uint64_t first_ns; /* p50 alone, before the first slice, from submission to end: what rates and SLOs go by, because
-                        * requests come one after another whole, with what the host does for each */
-    uint64_t solo_ns;  /* p50 alone on the device, from before each round of a part: what its work is counted in */
-    uint64_t *samples; /* for solo_ns */
-    size_t n_samples, room;
-} bench_model;
-
-typedef struct bench_actor { /* a client and what it needs to run */
-    const bench_client *client;
-    bench_model *model;
-    reef_session *session;
-    reef_session *alone; /* of the actor that measures its model; real-time */
-    bench_tensors inputs;
-    bench_verifier verifier;
-    uint64_t seed;
-} bench_actor;
-
-typedef struct bench_play { /* a workload and its clients */
-    const bench_workload *workload;
-    bench_actor *actors;
-    size_t n_actors;
-    double scale; /* of the rates, in the form being played */
-} bench_play;
 
 typedef struct runner {
     const bench_options *options;
@@ -71,6 +37,7 @@ typedef struct runner {
     size_t n_plays;
     const char **policies; /* static strings; the first is rt-only */
     size_t n_policies;
+    size_t n_forms;       /* of all plays */
     size_t slice, slices; /* for progress */
     bool leak;            /* requests are still under way: nothing they point at may be freed */
 } runner;
@@ -213,14 +180,23 @@ static reef_status measure_first(bench_actor *actor, reef_error *error)
     return status;
 }
 
-/* Before each round: every model of the play once more, so that its time alone is that of these minutes. */
-static reef_status measure_again(runner *r, const bench_play *play, reef_error *error)
+static bool scene_uses(const bench_play *play, const bench_scene *scene, const bench_model *model)
+{
+    bool used = false;
+    for (size_t i = 0; i < play->n_actors; i++) {
+        used |= play->actors[i].model == model && in_scene(scene, i);
+    }
+    return used;
+}
+
+/* Before each round: every model of the scene once more, so that its time alone is that of these minutes. */
+static reef_status measure_again(runner *r, const bench_play *play, const bench_scene *scene, reef_error *error)
 {
     reef_status status = reef_device_set_policy(r->device, "rt-only", error);
     for (size_t i = 0; !status && i < play->n_actors; i++) {
         bench_actor *actor = &play->actors[i];
         bench_model *model = actor->model;
-        if (!actor->alone) {
+        if (!actor->alone || !scene_uses(play, scene, model)) {
             continue;
         }
         uint64_t samples[ROUND_MAX_RUNS];
@@ -391,290 +367,6 @@ static void choose_rates(bench_play *play, bool matched, bench_part *part)
     part->rt_share_target = matched ? share : busy;
 }
 
-/* ----------------------------------------------------------------------------------------------- counting -- */
-
-static bool in_window(uint64_t t, uint64_t begin, uint64_t end)
-{
-    return t >= begin && t < end;
-}
-
-/* The part of [from, to) that lies in the window, as a fraction: a request that crosses its edge counts in part. */
-static double part_inside(uint64_t from, uint64_t to, uint64_t begin, uint64_t end)
-{
-    if (to <= from) {
-        return in_window(to, begin, end);
-    }
-    uint64_t a = from > begin ? from : begin, b = to < end ? to : end;
-    return b > a ? (double)(b - a) / (double)(to - from) : 0;
-}
-
-typedef struct samples {
-    uint64_t *ns;
-    size_t n, capacity;
-} samples;
-
-static bool make_room(samples *s, size_t more)
-{
-    if (s->n + more > s->capacity) {
-        size_t grown = (s->n + more) + (s->n + more) / 2;
-        uint64_t *bigger = realloc(s->ns, (grown + 1) * sizeof *bigger);
-        if (!bigger) {
-            return false;
-        }
-        s->ns = bigger;
-        s->capacity = grown;
-    }
-    return true;
-}
-
-/* What a client saw under one policy, summed over the slices. */
-typedef struct tally_client {
-    samples due, submitted;
-    double served;
-    size_t in_slo, drops, refused, failed, deadline_missed, unrecorded, n_due;
-    uint64_t preemptions, compared, mismatches;
-    char mismatch[200];
-} tally_client;
-
-typedef struct tally {
-    tally_client *clients; /* one per actor of the play */
-    samples late;
-    double window_s, wall_s; /* measured time; time between the readings of the device's counters */
-    uint64_t rt_busy_ns;
-    uint64_t preemptions, kernels_evicted, tiles_run, tiles_abandoned, padded_tiles, busy_rt, busy_be, lost_be;
-} tally;
-
-static void tally_free(tally *t, size_t n_actors)
-{
-    for (size_t i = 0; t->clients && i < n_actors; i++) {
-        free(t->clients[i].due.ns);
-        free(t->clients[i].submitted.ns);
-    }
-    free(t->clients);
-    free(t->late.ns);
-}
-
-static double slo_us(const bench_actor *actor)
-{
-    return actor->client->slo_us ? (double)actor->client->slo_us : 2 * (double)actor->model->first_ns / 1e3;
-}
-
-/* Requests counted for throughput: those due in the window, or served in it, in part. */
-static reef_status count_client(const load *run, size_t index, const bench_actor *actor, tally *t, tally_client *c)
-{
-    uint64_t begin, end, deadline = actor->client->deadline_us * 1000;
-    double slo_ns = slo_us(actor) * 1e3;
-    size_t n;
-    bool open = actor->client->arrival.kind != BENCH_CLOSED;
-    load_window(run, &begin, &end);
-    const load_record *records = load_records(run, index, &n);
-    if (!make_room(&c->due, n) || !make_room(&c->submitted, n) || (open && !make_room(&t->late, n))) {
-        return REEF_NO_MEMORY;
-    }
-    for (size_t i = 0; i < n; i++) {
-        const load_record *record = &records[i];
-        bool due = in_window(record->due_ns, begin, end), ok = record->status == REEF_OK;
-        if (ok) {
-            uint64_t from = record->start_ns ? record->start_ns : record->submit_ns;
-            c->served += part_inside(from, record->end_ns, begin, end);
-        }
-        if (!due) {
-            continue;
-        }
-        c->n_due++;
-        c->preemptions += record->preemptions;
-        c->drops += record->status == LOAD_DROPPED || record->status == REEF_QUEUE_FULL;
-        c->refused += record->status == REEF_REFUSED;
-        bool late = ok && deadline && record->end_ns > record->due_ns + deadline;
-        c->deadline_missed += record->status == REEF_DEADLINE || late;
-        c->failed += !ok && record->status != LOAD_DROPPED && record->status != REEF_QUEUE_FULL &&
-                     record->status != REEF_REFUSED && record->status != REEF_DEADLINE;
-        if (open) {
-            t->late.ns[t->late.n++] = record->sent_ns - record->due_ns;
-        }
-        if (ok) {
-            uint64_t latency = record->end_ns - record->due_ns;
-            c->due.ns[c->due.n++] = latency;
-            c->submitted.ns[c->submitted.n++] = record->end_ns - record->sent_ns;
-            c->in_slo += (double)latency <= slo_ns;
-        }
-    }
-    c->unrecorded += load_unrecorded(run, index);
-    c->compared += actor->verifier.compared;
-    c->mismatches += actor->verifier.mismatches;
-    if (!c->mismatch[0]) {
-        memcpy(c->mismatch, actor->verifier.first, sizeof c->mismatch);
-    }
-    return REEF_OK;
-}
-
-typedef struct span {
-    uint64_t from, to;
-} span;
-
-static int by_start(const void *a, const void *b)
-{
-    const span *x = a, *y = b;
-    return (x->from > y->from) - (x->from < y->from);
-}
-
-/* How much of the window at least one RT request was being served. */
-static reef_status count_rt_busy(const load *run, const size_t *indices, size_t n_indices, tally *t)
-{
-    uint64_t begin, end, until;
-    size_t total = 0, n_spans = 0, n;
-    load_window(run, &begin, &end);
-    for (size_t i = 0; i < n_indices; i++) {
-        load_records(run, indices[i], &n);
-        total += n;
-    }
-    span *spans = malloc((total + 1) * sizeof *spans);
-    if (!spans) {
-        return REEF_NO_MEMORY;
-    }
-    for (size_t i = 0; i < n_indices; i++) {
-        const load_record *records = load_records(run, indices[i], &n);
-        for (size_t k = 0; k < n; k++) {
-            if (records[k].status == REEF_OK && records[k].start_ns) {
-                spans[n_spans++] = (span){records[k].start_ns, records[k].end_ns};
-            }
-        }
-    }
-    qsort(spans, n_spans, sizeof *spans, by_start);
-    until = begin;
-    for (size_t i = 0; i < n_spans; i++) {
-        uint64_t from = spans[i].from > until ? spans[i].from : until, to = spans[i].to < end ? spans[i].to : end;
-        if (to > from) {
-            t->rt_busy_ns += to - from;
-            until = to;
-        }
-    }
-    free(spans);
-    return REEF_OK;
-}
-
-static void count_device(const reef_device_stats *before, const reef_device_stats *after, tally *t)
-{
-    t->preemptions += after->preemptions - before->preemptions;
-    t->kernels_evicted += after->kernels_evicted - before->kernels_evicted;
-    t->tiles_run += after->tiles_run - before->tiles_run;
-    t->tiles_abandoned += after->tiles_abandoned - before->tiles_abandoned;
-    t->padded_tiles += after->padded_tiles - before->padded_tiles;
-    t->busy_rt += after->busy_ns_rt - before->busy_ns_rt;
-    t->busy_be += after->busy_ns_be - before->busy_ns_be;
-    t->lost_be += after->lost_ns_be - before->lost_ns_be;
-}
-
-/* One slice into the policy's tally. who: the actors that took part. */
-static reef_status count_slice(const bench_play *play, const load *run, const size_t *who, size_t n_who, tally *t)
-{
-    size_t rt[MAX_CLIENTS], n_rt = 0;
-    uint64_t begin, end;
-    reef_status status = REEF_OK;
-    for (size_t i = 0; !status && i < n_who; i++) {
-        const bench_actor *actor = &play->actors[who[i]];
-        status = count_client(run, i, actor, t, &t->clients[who[i]]);
-        if (actor->client->service_class == REEF_RT) {
-            rt[n_rt++] = i;
-        }
-    }
-    load_window(run, &begin, &end);
-    t->window_s += (double)(end - begin) / 1e9;
-    return status ? status : count_rt_busy(run, rt, n_rt, t);
-}
-
-static void finish_client(const bench_actor *actor, tally_client *c, double seconds, bench_client_row *row)
-{
-    *row = (bench_client_row){
-        .name = actor->client->name,
-        .model = actor->client->model,
-        .service_class = actor->client->service_class,
-        .solo_us = (double)actor->model->solo_ns / 1e3,
-        .slo_us = slo_us(actor),
-        .per_s = c->served / seconds,
-        .slo_pct = c->n_due ? 100.0 * (double)c->in_slo / (double)c->n_due : NAN,
-        .due = c->n_due,
-        .drops = c->drops,
-        .refused = c->refused,
-        .failed = c->failed,
-        .deadline_missed = c->deadline_missed,
-        .unrecorded = c->unrecorded,
-        .preemptions = c->preemptions,
-        .compared = c->compared,
-        .mismatches = c->mismatches,
-    };
-    row->work_share = row->per_s * row->solo_us / 1e6;
-    memcpy(row->mismatch, c->mismatch, sizeof row->mismatch);
-    row->latency = bench_stats_of(c->due.ns, c->due.n);
-    row->submitted = bench_stats_of(c->submitted.ns, c->submitted.n);
-}
-
-/* All RT latencies of a policy together, and sums over clients. base: the row of rt-only; NULL for that row itself. */
-static reef_status finish_row(const bench_play *play, bool with_be, tally *t, const bench_row *base, bench_row *row)
-{
-    samples due = {0}, submitted = {0};
-    size_t n_due = 0, in_slo = 0;
-    row->clients = calloc(play->n_actors + 1, sizeof *row->clients);
-    bool ok = row->clients != NULL;
-    for (size_t i = 0; ok && i < play->n_actors; i++) {
-        const bench_actor *actor = &play->actors[i];
-        tally_client *c = &t->clients[i];
-        bool rt = actor->client->service_class == REEF_RT;
-        if (!rt && !with_be) {
-            continue;
-        }
-        bench_client_row *client = &row->clients[row->n_clients++];
-        finish_client(actor, c, t->window_s, client);
-        row->compared += client->compared;
-        row->mismatches += client->mismatches;
-        row->drops += client->drops;
-        row->refused += client->refused;
-        row->failed += client->failed;
-        row->deadline_missed += client->deadline_missed;
-        if (rt) {
-            ok = make_room(&due, c->due.n) && make_room(&submitted, c->submitted.n);
-            if (ok && c->due.n) {
-                memcpy(due.ns + due.n, c->due.ns, c->due.n * sizeof *due.ns);
-                memcpy(submitted.ns + submitted.n, c->submitted.ns, c->submitted.n * sizeof *submitted.ns);
-                due.n += c->due.n;
-                submitted.n += c->submitted.n;
-            }
-            n_due += c->n_due;
-            in_slo += c->in_slo;
-            row->rt_per_s += client->per_s;
-            row->rt_work_share += client->work_share;
-        } else {
-            row->be_per_s += client->per_s;
-            row->be_work_share += client->work_share;
-        }
-    }
-    if (ok) {
-        row->rt = bench_stats_of(due.ns, due.n);
-        row->rt_submitted = bench_stats_of(submitted.ns, submitted.n);
-        bench_stats late = bench_stats_of(t->late.ns, t->late.n);
-        row->late_p50_us = late.p50_us;
-        row->late_p99_us = late.p99_us;
-        row->late_max_us = late.max_us;
-        row->slo_pct = n_due ? 100.0 * (double)in_slo / (double)n_due : NAN;
-        row->rt_busy_share = (double)t->rt_busy_ns / 1e9 / t->window_s;
-        row->preemptions = t->preemptions;
-        row->kernels_evicted = t->kernels_evicted;
-        row->tiles_run = t->tiles_run;
-        row->tiles_abandoned = t->tiles_abandoned;
-        row->padded_tiles = t->padded_tiles;
-        row->be_lost_pct = t->busy_be ? 100.0 * (double)t->lost_be / (double)t->busy_be : 0;
-        row->unit_busy_share = (double)(t->busy_be + t->busy_rt) / 1e9 / t->wall_s;
-        base = base ? base : row;
-        double idle = 1 - base->rt_busy_share, work = base->rt_work_share;
-        row->requests_ratio = base->rt_per_s > 0 ? (row->rt_per_s + row->be_per_s) / base->rt_per_s : NAN;
-        row->work_ratio = work > 0 ? (row->rt_work_share + row->be_work_share) / work : NAN;
-        row->be_idle_share = idle > 0 ? row->be_work_share / idle : NAN;
-    }
-    free(due.ns);
-    free(submitted.ns);
-    return ok ? REEF_OK : REEF_NO_MEMORY;
-}
-
 /* ------------------------------------------------------------------------------------------------- slices -- */
 
 static void slice_progress(void *context, const char *what, size_t done, size_t total)
@@ -684,8 +376,8 @@ static void slice_progress(void *context, const char *what, size_t done, size_t 
 }
 
 /* Who takes part under a policy, and how they ask. */
-static size_t cast(const runner *r, const bench_play *play, bool with_be, unsigned round, load_client_spec *specs,
-                   size_t *who, uint64_t *longest_ns)
+static size_t cast(const runner *r, const bench_play *play, const bench_scene *scene, bool with_be, unsigned round,
+                   load_client_spec *specs, size_t *who, uint64_t *longest_ns)
 {
     const bench_options *options = r->options;
     double slice_s = options->seconds / (options->rounds ? options->rounds : 1) + options->warmup;
@@ -694,7 +386,7 @@ static size_t cast(const runner *r, const bench_play *play, bool with_be, unsign
     for (size_t i = 0; i < play->n_actors; i++) {
         bench_actor *actor = &play->actors[i];
         bool rt = actor->client->service_class == REEF_RT;
-        if (!rt && !with_be) {
+        if (!in_scene(scene, i) || (!rt && !with_be)) {
             continue;
         }
         actor->verifier.compared = actor->verifier.mismatches = 0;
@@ -719,14 +411,14 @@ static size_t cast(const runner *r, const bench_play *play, bool with_be, unsign
     return n;
 }
 
-static reef_status play_slice(runner *r, const bench_play *play, const bench_part *part, const char *policy,
-                              unsigned round, tally *t, reef_error *error)
+static reef_status play_slice(runner *r, const bench_play *play, const bench_scene *scene, const bench_part *part,
+                              const char *policy, unsigned round, tally *t, reef_error *error)
 {
     const bench_options *options = r->options;
-    load_client_spec specs[MAX_CLIENTS];
-    size_t who[MAX_CLIENTS];
+    load_client_spec specs[PLAY_MAX_CLIENTS];
+    size_t who[PLAY_MAX_CLIENTS];
     uint64_t longest;
-    size_t n = cast(r, play, strcmp(policy, "rt-only") != 0, round, specs, who, &longest);
+    size_t n = cast(r, play, scene, strcmp(policy, "rt-only") != 0, round, specs, who, &longest);
     unsigned rounds = options->rounds ? options->rounds : 1;
     bool cpu = !strcmp(options->device, "cpu");
     char what[200];
@@ -759,8 +451,8 @@ static reef_status play_slice(runner *r, const bench_play *play, const bench_par
         r->leak = status == REEF_TIMEOUT;
         if (!status) {
             t->wall_s += (double)(reef_now_ns() - begin) / 1e9 * (after.units ? after.units : 1);
-            count_device(&before, &after, t);
-            status = count_slice(play, run, who, n, t);
+            tally_device(&before, &after, t);
+            status = tally_slice(play, run, who, n, t);
             if (status) {
                 reef_fail(error, status, "out of memory for the records");
             }
@@ -773,15 +465,35 @@ static reef_status play_slice(runner *r, const bench_play *play, const bench_par
     return status;
 }
 
+/* The policies that a scene is played under: rt-only and ... 0: none beside it, so that there is nothing to play. */
+static size_t policies_of(const runner *r, const bench_scene *scene, const char **pair, const char *const **out)
+{
+    *out = r->policies;
+    if (!scene->only) {
+        return r->n_policies;
+    }
+    pair[0] = r->policies[0];
+    pair[1] = scene->only;
+    *out = pair;
+    bool measured = false;
+    for (size_t i = 0; i < r->n_policies; i++) {
+        measured |= !strcmp(r->policies[i], scene->only);
+    }
+    return measured ? 2 : 0;
+}
+
 /* Every policy, in turns. */
-static reef_status play_part(runner *r, const bench_play *play, bench_part *part, reef_error *error)
+static reef_status play_part(runner *r, const bench_play *play, const bench_scene *scene, bench_part *part,
+                             reef_error *error)
 {
     reef_status status = REEF_OK;
     unsigned rounds = r->options->rounds ? r->options->rounds : 1;
-    tally *tallies = calloc(r->n_policies, sizeof *tallies);
-    part->rows = calloc(r->n_policies, sizeof *part->rows);
+    const char *pair[2], *const *policies;
+    size_t n = policies_of(r, scene, pair, &policies);
+    tally *tallies = calloc(n, sizeof *tallies);
+    part->rows = calloc(n, sizeof *part->rows);
     bool ok = tallies && part->rows;
-    for (size_t p = 0; ok && p < r->n_policies; p++) {
+    for (size_t p = 0; ok && p < n; p++) {
         tallies[p].clients = calloc(play->n_actors + 1, sizeof *tallies[p].clients);
         ok = tallies[p].clients != NULL;
     }
@@ -789,26 +501,26 @@ static reef_status play_part(runner *r, const bench_play *play, bench_part *part
         status = reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }
     for (unsigned round = 0; !status && round < rounds; round++) {
-        status = measure_again(r, play, error);
-        for (size_t i = 0; !status && i < r->n_policies; i++) {
-            size_t p = round % 2 ? r->n_policies - 1 - i : i; /* there and back */
-            status = play_slice(r, play, part, r->policies[p], round, &tallies[p], error);
+        status = measure_again(r, play, scene, error);
+        for (size_t i = 0; !status && i < n; i++) {
+            size_t p = round % 2 ? n - 1 - i : i; /* there and back */
+            status = play_slice(r, play, scene, part, policies[p], round, &tallies[p], error);
             if (status) {
-                reef_error_prefix(error, "workload %s, policy %s: ", part->workload, r->policies[p]);
+                reef_error_prefix(error, "workload %s, policy %s: ", part->workload, policies[p]);
             }
         }
     }
     settle_solo(play);
-    for (size_t p = 0; !status && p < r->n_policies; p++) {
+    for (size_t p = 0; !status && p < n; p++) {
         bench_row *row = &part->rows[p];
-        row->policy = r->policies[p];
-        status = finish_row(play, strcmp(row->policy, "rt-only") != 0, &tallies[p], p ? part->rows : NULL, row);
+        row->policy = policies[p];
+        status = tally_row(play, scene, strcmp(row->policy, "rt-only") != 0, &tallies[p], p ? part->rows : NULL, row);
         part->n_rows++;
         if (status) {
             reef_fail(error, status, "out of memory for the report");
         }
     }
-    for (size_t p = 0; tallies && p < r->n_policies; p++) {
+    for (size_t p = 0; tallies && p < n; p++) {
         tally_free(&tallies[p], play->n_actors);
     }
     free(tallies);
@@ -833,6 +545,28 @@ reef_status bench_traced(reef_device *device, const char *path, reef_status (*ru
     return status;
 }
 
+/* One form of a play, scene by scene. */
+static reef_status play_form(runner *r, bench_play *play, bool matched, bench_report *report, reef_error *error)
+{
+    static const bench_scene whole = {0};
+    const bench_options *options = r->options;
+    reef_status status = REEF_OK;
+    for (size_t s = 0; !status && s < (options->n_scenes ? options->n_scenes : 1); s++) {
+        const bench_scene *scene = options->n_scenes ? &options->scenes[s] : &whole;
+        const char *pair[2], *const *policies;
+        if (!policies_of(r, scene, pair, &policies)) {
+            continue;
+        }
+        bench_part *part = &report->parts[report->n_parts++];
+        choose_rates(play, matched, part);
+        part->scene = s;
+        part->workload = scene->name ? scene->name : part->workload;
+        part->form = scene->form ? scene->form : part->form;
+        status = play_part(r, play, scene, part, error);
+    }
+    return status;
+}
+
 typedef struct play_context {
     runner *r;
     bench_report *report;
@@ -852,9 +586,7 @@ static reef_status play_all(void *context, reef_error *error)
         }
         for (int matched = 0; !status && matched < 2; matched++) {
             if (forms[matched]) {
-                bench_part *part = &report->parts[report->n_parts++];
-                choose_rates(play, matched, part);
-                status = play_part(r, play, part, error);
+                status = play_form(r, play, matched, report, error);
             }
         }
         if (!r->leak) {
@@ -889,6 +621,10 @@ static reef_status choose_policies(runner *r, bench_report *report, reef_error *
         if (!known) {
             r->policies[r->n_policies++] = policy;
         }
+    }
+    if (r->n_policies == 1 && report->skipped[0]) {
+        return reef_fail(error, REEF_UNSUPPORTED, "device '%s' can run none of the policies asked for: %s",
+                         options->device, report->skipped);
     }
     return REEF_OK;
 }
@@ -939,7 +675,7 @@ static void clean_up(runner *r)
 /* Everything that can be found out without the device. */
 static reef_status set_up(runner *r, const bench_workload *workloads, size_t n, bench_report *report, reef_error *error)
 {
-    size_t clients = 0, parts = 0;
+    size_t clients = 0;
     reef_status status = bench_check_device(r->options->device, error);
     for (size_t i = 0; !status && i < r->options->n_policies; i++) {
         status = bench_check_policy(r->options->policies[i], NULL, error);
@@ -953,7 +689,7 @@ static reef_status set_up(runner *r, const bench_workload *workloads, size_t n, 
     r->models = calloc(clients + 1, sizeof *r->models);
     r->plays = calloc(n + 1, sizeof *r->plays);
     r->policies = calloc(r->options->n_policies + 1, sizeof *r->policies);
-    report->parts = calloc(2 * n + 1, sizeof *report->parts);
+    report->parts = calloc(2 * (n + r->options->n_scenes) + 1, sizeof *report->parts);
     if (!r->models || !r->plays || !r->policies || !report->parts) {
         return reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }
@@ -964,11 +700,30 @@ static reef_status set_up(runner *r, const bench_workload *workloads, size_t n, 
         play->actors = calloc(play->workload->n_clients + 1, sizeof *play->actors);
         status = play->actors ? collect_models(r, play, error) : reef_fail(error, REEF_NO_MEMORY, "out of memory");
         if (!status && !(status = forms_of(r, play, &published, &matched, error))) {
-            parts += published + (size_t)matched;
+            r->n_forms += published + (size_t)matched;
         }
     }
-    r->slices = parts * (r->options->rounds ? r->options->rounds : 1);
     return status;
+}
+
+static size_t count_slices(const runner *r)
+{
+    const bench_options *options = r->options;
+    const char *pair[2], *const *policies;
+    size_t n = options->n_scenes ? 0 : r->n_policies;
+    for (size_t i = 0; i < options->n_scenes; i++) {
+        n += policies_of(r, &options->scenes[i], pair, &policies);
+    }
+    return n * r->n_forms * (options->rounds ? options->rounds : 1);
+}
+
+/* What padding has cost, if there was any. */
+static void ask_padding(const runner *r, bench_report *report)
+{
+    for (size_t i = 0; i < r->n_policies; i++) {
+        report->padded |= !strcmp(r->policies[i], "pad");
+    }
+    report->padded = report->padded && reef_device_padding(r->device, &report->padding, NULL) == REEF_OK;
 }
 
 reef_status bench_run(const bench_workload *workloads, size_t n_workloads, const bench_options *options,
@@ -996,7 +751,7 @@ reef_status bench_run(const bench_workload *workloads, size_t n_workloads, const
         reef_device_stats_get(r.device, &stats);
         report.units = stats.units;
         report.realtime_priority = load_can_raise_priority();
-        r.slices *= r.n_policies;
+        r.slices = count_slices(&r);
         status = load_models(&r, error);
     }
     if (!status) {
@@ -1004,6 +759,9 @@ reef_status bench_run(const bench_workload *workloads, size_t n_workloads, const
     }
     if (!status && describe_models(&r, &report)) {
         status = reef_fail(error, REEF_NO_MEMORY, "out of memory for the report");
+    }
+    if (!status) {
+        ask_padding(&r, &report);
     }
     clean_up(&r);
     if (status) {

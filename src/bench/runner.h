@@ -13,7 +13,10 @@ typedef struct bench_options {
     const char *device;
     unsigned units;
     reef_precision precision;
-    const char *models;          /* folder for models given by name */
+    const char *models; /* folder for models given by name */
+    const bench_scene
+        *scenes; /* played one after another, with the same sessions; one workload only. NULL: all clients */
+    size_t n_scenes;
     const char *const *policies; /* rt-only is measured whether it is among them or not */
     size_t n_policies;
     bool skip_unsupported; /* leave out policies that the device cannot run, rather than fail */
@@ -34,6 +37,33 @@ typedef struct bench_options {
  */
 reef_status bench_run(const bench_workload *workloads, size_t n_workloads, const bench_options *options,
                       bench_report *out, reef_error *error);
+
+typedef struct padding_options {
+    const char *device;
+    unsigned units;
+    reef_precision precision;
+    const char *models;          /* folder for models given by name */
+    const char *const *policies; /* static strings, beside rt-only; those that the device cannot run are left out */
+    size_t n_policies;
+    const padding_pair *pairs; /* NULL: every two of DISB's five networks */
+    size_t n_pairs;
+    uint64_t think_ns; /* that the RT client waits between an answer and its next request */
+    double seconds;    /* measured per pair and policy, in all rounds together */
+    double warmup;     /* before each round's part of it */
+    unsigned rounds;
+    uint64_t seed;
+    unsigned profile_runs;
+    const char *trace; /* as in bench_options */
+    reef_progress progress;
+    void *progress_context;
+} padding_options;
+
+/*
+ * What kernel padding carries beside real-time work that never pauses, and at which cost to it: one RT client in a closed
+ * loop beside one BE client in a closed loop, for each pair of models and each policy; and policy pad without BE work.
+ * *out borrows from the options and must be zeroed. Errors as of bench_run.
+ */
+reef_status padding_run(const padding_options *options, padding_report *out, reef_error *error);
 
 /* Best-effort work: a model file, or synthetic kernels. */
 typedef struct preempt_load {

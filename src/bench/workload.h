@@ -22,6 +22,7 @@ typedef struct bench_arrival {
     bench_arrival_kind kind;
     double rate;          /* UNIFORM, POISSON: requests per second */
     unsigned concurrency; /* CLOSED: requests in flight */
+    uint64_t think_ns;    /* CLOSED, one in flight: from an answer to the next request, at least; not in files */
     double *times_ms;     /* TRACE: ascending */
     size_t n_times;
     double period_ms; /* TRACE: when it starts again; after the last time */

@@ -77,6 +77,7 @@ typedef struct reef_launch {
     reef_launch_mode mode;
     reef_pad pads[REEF_LAUNCH_MAX_PADS];
     unsigned n_pads;
+    bool padded; /* the device may let tiles of stopped launches ride along, as it sees fit (op pad) */
     void *tag; /* comes back in the event */
 } reef_launch;
 
@@ -201,6 +202,10 @@ struct reef_device_ops {
     /* Makes ready what best-effort launches of this mode need, so that none waits for it, nor a request beside it. A failure
      * shows at the launch. NULL: there is nothing. */
     void (*warm)(reef_instance *instance, reef_launch_mode mode);
+    /* From now on launches may be padded, and tiles of leased launches that were stopped ride in them (REEF section 5): the
+     * device itself chooses which. Off: never again, until it is on. UNSUPPORTED: it cannot, and why. NULL: launches carry the
+     * pads that the caller has chosen (REEF_CAP_PAD). */
+    reef_status (*pad)(reef_dev *dev, bool on, reef_error *error);
     /* Handing a launch over takes longer than taking units away: a real-time launch goes first. */
     bool launch_first;
     /* A real-time request is about to come: makes the device ready for it (a GPU switches to this process) and keeps it so
@@ -208,6 +213,8 @@ struct reef_device_ops {
     reef_status (*hint)(reef_dev *dev, uint64_t hold_ns, reef_error *error);
     /* The time slice that config.slice_us has led to. UNSUPPORTED: none, and why. NULL: the device has no time slices. */
     reef_status (*slice)(const reef_dev *dev, uint32_t *us, reef_error *error);
+    /* Memory of the device that its proxy kernels take, which carry tiles of others (REEF_CAP_PAD). NULL: it needs none. */
+    size_t (*proxy_bytes)(const reef_dev *dev);
 };
 
 /* The i-th backend of this build; NULL past the end. */

@@ -6,6 +6,8 @@
  */
 #include "sched/sched.h"
 
+#include <stdlib.h>
+
 #include "sched/pad.h"
 #include "sched/timeline.h"
 
@@ -134,6 +136,19 @@ static void note_launch(const reef_sched *sched, reef_task *task)
     }
 }
 
+static void select_padding(reef_sched *sched, const reef_kernel_cost *rt, reef_launch *launch)
+{
+    reef_select_times *times = &sched->select_times;
+    uint64_t begin = sched->clock.now_ns(sched->clock.context);
+    reef_pad_select(rt, sched->dev->units, &sched->queues, launch, sched->padding);
+    uint64_t ns = sched->clock.now_ns(sched->clock.context) - begin;
+    times->ns[times->n++ % REEF_SELECT_TIMES] = ns < UINT32_MAX ? (uint32_t)ns : UINT32_MAX;
+    sched->n_padding = launch->n_pads;
+    for (unsigned i = 0; i < sched->n_padding; i++) {
+        sched->padding[i]->padding++;
+    }
+}
+
 /* Hands the running RT task's next launch to the device: all that is left, or one padded kernel. */
 static void launch_rt(reef_sched *sched)
 {
@@ -146,13 +161,10 @@ static void launch_rt(reef_sched *sched)
         .mode = REEF_LAUNCH_PLAIN,
         .tag = NULL, /* BE launches carry their queue */
     };
-    if (sched->policy->pad && first < task->kernels) {
+    launch.padded = sched->policy->pad && ops_of(sched)->pad;
+    if (sched->policy->pad && !launch.padded && first < task->kernels) {
         launch.count = 1;
-        reef_pad_select(&task->costs[first], sched->dev->units, &sched->queues, &launch, sched->padding);
-        sched->n_padding = launch.n_pads;
-        for (unsigned i = 0; i < sched->n_padding; i++) {
-            sched->padding[i]->padding++;
-        }
+        select_padding(sched, &task->costs[first], &launch);
     }
     /* Never full: the RT queue holds one launch, of the one running task. */
     ops_of(sched)->launch(sched->rt_queue, &launch);
@@ -306,6 +318,12 @@ static void end_padding(reef_sched *sched, const reef_event *event)
         reef_list_insert(&sched->queues, &vhq->link);
     }
     sched->n_padding = 0;
+    if (!sched->policy->pad || !ops_of(sched)->pad) {
+        return;
+    }
+    for (reef_list *link = sched->queues.next; link != &sched->queues; link = link->next) {
+        reef_vhq_event(REEF_CONTAINER(link, reef_vhq, link), NULL); /* how far it has come; it ends by a launch of its own */
+    }
 }
 
 static void rt_event(reef_sched *sched, const reef_event *event)
@@ -549,6 +567,24 @@ const reef_policy *reef_sched_policy(reef_sched *sched)
     const reef_policy *policy = sched->policy;
     pthread_mutex_unlock(&sched->lock);
     return policy;
+}
+
+static int by_time(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+uint64_t reef_sched_select_p50_ns(reef_sched *sched, uint64_t *n)
+{
+    reef_select_times times;
+    pthread_mutex_lock(&sched->lock);
+    times = sched->select_times;
+    pthread_mutex_unlock(&sched->lock);
+    size_t kept = times.n < REEF_SELECT_TIMES ? (size_t)times.n : REEF_SELECT_TIMES;
+    qsort(times.ns, kept, sizeof times.ns[0], by_time);
+    *n = times.n;
+    return kept ? times.ns[(kept - 1) / 2] : 0;
 }
 
 reef_status reef_sched_trace_begin(reef_sched *sched, reef_trace *trace)

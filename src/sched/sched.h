@@ -28,6 +28,13 @@ typedef struct reef_sched_stats {
     uint64_t rt_completed, be_completed, preemptions, kernels_evicted;
 } reef_sched_stats;
 
+/* How long choosing padding took, for the newest so many launches. */
+enum { REEF_SELECT_TIMES = 1024 };
+typedef struct reef_select_times {
+    uint32_t ns[REEF_SELECT_TIMES];
+    uint64_t n; /* ever; the newest is at (n - 1) % REEF_SELECT_TIMES */
+} reef_select_times;
+
 typedef struct reef_sched {
     pthread_mutex_t lock; /* guards everything below */
     reef_dev *dev;
@@ -44,6 +51,7 @@ typedef struct reef_sched {
     bool held;         /* tasks wait and none starts: the device is somebody else's (profiling) */
     reef_vhq *padding[REEF_LAUNCH_MAX_PADS]; /* queues whose tiles ride in the current RT launch */
     unsigned n_padding;
+    reef_select_times select_times;
 
     reef_list queues; /* of reef_vhq; rotated so that padding takes turns */
     reef_list ended;  /* tasks to deliver once the lock is dropped */
@@ -79,6 +87,9 @@ void reef_sched_release(reef_sched *sched);
 reef_status reef_sched_set_policy(reef_sched *sched, const reef_policy *policy);
 void reef_sched_stats_get(reef_sched *sched, reef_sched_stats *out);
 const reef_policy *reef_sched_policy(reef_sched *sched);
+/* Median time that choosing the padding of a launch took, of the newest REEF_SELECT_TIMES; 0 before the first. *n: how
+ * many were chosen ever. */
+uint64_t reef_sched_select_p50_ns(reef_sched *sched, uint64_t *n);
 
 /* Records into trace from now on, by the scheduler's clock. BUSY when one is being recorded already. */
 reef_status reef_sched_trace_begin(reef_sched *sched, reef_trace *trace);

@@ -78,7 +78,7 @@ static _Noreturn void be_worker(supervisor *s, int link)
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     serve_heritage heritage = {(const char *const *)s->unloaded, s->n_unloaded};
     reef_status status = s->worker(s->options, &s->sockets, link, &heritage, &error);
-    if (status && status != REEF_DEVICE) {
+    if (status) {
         char text[600];
         snprintf(text, sizeof text, "%c%s", (char)('A' + (int)status), error.message);
         serve_tell(link, 'E', text);
@@ -135,6 +135,8 @@ static void hear(supervisor *s)
             s->ready = s->ever_ready = true;
         } else if (message[0] == 'L' || message[0] == 'U') {
             remember(s, message + 1, message[0] == 'U');
+        } else if (message[0] == 'E' && message[1] == (char)('A' + (int)REEF_DEVICE) && s->ever_ready) {
+            fprintf(stderr, "level=error event=worker text=\"%s\"\n", message + 2); /* the next one may have more luck */
         } else if (message[0] == 'E' && message[1] > 'A') {
             s->told = true;
             reef_error_set(s->error, (reef_status)(message[1] - 'A'), "%s", message + 2);

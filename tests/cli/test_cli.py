@@ -200,6 +200,15 @@ def usage(t: Suite) -> None:
     t.bad(2, ["''"], "bench", "A", "--policy", "reset,")
     t.bad(2, ["warp"], "bench", "A", "--policy", "reset", "--device", "warp")
     t.bad(2, ["preempt"], "bench", "A", "preempt")
+    t.bad(2, ["padding"], "bench", "padding", "A")
+    for text in ("relu", "relu:", ":relu", "a:b:c"):
+        t.bad(2, ["--pairs", text], "bench", "padding", "--pairs", text)
+    t.bad(2, ["--pairs", "twice"], "bench", "padding", "--pairs", "a:b,b:a,a:b")
+    t.bad(2, ["--pairs"], "bench", "A", "--pairs", "a:b")
+    t.bad(2, ["--think"], "bench", "preempt", "--think", "5")
+    t.bad(2, ["--think"], "bench", "padding", "--think", "1.5")
+    t.bad(2, ["--form", "padding"], "bench", "padding", "--form", "both")
+    t.bad(2, ["--be"], "bench", "padding", "--be", "relu.onnx")
     t.bad(2, ["--rounds"], "bench", "A", "--rounds", "0")
     t.bad(2, ["--form"], "bench", "A", "--policy", "reset", "--form", "round")
     t.bad(2, ["--seconds"], "bench", "A", "--policy", "reset", "--seconds", "nan")
@@ -248,6 +257,9 @@ def files(t: Suite) -> None:
     t.bad(1, ["nothing"], "bench", "preempt", "--policy", "reset", "--models", "nothing")
     t.bad(1, ["gone.onnx"], "bench", "preempt", "--policy", "reset", "--be", "gone.onnx")
     t.bad(1, ["rt-only"], "bench", "preempt", "--policy", "rt-only")
+    t.bad(1, ["rt-gone", "nothing/gone.onnx", "--models"], "bench", "padding", "--pairs", "gone:relu", "--models", "nothing")
+    t.bad(1, ["text.onnx"], "bench", "padding", "--pairs", "relu.onnx:text.onnx")
+    t.bad(1, ["no/such", "--json"], "bench", "padding", "--pairs", "relu.onnx:relu.onnx", "--json", "no/such/file")
 
 
 def work(t: Suite) -> None:
@@ -339,6 +351,31 @@ def work(t: Suite) -> None:
     t.good(preempted, "bench", "preempt", "--policy", "wait,reset", "--synthetic", "3x2x300,4x500us", "--be", "relu.onnx", "--count",
            "10", "--json", "p.json", "--chart", "p.svg")
 
+    def padded(text: str) -> None:
+        holds("relu beside odd/conv.onnx; alone", "streams", "0 differ")(text)
+        result = json.loads((t.folder / "d.json").read_text())
+        pairs = [("relu", "odd/conv.onnx"), ("odd/conv.onnx", "odd/conv.onnx")]
+        rows = result["rows"]
+        assert [(row["rt"], row["be"], row["policy"]) for row in rows] == [(*pair, p) for pair in pairs for p in ("pad", "streams")], rows
+        for row in rows:
+            for key in ("rt_overhead_p50_pct", "rt_overhead_p99_pct", "be_work_share", "rt_alone_p50_us", "rt_p50_us", "rt_p99_us", "n",
+                        "be_per_s", "padded_tiles", "rt_busy_share"):
+                assert isinstance(row[key], (int, float)), (key, row)
+            assert row["n"] > 0 and row["compared"] >= row["n"] and row["mismatches"] == 0 and row["failed"] == 0, row
+            assert abs(row["rt_p50_us"] / row["rt_alone_p50_us"] - 1 - row["rt_overhead_p50_pct"] / 100) < 0.01, row
+        summary = result["summary"]
+        assert list(summary["empty_pad_overhead_pct"]) == ["relu", "odd/conv.onnx"], summary
+        assert isinstance(summary["proxy_bytes"], int) and isinstance(summary["selection_ns_p50"], int), summary
+        assert list(summary["policies"]) == ["pad", "streams"] and summary["policies"]["pad"]["pairs"] == 2, summary
+        assert [model["model"] for model in result["models"]] == ["relu", "odd/conv.onnx"], result["models"]  # each loaded once
+        xml.etree.ElementTree.parse(t.folder / "d.svg")
+    (t.folder / "odd").mkdir()
+    (t.folder / "odd" / "conv.onnx").write_bytes(conv_model())
+    pairs = ("bench", "padding", "--pairs", "relu:odd/conv.onnx,odd/conv.onnx:odd/conv.onnx", "--models", ".")
+    t.good(padded, *pairs, "--policies", "pad,streams", "--seconds", "0.1", "--think", "100", "--json", "d.json", "--chart", "d.svg")
+    if t.fake:  # which can be told that it has no padding
+        t.good(holds("cannot run it: pad", "lease", "priority"), *pairs, "--seconds", "0.05", FAKE_REEF_NO_PAD="1")
+
 
 def damaged_models(t: Suite) -> None:
     """Every truncation and every flipped bit of a model, through one process that must live to the end."""
@@ -378,6 +415,14 @@ def wrong_answers(t: Suite) -> None:
         for word in ("under ", "client ", "request ", "output 'y'"):  # which answer it was
             assert word in done.stderr, done
     t.check("an answer that differs by one bit fails the benchmark", test)
+
+    def padding() -> None:
+        done = t.call("bench", "padding", "--pairs", "relu.onnx:relu.onnx", "--policy", "streams", "--seconds", "0.5", "--rounds", "1",
+                      FAKE_REEF_WRONG="310")  # one round: no run alone comes after the load
+        assert done.returncode == 1 and "WRONG" in done.stdout and "differ" in done.stderr, done
+        for word in ("relu.onnx beside relu.onnx", "under ", "client ", "output 'y'"):
+            assert word in done.stderr, done
+    t.check("an answer that differs by one bit fails the benchmark of padding", padding)
 
 
 def main() -> int:

@@ -63,7 +63,8 @@ struct reef_session {
 
 static const struct {
     const char *name, *meaning;
-} policies[] = {{"rt-only", "fake"}, {"seq", "fake"}, {"wait", "fake"}, {"reset", "fake"}};
+} policies[] = {{"rt-only", "fake"}, {"seq", "fake"}, {"wait", "fake"},    {"reset", "fake"},
+                {"lease", "fake"},   {"pad", "fake"}, {"streams", "fake"}, {"priority", "fake"}};
 
 bool reef_policy_list(size_t i, const char **name, const char **meaning)
 {
@@ -271,6 +272,9 @@ void reef_device_close(reef_device *device)
 
 reef_status reef_device_set_policy(reef_device *device, const char *policy, reef_error *error)
 {
+    if (!strcmp(policy, "pad") && getenv("FAKE_REEF_NO_PAD")) {
+        return reef_fail(error, REEF_UNSUPPORTED, "policy 'pad' needs what device 'cpu' was told not to have");
+    }
     pthread_mutex_lock(&device->lock);
     bool busy = device->active;
     if (!busy) {
@@ -331,6 +335,16 @@ reef_status reef_device_slice(const reef_device *device, uint32_t *us, reef_erro
                          refused ? "the fake driver refuses a time slice of %u us" : "none of %u us", device->slice_us);
     }
     *us = device->slice_us;
+    return REEF_OK;
+}
+
+reef_status reef_device_padding(const reef_device *device, reef_padding_info *out, reef_error *error)
+{
+    (void)device;
+    if (getenv("FAKE_REEF_NO_PAD")) {
+        return reef_fail(error, REEF_UNSUPPORTED, "device 'cpu' was told to have no padding");
+    }
+    *out = (reef_padding_info){.proxy_bytes = 4096, .selections = 3, .select_p50_ns = 170};
     return REEF_OK;
 }
 

@@ -646,6 +646,27 @@ static void a_session_can_be_destroyed_while_its_callbacks_submit(void **state)
     world_free(w);
 }
 
+/* One RT request alone: a choice for each of its kernels, though there is nothing to choose from. */
+static void what_padding_costs_is_known(void **state)
+{
+    (void)state;
+    world *w = world_make("pad", 2);
+    reef_padding_info padding = {.selections = 99};
+    assert_int_equal(reef_device_padding(w->device, &padding, NULL), REEF_OK);
+    assert_int_equal(padding.selections, 0);
+    assert_int_equal(padding.select_p50_ns, 0);
+    reef_session *session = session_of(w->tiny, REEF_RT);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(reef_session_run(session, NULL, NULL, NULL), REEF_OK);
+        assert_int_equal(reef_device_padding(w->device, &padding, NULL), REEF_OK);
+        assert_int_equal(padding.selections, 2); /* it has two kernels */
+        assert_int_equal(padding.proxy_bytes, 0);
+        assert_int_equal(reef_device_set_policy(w->device, "reset", NULL), REEF_OK); /* which chooses nothing */
+    }
+    reef_session_destroy(session);
+    world_free(w);
+}
+
 static void policy_and_profile_are_refused_while_requests_are_under_way(void **state)
 {
     (void)state;
@@ -960,6 +981,7 @@ int main(void)
         cmocka_unit_test(cancelling_ends_a_request_in_every_state),
         cmocka_unit_test(handles_outlive_session_model_and_device),
         cmocka_unit_test(a_session_can_be_destroyed_while_its_callbacks_submit),
+        cmocka_unit_test(what_padding_costs_is_known),
         cmocka_unit_test(policy_and_profile_are_refused_while_requests_are_under_way),
         cmocka_unit_test(requests_that_arrive_during_a_profile_run_after_it),
         cmocka_unit_test(best_effort_sessions_of_every_weight_progress),

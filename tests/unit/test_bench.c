@@ -532,55 +532,79 @@ static void one_wrong_bit_is_found(void **state)
     unlink(path);
 }
 
+/* A load of its own on the fake engine. */
+enum { MAX_LOAD_CLIENTS = 3 };
+typedef struct loaded {
+    reef_device *device;
+    reef_model *model;
+    bench_tensors inputs;
+    bench_verifier verifiers[MAX_LOAD_CLIENTS];
+    load_client_spec specs[MAX_LOAD_CLIENTS];
+    size_t n;
+    load *run;
+} loaded;
+
+static void loaded_run(loaded *l, const bench_client *clients, size_t n, const load_options *options)
+{
+    char path[64];
+    reef_error error = {0};
+    *l = (loaded){.n = n};
+    make_model(path);
+    assert_int_equal(reef_device_open("cpu", NULL, &l->device, &error), REEF_OK);
+    assert_int_equal(reef_model_load(l->device, path, NULL, &l->model, &error), REEF_OK);
+    unlink(path);
+    assert_int_equal(bench_tensors_create(l->model, false, &l->inputs), REEF_OK);
+    for (size_t i = 0; i < n; i++) {
+        reef_session *session;
+        reef_session_options session_options = {.service_class = clients[i].service_class};
+        const void *const *inputs = (const void *const *)l->inputs.data;
+        assert_int_equal(reef_session_create(l->model, &session_options, &session, &error), REEF_OK);
+        assert_int_equal(bench_verifier_create(l->model, session, inputs, 64, &l->verifiers[i], &error), REEF_OK);
+        l->specs[i] = (load_client_spec){.client = &clients[i],
+                                         .session = session,
+                                         .inputs = inputs,
+                                         .verifier = &l->verifiers[i],
+                                         .scale = 1,
+                                         .seed = i + 1,
+                                         .max_in_flight = 64,
+                                         .max_records = 10000};
+    }
+    assert_int_equal(load_create(l->specs, n, options, &l->run, &error), REEF_OK);
+    assert_int_equal(load_run(l->run, &error), REEF_OK);
+}
+
+static void loaded_free(loaded *l)
+{
+    load_destroy(l->run);
+    for (size_t i = 0; i < l->n; i++) {
+        reef_session_destroy(l->specs[i].session);
+        bench_verifier_free(&l->verifiers[i]);
+    }
+    bench_tensors_free(&l->inputs);
+    reef_model_destroy(l->model);
+    reef_device_close(l->device);
+}
+
 /* As on a GPU: a generator per open-loop client, a verifier that looks by itself. */
 static void every_due_request_is_sent_once_and_compared(void **state)
 {
     (void)state;
-    enum { CLIENTS = 3 };
-    char path[64];
-    reef_error error = {0};
-    reef_device *device;
-    reef_model *model;
-    make_model(path);
-    assert_int_equal(reef_device_open("cpu", NULL, &device, &error), REEF_OK);
-    assert_int_equal(reef_model_load(device, path, NULL, &model, &error), REEF_OK);
-    bench_client clients[CLIENTS] = {
+    const bench_client clients[] = {
         {.name = "a", .service_class = REEF_RT, .arrival = {.kind = BENCH_UNIFORM, .rate = 300}},
         {.name = "b", .service_class = REEF_RT, .arrival = {.kind = BENCH_POISSON, .rate = 300}},
         {.name = "c", .service_class = REEF_BE, .arrival = {.kind = BENCH_CLOSED, .concurrency = 2}},
     };
-    bench_tensors inputs;
-    bench_verifier verifiers[CLIENTS];
-    load_client_spec specs[CLIENTS];
-    assert_int_equal(bench_tensors_create(model, false, &inputs), REEF_OK);
-    for (size_t i = 0; i < CLIENTS; i++) {
-        reef_session *session;
-        reef_session_options options = {.service_class = clients[i].service_class};
-        assert_int_equal(reef_session_create(model, &options, &session, &error), REEF_OK);
-        assert_int_equal(
-            bench_verifier_create(model, session, (const void *const *)inputs.data, 64, &verifiers[i], &error),
-            REEF_OK);
-        specs[i] = (load_client_spec){.client = &clients[i],
-                                      .session = session,
-                                      .inputs = (const void *const *)inputs.data,
-                                      .verifier = &verifiers[i],
-                                      .scale = 1,
-                                      .seed = i + 1,
-                                      .max_in_flight = 64,
-                                      .max_records = 10000};
-    }
-    load *run;
     load_options options = {.warmup_ns = 50000000,
                             .window_ns = 300000000,
                             .max_tail_ns = 50000000,
                             .thread_per_client = true,
                             .spin_ns = 50000,
                             .poll_ns = 500000};
-    assert_int_equal(load_create(specs, CLIENTS, &options, &run, &error), REEF_OK);
-    assert_int_equal(load_run(run, &error), REEF_OK);
-    for (size_t i = 0; i < CLIENTS; i++) {
+    loaded l;
+    loaded_run(&l, clients, 3, &options);
+    for (size_t i = 0; i < 3; i++) {
         size_t n, ok = 0, dropped = 0;
-        const load_record *records = load_records(run, i, &n);
+        const load_record *records = load_records(l.run, i, &n);
         assert_true(n > 50);
         for (size_t k = 0; k < n; k++) {
             assert_true(records[k].sent_ns >= records[k].due_ns);
@@ -588,18 +612,40 @@ static void every_due_request_is_sent_once_and_compared(void **state)
             dropped += records[k].status == LOAD_DROPPED;
         }
         assert_int_equal(ok + dropped, n); /* none is pending */
-        assert_int_equal(verifiers[i].compared, ok);
-        assert_int_equal(verifiers[i].mismatches, 0);
+        assert_int_equal(l.verifiers[i].compared, ok);
+        assert_int_equal(l.verifiers[i].mismatches, 0);
     }
-    load_destroy(run);
-    for (size_t i = 0; i < CLIENTS; i++) {
-        reef_session_destroy(specs[i].session);
-        bench_verifier_free(&verifiers[i]);
+    loaded_free(&l);
+}
+
+static void a_client_that_thinks_pauses_before_each_request(void **state)
+{
+    (void)state;
+    enum { THINK_NS = 3000000 };
+    const bench_client clients[] = {
+        {.name = "a", .arrival = {.kind = BENCH_CLOSED, .concurrency = 1, .think_ns = THINK_NS}},
+        {.name = "b", .arrival = {.kind = BENCH_CLOSED, .concurrency = 1}},
+        {.name = "c", .arrival = {.kind = BENCH_UNIFORM, .rate = 100}},
+    };
+    for (int each = 0; each < 2; each++) { /* one generator for all open-loop clients, then one each */
+        load_options options = {.window_ns = 200000000, .max_tail_ns = 50000000, .thread_per_client = each};
+        loaded l;
+        loaded_run(&l, clients, 3, &options);
+        for (size_t i = 0; i < 3; i++) {
+            size_t n;
+            const load_record *records = load_records(l.run, i, &n);
+            assert_true(n > 2);
+            for (size_t k = 1; k < n; k++) {
+                assert_int_equal(records[k].status, REEF_OK);
+                assert_true(i || records[k].sent_ns >= records[k - 1].end_ns + THINK_NS);
+            }
+            assert_int_equal(l.verifiers[i].compared, n);
+        }
+        uint64_t begin, end;
+        load_window(l.run, &begin, &end);
+        assert_true(load_stopped(l.run) >= end);
+        loaded_free(&l);
     }
-    bench_tensors_free(&inputs);
-    reef_model_destroy(model);
-    reef_device_close(device);
-    unlink(path);
 }
 
 static void preemption_is_measured_for_every_load_and_policy(void **state)
@@ -636,6 +682,139 @@ static void preemption_is_measured_for_every_load_and_policy(void **state)
     preempt_report_free(&report);
 }
 
+/* Two models that the fake engine tells apart by their paths. */
+static padding_report run_pairs(char paths[2][64], const padding_pair *pairs, size_t n)
+{
+    static const char *const policies[] = {"streams", "pad"};
+    padding_options options = {.device = "cpu",
+                               .policies = policies,
+                               .n_policies = 2,
+                               .pairs = pairs,
+                               .n_pairs = n,
+                               .think_ns = 200000,
+                               .seconds = 0.2,
+                               .warmup = 0.02,
+                               .rounds = 2,
+                               .seed = 1};
+    padding_report report = {0};
+    reef_error error = {0};
+    assert_int_equal(padding_run(&options, &report, &error), REEF_OK);
+    unlink(paths[0]);
+    unlink(paths[1]);
+    return report;
+}
+
+static void padding_is_measured_for_every_pair_and_policy(void **state)
+{
+    (void)state;
+    char paths[2][64], chart[64];
+    make_model(paths[0]);
+    make_model(paths[1]);
+    const padding_pair pairs[] = {{paths[0], paths[1]}, {paths[0], paths[0]}, {paths[1], paths[0]}};
+    padding_report report = run_pairs(paths, pairs, 3);
+    padding_row row;
+    size_t n = 0;
+    for (; padding_row_at(&report, n, &row); n++) {
+        const padding_pair *pair = &pairs[n / 2];
+        const bench_row *r = row.row;
+        assert_string_equal(row.rt, pair->rt);
+        assert_string_equal(row.be, pair->be);
+        assert_string_equal(r->policy, n % 2 ? "pad" : "streams");
+        assert_string_equal(row.alone->policy, "rt-only");
+        assert_int_equal(row.alone->n_clients, 1);
+        assert_string_equal(row.alone->clients[0].model, pair->rt);
+        assert_int_equal(r->n_clients, 2); /* of six sessions, these two took part */
+        assert_string_equal(r->clients[0].model, pair->rt);
+        assert_string_equal(r->clients[1].model, pair->be);
+        assert_true(r->rt.n > 0 && row.alone->rt.n > 0);
+        assert_true(r->compared >= r->rt.n);
+        assert_int_equal(r->mismatches, 0);
+        assert_true(fabs(row.over_p50_pct - 100 * (r->rt.p50_us / row.alone->rt.p50_us - 1)) < 1e-9);
+        assert_true(fabs(r->be_work_share - r->be_per_s * r->clients[1].solo_us / 1e6) < 1e-9);
+    }
+    assert_int_equal(n, 6);
+    for (n = 0; padding_empty_at(&report, n, &row); n++) {
+        assert_string_equal(row.rt, paths[n]);
+        assert_string_equal(row.row->policy, "pad");
+        assert_int_equal(row.row->n_clients, 1);
+        assert_true(row.row->rt.n > 0 && row.row->be_per_s == 0);
+    }
+    assert_int_equal(n, 2);
+    padding_sum sum;
+    assert_true(padding_sum_at(&report, 1, &sum));
+    assert_false(padding_sum_at(&report, 2, &sum));
+    assert_string_equal(sum.policy, "pad");
+    assert_int_equal(sum.pairs, 3);
+    double mean = 0, worst = -INFINITY, share = 0;
+    for (size_t i = 1; padding_row_at(&report, i, &row); i += 2) {
+        mean += row.over_p50_pct / 3;
+        worst = fmax(worst, row.over_p50_pct);
+        share += row.row->be_work_share / 3;
+    }
+    assert_true(fabs(sum.mean_p50_pct - mean) < 1e-6 && sum.worst_p50_pct == worst);
+    assert_true(fabs(sum.mean_be_share - share) < 1e-6);
+    temporary(chart);
+    reef_error error = {0};
+    assert_int_equal(padding_chart_write(&report, chart, &error), REEF_OK);
+    unlink(chart);
+    padding_report_free(&report);
+}
+
+static void without_padding_the_other_policies_are_measured(void **state)
+{
+    (void)state;
+    char paths[2][64];
+    make_model(paths[0]);
+    make_model(paths[1]);
+    const padding_pair pairs[] = {{paths[0], paths[1]}};
+    setenv("FAKE_REEF_NO_PAD", "1", 1);
+    padding_report report = run_pairs(paths, pairs, 1);
+    unsetenv("FAKE_REEF_NO_PAD");
+    padding_row row;
+    assert_true(padding_row_at(&report, 0, &row));
+    assert_string_equal(row.row->policy, "streams");
+    assert_false(padding_row_at(&report, 1, &row));
+    assert_false(padding_empty_at(&report, 0, &row));
+    assert_string_equal(report.bench.skipped, "pad");
+    json_t *json = padding_report_json(&report), *summary = json_object_get(json, "summary");
+    assert_int_equal(json_array_size(json_object_get(json, "rows")), 1);
+    assert_int_equal(json_object_size(json_object_get(summary, "empty_pad_overhead_pct")), 0);
+    assert_true(json_is_null(json_object_get(summary, "proxy_bytes")));
+    json_decref(json);
+    padding_report_free(&report);
+}
+
+static void a_device_that_can_run_none_of_the_policies_is_refused(void **state)
+{
+    (void)state;
+    char path[64];
+    make_model(path);
+    const padding_pair pair = {path, path};
+    const char *const policies[] = {"pad"};
+    padding_options options = {
+        .device = "cpu", .policies = policies, .n_policies = 1, .pairs = &pair, .n_pairs = 1, .seconds = 0.1};
+    padding_report report = {0};
+    reef_error error = {0};
+    setenv("FAKE_REEF_NO_PAD", "1", 1);
+    assert_int_equal(padding_run(&options, &report, &error), REEF_UNSUPPORTED);
+    unsetenv("FAKE_REEF_NO_PAD");
+    assert_non_null(strstr(error.message, "pad"));
+    unlink(path);
+}
+
+/* Without --pairs: DISB's five networks, looked for before anything is loaded. */
+static void every_two_networks_are_pairs(void **state)
+{
+    (void)state;
+    const char *const policies[] = {"pad"};
+    padding_options options = {
+        .device = "cpu", .models = "/nonexistent", .policies = policies, .n_policies = 1, .seconds = 0.1};
+    padding_report report = {0};
+    reef_error error = {0};
+    assert_int_equal(padding_run(&options, &report, &error), REEF_NOT_FOUND);
+    assert_non_null(strstr(error.message, "/nonexistent/resnet152.onnx"));
+}
+
 static void unknown_names_are_refused_with_those_there_are(void **state)
 {
     (void)state;
@@ -668,7 +847,12 @@ int main(void)
         cmocka_unit_test(a_run_counts_compares_and_reports),
         cmocka_unit_test(one_wrong_bit_is_found),
         cmocka_unit_test(every_due_request_is_sent_once_and_compared),
+        cmocka_unit_test(a_client_that_thinks_pauses_before_each_request),
         cmocka_unit_test(preemption_is_measured_for_every_load_and_policy),
+        cmocka_unit_test(padding_is_measured_for_every_pair_and_policy),
+        cmocka_unit_test(without_padding_the_other_policies_are_measured),
+        cmocka_unit_test(a_device_that_can_run_none_of_the_policies_is_refused),
+        cmocka_unit_test(every_two_networks_are_pairs),
         cmocka_unit_test(unknown_names_are_refused_with_those_there_are),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

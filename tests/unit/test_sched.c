@@ -24,14 +24,15 @@ typedef struct world {
     reef_task tasks[MAX_TASKS];
     int ended[MAX_TASKS];
     int n_ended, order[MAX_TASKS];
-    uint64_t now;
+    uint64_t now, tick; /* tick: what each reading of the clock adds */
 } world;
 
 static world *current;
 
 static uint64_t now_ns(void *context)
 {
-    return ((world *)context)->now;
+    world *w = context;
+    return w->now += w->tick;
 }
 
 static void on_end(reef_task *task)
@@ -417,6 +418,31 @@ static void pad_leaves_out_tiles_that_take_longer_than_the_kernel(void **state)
     world_free(w);
 }
 
+/* The median is of the newest 1024 launches: those at 9 ns a reading of the clock have taken the place of those at 5. */
+static void choosing_padding_is_timed(void **state)
+{
+    (void)state;
+    uint64_t n = 1;
+    world *w = world_make("pad", 1, 3, 4, 8);
+    assert_int_equal(reef_sched_select_p50_ns(&w->sched, &n), 0);
+    assert_int_equal(n, 0);
+    for (uint64_t i = 1; i <= 700 + 800; i++) {
+        w->tick = i <= 700 ? 5 : 9;
+        submit_rt(w, 1, 0);
+        fake_finish(&w->device, "rt");
+        if (i == 1 || i == 700) {
+            assert_int_equal(reef_sched_select_p50_ns(&w->sched, &n), 5);
+            assert_int_equal(n, i);
+        }
+        fake_log(&w->device);
+        w->n_ended = 0;
+    }
+    assert_int_equal(reef_sched_select_p50_ns(&w->sched, &n), 9);
+    assert_int_equal(n, 1500);
+    drain(w);
+    world_free(w);
+}
+
 static void padding_can_finish_a_best_effort_request(void **state)
 {
     (void)state;
@@ -738,6 +764,7 @@ int main(void)
         cmocka_unit_test(lease_counts_a_preemption_once_however_many_wide_requests_follow),
         cmocka_unit_test(pad_fills_spare_slots_with_tiles_that_fit),
         cmocka_unit_test(pad_leaves_out_tiles_that_take_longer_than_the_kernel),
+        cmocka_unit_test(choosing_padding_is_timed),
         cmocka_unit_test(padding_can_finish_a_best_effort_request),
         cmocka_unit_test(rt_only_refuses_best_effort_requests),
         cmocka_unit_test(requests_with_deadlines_run_earliest_first),

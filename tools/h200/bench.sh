@@ -1,21 +1,23 @@
 #!/bin/sh
-# Preemption, DISB and the stress test on a GPU; run.sh brings it to the machine that has one.
+# Preemption, DISB, padding and the stress test on a GPU; run.sh brings it to the machine that has one.
 #
-#     tools/h200/bench.sh OUT [preempt|disb|stress]...      (default: all three, about ten minutes)
+#     tools/h200/bench.sh OUT [preempt|disb|padding|stress]...      (default: all four, about a quarter of an hour)
 #
-# OUT gets preempt.json and preempt_trace.json, disb.json and disb.svg, stress.json (each with the commit), and a log of each; the exit status says
+# OUT gets preempt.json and preempt_trace.json, disb.json and disb.svg, padding.json and padding.svg, stress.json (each
+# with the commit), and a log of each; the exit status says
 # whether all went well and every answer was right to the bit. Environment: MODELS (where model files are made),
-# PRECISION (fp16), COUNT (requests per row of preempt, 300), SECONDS_EACH (of disb, per policy, 4), PREEMPTIONS (of stress, 100000).
+# PRECISION (fp16), COUNT (requests per row of preempt, 300), SECONDS_EACH (of disb, per policy, 4),
+# PAIR_SECONDS (of padding, per pair and policy, 1.8: five minutes), PREEMPTIONS (of stress, 100000).
 set -eu
 cd "$(dirname "$0")/../.."
 out=${1:?where the results go}
 shift
-[ $# -gt 0 ] || set -- preempt disb stress
+[ $# -gt 0 ] || set -- preempt disb padding stress
 for what in "$@"; do
     case $what in
-    preempt | disb | stress) ;;
+    preempt | disb | padding | stress) ;;
     *)
-        echo "bench.sh: '$what' is none of preempt, disb and stress" >&2
+        echo "bench.sh: '$what' is none of preempt, disb, padding and stress" >&2
         exit 2
         ;;
     esac
@@ -56,6 +58,10 @@ for what in "$@"; do
         step disb ./reef bench all --form both --device cuda:0 --precision "$precision" --models "$models/five" \
             --seconds "${SECONDS_EACH:-4}" --warmup 0.2 --json "$out/disb.json" --chart "$out/disb.svg"
         ;;
+    padding)
+        step padding ./reef bench padding --device cuda:0 --precision "$precision" --models "$models/five" \
+            --seconds "${PAIR_SECONDS:-1.8}" --json "$out/padding.json" --chart "$out/padding.svg"
+        ;;
     stress)
         image=input=1x3x224x224
         step stress tests/preempt --device cuda:0 --precision "$precision" --count "${PREEMPTIONS:-100000}" --policy reset,lease \
@@ -67,7 +73,7 @@ for what in "$@"; do
 done
 # Which sources the program was made from (run.sh writes COMMIT into the stage).
 if [ -f COMMIT ]; then
-    python3 - "$(cat COMMIT)" "$out"/preempt.json "$out"/disb.json "$out"/stress.json <<'EOF'
+    python3 - "$(cat COMMIT)" "$out"/preempt.json "$out"/disb.json "$out"/padding.json "$out"/stress.json <<'EOF'
 import json, os, sys
 
 for path in filter(os.path.exists, sys.argv[2:]):

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs the solo comparison, preemption and DISB (bench.sh), the measurements of reef nice and of reef serve beside it, and the GPU tests on a machine with
+# Runs the solo comparison, preemption, DISB and padding (bench.sh), the measurements of reef nice and of reef serve beside it,
+# and the GPU tests on a machine with
 # an NVIDIA GPU, from a build on a machine without one.
 #
 #     tools/h200/run.sh user@host [solo|tests|bench|nice|serve|all]      copies the stage there by ssh, runs, brings the results back
@@ -13,7 +14,7 @@
 # minutes; `make nice-programs` first; it starts an MPS daemon of its own and stops it); for serve (about 70 seconds), numpy,
 # torch, torchvision and onnx; for tests, compute-sanitizer.
 #
-# Results: build/h200/out; solo.json, preempt.json, disb.json, stress.json, nice.json and serve_nice.json also in
+# Results: build/h200/out; solo.json, preempt.json, disb.json, padding.json, stress.json, nice.json and serve_nice.json also in
 # docs/results/h200. Environment: MODE (release), SOLO (arguments for solo.py, such as "--precisions fp16 vgg19"), NICE (for
 # nice.py, such as "--only kernel"), SERVE (for serve_nice.py, such as "--ways ring").
 set -eu
@@ -90,7 +91,7 @@ collect() {
         mkdir -p "$root/docs/results/h200"
         cp "$1/solo.json" "$root/docs/results/h200/solo.json"
     fi
-    for name in preempt disb stress; do
+    for name in preempt disb padding stress; do
         [ ! -f "$1/$name.json" ] || cp "$1/$name.json" "$root/docs/results/h200/$name.json"
     done
     if [ -f "$1/nice.json" ] && [ -z "${NICE:-}" ]; then

@@ -5,6 +5,7 @@
  * architecture, else the newest cubin of the same major that is not newer than the GPU, else PTX, which the driver
  * compiles (once; it keeps the result in its own cache).
  */
+#include <elf.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +36,13 @@ static const reef_cuda_image *best_for(const char *name, const cuda_gpu *gpu)
     return best;
 }
 
+/* Of kernel padding: "conv3_pads", "conv3_rides". */
+static bool is_pad_module(const reef_cuda_image *image)
+{
+    const char *end = strrchr(image->name, '_');
+    return end && (!strcmp(end, "_pads") || !strcmp(end, "_rides"));
+}
+
 static bool first_of_its_name(const reef_cuda_image *image)
 {
     for (const reef_cuda_image *other = reef_cuda_images; other < image; other++) {
@@ -58,21 +66,19 @@ uint64_t cuda_hash(uint64_t hash, const void *data, size_t n)
     return hash;
 }
 
-reef_status cuda_code_load(cuda_device *device, reef_error *error)
+static reef_status load_modules(cuda_device *device, bool of_padding, reef_error *error)
 {
     const cuda_gpu *gpu = device->gpu;
-    device->n_modules = 0;
-    device->code_hash = 0xcbf29ce484222325u;
     reef_status status = REEF_OK;
     for (const reef_cuda_image *image = reef_cuda_images; !status && image->name; image++) {
-        if (!first_of_its_name(image)) {
+        if (is_pad_module(image) != of_padding || !first_of_its_name(image)) {
             continue;
         }
         const reef_cuda_image *best = best_for(image->name, gpu);
         if (!best) {
             return reef_fail(error, REEF_UNSUPPORTED,
-                             "%s has compute capability %u.%u, for which this build has no kernels", gpu->product,
-                             gpu->major, gpu->minor);
+                             "%s has compute capability %u.%u, for which this build has no kernels%s", gpu->product,
+                             gpu->major, gpu->minor, of_padding ? " that carry others' tiles" : "");
         }
         if (device->n_modules == CUDA_MAX_MODULES) {
             return reef_fail(error, REEF_INTERNAL, "more than %d kernel modules", CUDA_MAX_MODULES);
@@ -87,9 +93,19 @@ reef_status cuda_code_load(cuda_device *device, reef_error *error)
         }
         device->images[n] = best;
         device->exact[n] = !best->is_ptx && best->arch == gpu->major * 10 + gpu->minor;
-        device->code_hash = cuda_hash(device->code_hash, best->begin, (size_t)(best->end - best->begin));
+        if (!of_padding) { /* which never changes what the others compute or how long that takes */
+            device->code_hash = cuda_hash(device->code_hash, best->begin, (size_t)(best->end - best->begin));
+        }
         device->n_modules++;
     }
+    return status;
+}
+
+reef_status cuda_code_load(cuda_device *device, reef_error *error)
+{
+    device->n_modules = 0;
+    device->code_hash = 0xcbf29ce484222325u;
+    reef_status status = load_modules(device, false, error);
     if (!status) {
         status = cuda_code_function(device, "reef_io_in", 0, &device->io_in, error);
     }
@@ -164,6 +180,115 @@ reef_status cuda_code_function(cuda_device *device, const char *name, unsigned d
     if (!status) {
         *out = (CUfunction)found->kernel; /* the driver takes either */
     }
+    return status;
+}
+
+/* ------------------------------------------------------- kernel padding -- */
+
+reef_status cuda_code_load_pads(cuda_device *device, reef_error *error)
+{
+    for (unsigned i = 0; i < device->n_modules; i++) {
+        if (is_pad_module(device->images[i])) {
+            return REEF_OK;
+        }
+    }
+    const unsigned before = device->n_modules;
+    pthread_mutex_lock(&device->code_lock);
+    reef_status status = load_modules(device, true, error);
+    while (status && device->n_modules > before) {
+        device->cu->library_unload(device->modules[--device->n_modules]);
+    }
+    pthread_mutex_unlock(&device->code_lock);
+    return status || device->n_modules > before
+               ? status
+               : reef_fail(error, REEF_UNSUPPORTED, "this build has no kernels that carry others' tiles");
+}
+
+/* What one of the driver's questions about the kernel has for an answer; the first that fails counts. */
+static unsigned attribute(const cuda_device *device, int which, CUkernel kernel, reef_status *status, reef_error *error)
+{
+    int value = 0;
+    if (!*status) {
+        *status = CUDA_TRY(device->cu, error, kernel_attribute(&value, which, kernel, device->gpu->device));
+    }
+    return value > 0 ? (unsigned)value : 0;
+}
+
+static unsigned up_to_scratch(unsigned bytes)
+{
+    return (bytes + REEF_PAD_SCRATCH - 1) / REEF_PAD_SCRATCH * REEF_PAD_SCRATCH;
+}
+
+/* The address of a function that was compiled into a module is in a variable of it. */
+reef_status cuda_code_ride(cuda_device *device, const char *function, cuda_ride *out, reef_error *error)
+{
+    char name[160];
+    CUfunction rider;
+    snprintf(name, sizeof name, "%s_rider", function);
+    reef_status status = cuda_code_function(device, name, 0, &rider, error);
+    if (status) {
+        return status;
+    }
+    unsigned i = 0;
+    while (i < device->n_modules && !has_function(device->images[i], name)) {
+        i++;
+    }
+    CUdeviceptr variable;
+    size_t bytes;
+    snprintf(name, sizeof name, "%s_at", function);
+    status = CUDA_TRY(device->cu, error, library_global(&variable, &bytes, device->modules[i], name));
+    status = status ? status : CUDA_TRY(device->cu, error, memcpy_to_host(&out->address, variable, sizeof out->address));
+    out->regs = attribute(device, CUDA_FUNC_REGISTERS, (CUkernel)rider, &status, error);
+    out->local_bytes = attribute(device, CUDA_FUNC_LOCAL_BYTES, (CUkernel)rider, &status, error);
+    out->scratch = attribute(device, CUDA_FUNC_STATIC_SMEM, (CUkernel)rider, &status, error);
+    out->scratch = up_to_scratch(out->scratch);
+    return status;
+}
+
+/* Bytes of a function's machine code: the size of its section. 0: not found. */
+static size_t code_bytes(const reef_cuda_image *image, const char *function)
+{
+    const size_t size = (size_t)(image->end - image->begin);
+    const Elf64_Ehdr *elf = (const Elf64_Ehdr *)(const void *)image->begin;
+    static const char prefix[] = ".text.";
+    if (image->is_ptx || size < sizeof *elf || elf->e_shoff > size ||
+        (size - elf->e_shoff) / sizeof(Elf64_Shdr) < elf->e_shnum || elf->e_shstrndx >= elf->e_shnum) {
+        return 0;
+    }
+    const Elf64_Shdr *sections = (const Elf64_Shdr *)(const void *)(image->begin + elf->e_shoff);
+    const Elf64_Shdr *names = &sections[elf->e_shstrndx];
+    for (unsigned i = 0; i < elf->e_shnum; i++) {
+        if (sections[i].sh_name >= names->sh_size || names->sh_offset + sections[i].sh_name >= size) {
+            continue;
+        }
+        const char *name = (const char *)image->begin + names->sh_offset + sections[i].sh_name;
+        if (!strncmp(name, prefix, sizeof prefix - 1) && !strcmp(name + sizeof prefix - 1, function)) {
+            return sections[i].sh_size;
+        }
+    }
+    return 0;
+}
+
+reef_status cuda_code_padded(cuda_device *device, const char *function, unsigned dynamic_smem, cuda_pad_form *out,
+                             reef_error *error)
+{
+    char name[160];
+    snprintf(name, sizeof name, "%s_pad", function);
+    pthread_mutex_lock(&device->code_lock);
+    bool known = false;
+    for (const cuda_function *f = device->functions; f && !known; f = f->next) {
+        known = !strcmp(f->name, name);
+    }
+    pthread_mutex_unlock(&device->code_lock);
+    reef_status status = cuda_code_function(device, name, dynamic_smem, &out->function, error);
+    for (unsigned i = 0; !status && !known && i < device->n_modules; i++) {
+        atomic_fetch_add(&device->padding.proxy_bytes, code_bytes(device->images[i], name));
+    }
+    CUkernel kernel = (CUkernel)out->function;
+    out->regs = attribute(device, CUDA_FUNC_REGISTERS, kernel, &status, error);
+    out->local_bytes = attribute(device, CUDA_FUNC_LOCAL_BYTES, kernel, &status, error);
+    out->shared_bytes = attribute(device, CUDA_FUNC_STATIC_SMEM, kernel, &status, error);
+    out->scratch = up_to_scratch(out->shared_bytes);
     return status;
 }
 

@@ -33,6 +33,7 @@
 #include "device/cuda/images.h"
 #include "device/cuda/kernels/cuda_tile.h"
 #include "device/cuda/kernels/io.h"
+#include "device/cuda/kernels/pad.h"
 #include "device/cuda/kernels/worker.h"
 #include "device/device.h"
 
@@ -84,7 +85,8 @@ enum {
     CUDA_GRAPH_WORKERS = 4,
     CUDA_GRAPH_BEGUN_ONLY = 8, /* workers that stop between kernels only */
     CUDA_GRAPH_FRESH = 16,     /* workers of kernels that were not launched in this run before */
-    CUDA_GRAPH_SHARE = 32,     /* times 1 + the share's index: it runs on its class's part of the units */
+    CUDA_GRAPH_PADS = 32,      /* plain kernels with spare blocks; workers that leave what is undone to ride in those */
+    CUDA_GRAPH_SHARE = 64,     /* times 1 + the share's index: it runs on its class's part of the units */
 };
 
 typedef struct cuda_graph {
@@ -112,6 +114,9 @@ typedef struct cuda_instance {
     CUstream replay_stream; /* made by the first replay */
     const void **inputs;    /* of the run under way; borrowed; NULL entries are zeros */
     void **outputs;         /* the same; NULL entries are not wanted */
+    CUdeviceptr source;     /* reef_pad_source; 0: none of its tiles ride (pad.c) */
+    unsigned slot;          /* of the directory, if it has one */
+    bool no_source;         /* it has been tried to make it one */
     bool staged;            /* the inputs are in pinned memory, or nobody will read them */
     /* under the device's lock */
     uint64_t submitted;       /* launches ever: the control's `ended` once all are through */
@@ -123,6 +128,7 @@ typedef struct cuda_instance {
     uint64_t control_written; /* what the control word was last set to */
     unsigned in_flight;       /* launches that have been submitted and not been seen to end */
     bool broken;              /* the driver refused one of them: what follows it must not run */
+    bool ridden;              /* it was stopped in this run, and its tiles may have ridden */
     bool partial;             /* workers may have left kernels half done in this run */
     bool dirty;               /* an earlier run ended like that: its counters are to be cleared */
     _Atomic uint32_t current; /* first unfinished kernel; written by the completer and begin */
@@ -137,6 +143,7 @@ typedef struct cuda_launch {
     uint64_t ticket;   /* it has ended when the instance's `ended` has reached this */
     uint64_t start_ns; /* when it was handed to an idle stream, or when its predecessor ended */
     bool workers;      /* it may end early */
+    bool padded;       /* real-time: others' tiles may ride in it */
     bool behind;       /* not launched at all: one in front of it has stopped early, or is about to */
     bool failed;
 } cuda_launch;
@@ -162,6 +169,25 @@ typedef struct cuda_share {
     CUcontext rt, be; /* their contexts: of this process, with the same memory, but with some of the units */
 } cuda_share;
 enum { CUDA_SHARES = 6 };
+
+/* A kernel's function as a ride (pad.c): its address, and what it needs. */
+typedef struct cuda_ride {
+    struct cuda_ride *next;
+    CUdeviceptr address; /* 0: there is none */
+    unsigned regs, local_bytes, scratch; /* scratch: shared memory in front of the tile's own */
+    char name[];
+} cuda_ride;
+
+/* What kernel padding has of a device. */
+typedef struct cuda_padding {
+    _Atomic bool on;
+    pthread_mutex_t lock;  /* guards what follows */
+    CUdeviceptr directory; /* reef_pad_directory; 0: not loaded */
+    CUfunction close;
+    cuda_ride *rides;
+    bool slots[REEF_PAD_SOURCES]; /* taken */
+    _Atomic size_t proxy_bytes;
+} cuda_padding;
 
 struct cuda_device {
     reef_dev base;
@@ -203,6 +229,7 @@ struct cuda_device {
     uint64_t clock_since_ns;
     bool closing;
     struct cuda_hint *hint; /* hint.c */
+    cuda_padding padding;   /* pad.c */
     _Atomic uint64_t
         request_due_ns; /* until then the completer expects a request and stays awake; 0: none is expected */
     pthread_t completer, submitter;
@@ -233,6 +260,17 @@ void cuda_code_unload(cuda_device *device);
 /* NOT_FOUND when no module has it. */
 reef_status cuda_code_function(cuda_device *device, const char *name, unsigned dynamic_smem, CUfunction *out,
                                reef_error *error);
+
+/* The modules of kernel padding, which are not loaded with the others. Loading them again does nothing. */
+reef_status cuda_code_load_pads(cuda_device *device, reef_error *error);
+reef_status cuda_code_ride(cuda_device *device, const char *function, cuda_ride *out, reef_error *error);
+typedef struct cuda_pad_form {
+    CUfunction function;
+    unsigned regs, local_bytes, shared_bytes, scratch; /* shared: without dynamic memory; scratch: up to the tile's own */
+} cuda_pad_form;
+/* The padded form of a function, counted in proxy_bytes when it is first asked for. */
+reef_status cuda_code_padded(cuda_device *device, const char *function, unsigned dynamic_smem, cuda_pad_form *out,
+                             reef_error *error);
 
 /* program.c */
 reef_status cuda_program_create(reef_dev *dev, const reef_plan *plan, const reef_program_options *options,
@@ -315,6 +353,27 @@ void cuda_shares_unload(cuda_device *device);
 /* The share of the lease: the one with the most best-effort units of at most as many as it has. */
 void cuda_share_choose(cuda_device *device);
 unsigned cuda_units_needed(reef_instance *instance, unsigned per_mille);
+
+/* pad.c */
+reef_status cuda_pad(reef_dev *dev, bool on, reef_error *error);
+size_t cuda_proxy_bytes(const reef_dev *dev);
+/* The context is current. */
+reef_status cuda_pad_load(cuda_device *device, reef_error *error);
+void cuda_pad_unload(cuda_device *device);
+/* Makes the instance a source, if padding is on and there is room. The context is current. */
+void cuda_pad_source(cuda_instance *instance);
+void cuda_pad_source_free(cuda_instance *instance);
+/* In stream order: nothing of it rides from then on. */
+reef_status cuda_pad_close(const cuda_instance *instance, CUstream stream, reef_error *error);
+/* Takes note of what has ridden. By whoever owns the instance's progress: nothing of it is in flight. */
+void cuda_pad_progress(cuda_instance *instance);
+/* How kernel k is launched with spare blocks; false: it has no room for any. */
+typedef struct cuda_padded {
+    CUfunction function;
+    unsigned dynamic_smem, spare;
+    reef_cuda_pad pad;
+} cuda_padded;
+bool cuda_pad_plan(const cuda_program *program, uint32_t k, cuda_padded *out);
 
 /* completion.c */
 void *cuda_completer_main(void *device);

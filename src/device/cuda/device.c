@@ -79,6 +79,7 @@ static void cuda_close(reef_dev *dev)
         cuda_leave(device);
     }
     cuda_shares_unload(device);
+    cuda_pad_unload(device);
     cuda_code_unload(device);
     if (device->context) {
         device->cu->ctx_destroy(device->context);
@@ -86,6 +87,7 @@ static void cuda_close(reef_dev *dev)
     cuda_hint_destroy(device->hint);
     pthread_mutex_destroy(&device->lock);
     pthread_mutex_destroy(&device->code_lock);
+    pthread_mutex_destroy(&device->padding.lock);
     pthread_rwlock_destroy(&device->context_lock);
     free(device);
 }
@@ -154,6 +156,7 @@ static reef_status cuda_open(const reef_dev_config *config, reef_dev **out, reef
     reef_list_init(&device->instances);
     pthread_mutex_init(&device->lock, NULL);
     pthread_mutex_init(&device->code_lock, NULL);
+    pthread_mutex_init(&device->padding.lock, NULL);
     pthread_rwlock_init(&device->context_lock, NULL);
     device->hint = cuda_hint_create();
     if (config->slice_us) {
@@ -173,7 +176,11 @@ static reef_status cuda_open(const reef_dev_config *config, reef_dev **out, reef
 
 static uint32_t cuda_progress(const reef_instance *base)
 {
-    return atomic_load_explicit(&((const cuda_instance *)base)->current, memory_order_acquire);
+    cuda_instance *instance = (cuda_instance *)(uintptr_t)base;
+    if (!instance->in_flight) {
+        cuda_pad_progress(instance);
+    }
+    return atomic_load_explicit(&instance->current, memory_order_acquire);
 }
 
 /* Which tiles of a kernel are done is known on the device alone: to the host all of them are still before it. */
@@ -204,14 +211,20 @@ static void cuda_stats(const reef_dev *dev, reef_dev_stats *out)
 {
     cuda_device *device = (cuda_device *)(uintptr_t)dev; /* for its locks */
     reef_cuda_lost lost = {0};
+    uint64_t ridden = 0;
     reef_error ignored;
     pthread_rwlock_rdlock(&device->context_lock);
     if (!device->dead && !cuda_enter(device, &ignored)) {
         device->cu->memcpy_to_host(&lost, device->revoked + CUDA_LOST_OFFSET, sizeof lost);
+        if (device->padding.directory) {
+            device->cu->memcpy_to_host(
+                &ridden, device->padding.directory + offsetof(reef_pad_directory, tiles), sizeof ridden);
+        }
         cuda_leave(device);
     }
     pthread_rwlock_unlock(&device->context_lock);
     *out = (reef_dev_stats){
+        .padded_tiles = ridden,
         .tiles_abandoned = lost.tiles,
         .lost_ns_be = (uint64_t)((double)lost.unit_cycles * 1e6 / device->gpu->clock_khz),
         .tiles_run = atomic_load_explicit(&device->tiles_run, memory_order_relaxed),
@@ -252,7 +265,9 @@ const reef_device_ops reef_cuda_device_ops = {
     .evict = cuda_evict,
     .lease = cuda_lease,
     .stats = cuda_stats,
-    .caps = REEF_CAP_KILL,
+    .caps = REEF_CAP_KILL | REEF_CAP_PAD,
+    .pad = cuda_pad,
+    .proxy_bytes = cuda_proxy_bytes,
     .segment_kernels = CUDA_SEGMENT_KERNELS,
     .enumerate = cuda_enumerate,
     .available = cuda_available,

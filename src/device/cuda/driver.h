@@ -52,6 +52,7 @@ enum { /* CUdevice_attribute */
 };
 enum { /* CUfunction_attribute */
        CUDA_FUNC_STATIC_SMEM = 1,
+       CUDA_FUNC_LOCAL_BYTES = 3,
        CUDA_FUNC_REGISTERS = 4,
        CUDA_FUNC_DYNAMIC_SMEM = 8,
        CUDA_FUNC_CARVEOUT = 9,
@@ -160,6 +161,8 @@ typedef struct CUdevResource { /* CUDA 12.4 */
 #define CUDA_DRIVER_OPTIONAL(X)                                                                                        \
     X(graph_add_edges, cuGraphAddDependencies_v2,                                                                      \
       (CUgraph graph, const CUgraphNode *from, const CUgraphNode *to, const CUgraphEdgeData *edges, size_t n))         \
+    X(library_global, cuLibraryGetGlobal, (CUdeviceptr * at, size_t * bytes, CUlibrary library, const char *name))     \
+    X(kernel_attribute, cuKernelGetAttribute, (int *value, int attribute, CUkernel kernel, CUdevice device))           \
     X(device_resource, cuDeviceGetDevResource, (CUdevice device, CUdevResource * resource, int type))                  \
     X(split_sms, cuDevSmResourceSplitByCount,                                                                          \
       (CUdevResource * groups, unsigned *n, const CUdevResource *of, CUdevResource *rest, unsigned flags,              \

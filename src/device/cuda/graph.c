@@ -128,6 +128,25 @@ static reef_status add_worker(const draft *d, uint32_t index, char *args, CUgrap
                           d->n_after, out, d->error);
 }
 
+/* A kernel in its plain form, or with spare blocks if it is to carry others' tiles and has room for any. */
+static reef_status add_plain(const draft *d, uint32_t index, char *args, CUgraphNode *out)
+{
+    const cuda_program *program = d->program;
+    const cuda_device *device = (const cuda_device *)program->base.dev;
+    const cuda_kernel *kernel = &program->kernels[index];
+    reef_cuda_kernel code = kernel->code;
+    CUfunction function = kernel->function;
+    cuda_padded padded;
+    const bool pads = (d->wanted->kind & CUDA_GRAPH_PADS) && cuda_pad_plan(program, index, &padded);
+    if (pads) {
+        function = padded.function;
+        code.tiles += padded.spare;
+        code.dynamic_smem = padded.dynamic_smem;
+    }
+    return cuda_graph_add(device, d->graph, &code, function, args, pads ? &padded.pad : NULL,
+                          context_of(device, d->wanted->kind), d->after, d->n_after, out, d->error);
+}
+
 /* What reef_io_end needs to find the first kernel that is not done. */
 static void add_report(const cuda_instance *instance, const cuda_graph *graph, reef_io_args *args)
 {
@@ -140,6 +159,7 @@ static void add_report(const cuda_instance *instance, const cuda_graph *graph, r
     args->kernels = graph->count;
     args->revoked = device->revoked;
     args->worker = instance->memory + instance->control_offset + CUDA_CONTROL_OFFSET;
+    args->source = graph->kind & CUDA_GRAPH_PADS ? instance->source : 0;
     args->done = instance->memory + instance->done_offset;
     args->bounds = instance->memory + instance->bounds_offset;
 }
@@ -231,7 +251,6 @@ static void find_predecessors(draft *d, uint32_t k, CUgraphNode start)
 static reef_status add_kernel(draft *d, uint32_t k, CUgraphNode start)
 {
     const cuda_program *program = d->program;
-    const cuda_device *device = (const cuda_device *)program->base.dev;
     const cuda_kernel *kernel = &program->kernels[k];
     const uint32_t first = d->wanted->first;
     CUgraphNode *node = &d->nodes[k - first];
@@ -244,10 +263,7 @@ static reef_status add_kernel(draft *d, uint32_t k, CUgraphNode start)
     find_predecessors(d, k, start);
     cuda_program_args(program, kernel, d->storage, d->workspace, args);
     reef_status status =
-        d->wanted->kind & CUDA_GRAPH_WORKERS
-            ? add_worker(d, k, args, node)
-            : cuda_graph_add(device, d->graph, &kernel->code, kernel->function, args, NULL,
-                             context_of(device, d->wanted->kind), d->after, d->n_after, node, d->error);
+        d->wanted->kind & CUDA_GRAPH_WORKERS ? add_worker(d, k, args, node) : add_plain(d, k, args, node);
     d->last = *node;
     d->scratch = kernel->code.workspace_bytes ? *node : d->scratch;
     if (status) {

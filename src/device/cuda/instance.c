@@ -118,6 +118,7 @@ void cuda_instance_unload(cuda_instance *instance)
 {
     const cuda_device *device = (const cuda_device *)instance->base.program->dev;
     cuda_graphs_destroy(instance);
+    cuda_pad_source_free(instance);
     if (instance->replay_stream) {
         device->cu->stream_destroy(instance->replay_stream);
         instance->replay_stream = NULL;

@@ -144,6 +144,7 @@ reef_status cuda_launch_kernels(reef_dqueue *base, const reef_launch *wanted)
             .first = wanted->first,
             .count = wanted->count,
             .mode = wanted->mode,
+            .padded = wanted->padded,
             .tag = wanted->tag,
         };
         queue->count++;

@@ -45,6 +45,7 @@ static void unload_all(cuda_device *device)
         REEF_CONTAINER(link, cuda_program, link)->constants = 0;
     }
     cuda_shares_unload(device);
+    cuda_pad_unload(device);
     cuda_code_unload(device);
     device->cu->ctx_destroy(device->context);
     device->context = NULL;
@@ -62,6 +63,9 @@ static reef_status load_all(cuda_device *device, reef_error *error)
     }
     status = cuda_code_load(device, error);
     status = status ? status : cuda_revoke_load(device, error);
+    if (!status && atomic_load(&device->padding.on)) {
+        status = cuda_pad_load(device, error);
+    }
     if (!status) {
         cuda_shares_load(device);
     }

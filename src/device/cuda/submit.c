@@ -24,7 +24,7 @@ typedef struct order {
     cuda_instance *instance;
     uint32_t first, count, kind; /* count 0: nothing */
     uint64_t control;            /* to write first; 0: nothing */
-    bool clear;
+    bool clear, close; /* close: what has ridden of it may not do so any longer */
 } order;
 
 /* Has leased work no units? Some that no share gives are none. */
@@ -37,6 +37,11 @@ static bool lease_is_empty(const cuda_device *device)
 static uint32_t share_kind(const cuda_device *device)
 {
     return (uint32_t)(CUDA_GRAPH_SHARE * (1 + device->share));
+}
+
+static uint32_t pad_kind(const cuda_device *device)
+{
+    return atomic_load_explicit(&device->padding.on, memory_order_relaxed) ? CUDA_GRAPH_PADS : 0;
 }
 
 static bool is_revoked(const cuda_device *device, const cuda_instance *instance)
@@ -52,6 +57,7 @@ static bool comes_too_early(const cuda_device *device, const cuda_launch *launch
         return instance->broken || is_revoked(device, instance);
     }
     instance->broken = false;
+    cuda_pad_progress(instance);
     return launch->first > atomic_load_explicit(&instance->current, memory_order_relaxed);
 }
 
@@ -74,11 +80,12 @@ void cuda_warm(reef_instance *base, reef_launch_mode mode)
     }
     pthread_rwlock_rdlock(&device->context_lock);
     if (!cuda_enter(device, &ignored)) {
+        cuda_pad_source(instance);
         for (uint32_t first = 0; first < kernels; first += CUDA_SEGMENT_KERNELS) {
             uint32_t left = kernels - first, count = left < CUDA_SEGMENT_KERNELS ? left : CUDA_SEGMENT_KERNELS;
             for (int fresh = 0; fresh < 2; fresh++) {
                 uint32_t kind = worker_kind(instance, first, first + count, fresh) |
-                                (mode == REEF_LAUNCH_EVICTABLE ? CUDA_GRAPH_BEGUN_ONLY : 0);
+                                (mode == REEF_LAUNCH_EVICTABLE ? CUDA_GRAPH_BEGUN_ONLY : pad_kind(device));
                 cuda_graph *graph;
                 if (!cuda_graph_get(instance, first, count, kind, &graph, &ignored)) {
                     device->cu->graph_upload(graph->executable, NULL); /* its first launch would do it */
@@ -104,17 +111,19 @@ static order worker_order(cuda_device *device, cuda_launch *launch)
         .instance = instance,
         .first = first,
         .count = end - first,
-        .kind = worker_kind(instance, first, end, first >= instance->untouched) |
-                (launch->mode == REEF_LAUNCH_LEASED ? share_kind(device) : CUDA_GRAPH_BEGUN_ONLY),
         .clear = instance->dirty,
     };
     if (is_revoked(device, instance) || instance->generation_run != instance->run) {
+        o.close = instance->source != 0;
+        instance->ridden = o.close && instance->generation_run == instance->run;
         if (device->youngest - device->generation > MAX_AHEAD) {
             cuda_revoke(device);
         }
         instance->generation = ++device->youngest;
         instance->generation_run = instance->run;
     }
+    o.kind = worker_kind(instance, first, end, first >= instance->untouched && !instance->ridden) |
+             (launch->mode == REEF_LAUNCH_LEASED ? share_kind(device) | pad_kind(device) : CUDA_GRAPH_BEGUN_ONLY);
     uint64_t control = (uint64_t)instance->run << 32 | instance->generation;
     if (control != instance->control_written || o.clear) {
         o.control = instance->control_written = control;
@@ -139,7 +148,7 @@ static order plain_order(const cuda_device *device, const cuda_launch *launch, b
     if (first < end) {
         /* Runs of one kernel that start elsewhere (profiling) have nothing to do with a request's inputs and outputs. */
         o.kind = (first == 0 ? CUDA_GRAPH_IN : 0) | (end == kernels ? CUDA_GRAPH_OUT : 0) |
-                 (realtime ? share_kind(device) : 0);
+                 (realtime ? share_kind(device) : 0) | (launch->padded ? pad_kind(device) : 0);
         o.first = first;
         o.count = end - first;
         instance->cursor = end;
@@ -160,7 +169,13 @@ static reef_status carry_out(const cuda_queue *queue, const order *o, cuda_graph
     if (status) {
         return status;
     }
-    if (o->clear) { /* counters and flags that a run which was given up has left */
+    if (o->kind & CUDA_GRAPH_WORKERS) {
+        cuda_pad_source(o->instance);
+    }
+    if (o->close) {
+        status = cuda_pad_close(instance, queue->stream, error);
+    }
+    if (o->clear && !status) { /* counters and flags that a run which was given up has left */
         size_t counters =
             program->workspace_bytes < REEF_CUDA_ZERO_BYTES ? program->workspace_bytes : REEF_CUDA_ZERO_BYTES;
         size_t flags = 4 * ((size_t)program->tiles + program->base.plan->n_kernels);

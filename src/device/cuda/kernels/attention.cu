@@ -266,7 +266,8 @@ struct attention_fast {
         }
         copy_wait<0>();
         /* one maximum for the four warps; results and sums meet in shared memory, whose stages are done with */
-        __shared__ float tops[warps][16], sums[warps][16];
+        REEF_SHARED(met, float[2][warps][16]);
+        auto &tops = met[0], &sums = met[1];
         float *part = (float *)(smem + q_bytes + warp * warp_bytes);
 #pragma unroll
         for (int r = 0; r < 2; r++) {

@@ -12,6 +12,7 @@
  * pixel at a time. A cluster's blocks, which have parts of k, send each other the sums of a warp's lines and 32 filters
  * (a unit), and each finishes some units.
  */
+#define REEF_PAD_STATICS 736
 #include "device/cuda/kernels/halves.cuh"
 #include "device/cuda/kernels/igemm.cuh"
 
@@ -444,13 +445,20 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
         return true;
     }
 
+    struct exchange {
+        __align__(16) float bias[BN];
+        unsigned long long barriers[2 * STAGES + 5];
+        cluster_word told;
+        unsigned stop;
+    };
     template <class Abandon>
     static __device__ __forceinline__ bool tile(const args &a, uint32_t index, char *smem, Abandon &abandon)
     {
-        __shared__ __align__(8) unsigned long long barriers[2 * STAGES + 5];
-        __shared__ __align__(8) float bias[BN];
-        __shared__ unsigned stop;
-        __shared__ cluster_word told;
+        REEF_SHARED(own, exchange);
+        unsigned long long(&barriers)[2 * STAGES + 5] = own.barriers;
+        float(&bias)[BN] = own.bias;
+        unsigned &stop = own.stop;
+        cluster_word &told = own.told;
         const int tid = threadIdx.x;
         const place at = place_of(a, index);
         const uint32_t shared = smem_address(smem), full = smem_address(barriers);

@@ -3,6 +3,7 @@
  *
  * None computes; elements of f32 and f16 are converted where x and y differ, all others are moved as they are.
  */
+#define REEF_PAD_STATICS 8448
 #include "device/cuda/kernels/walk.cuh"
 
 struct copy_kernel {
@@ -73,7 +74,7 @@ struct transpose_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
-        __shared__ uint64_t shared[side][side + 1];
+        REEF_SHARED(shared, uint64_t[side][side + 1]);
         if (elem_bytes(a.y_type) <= 4) {
             return square<uint32_t>(a, index, (uint32_t(*)[side + 1]) shared, abandon);
         }
@@ -90,7 +91,7 @@ struct pad_kernel {
     {
         REEF_TURN(abandon);
         const int64_t first = (int64_t)index * a.per_tile, end = min(first + (int64_t)a.per_tile, a.total);
-        for (int64_t item = first + threadIdx.x; item < end; item += blockDim.x) {
+        for (int64_t item = first + threadIdx.x; item < end; item += REEF_THREADS) {
             int64_t rest = item, x = 0, y = 0;
             bool outside = false;
             for (int d = a.rank - 1; d >= 0; d--) {

@@ -49,6 +49,41 @@
 
 #include "device/cuda/kernels/worker.h"
 
+/* ---- shared memory ------------------------------------------------------------------------------------------------ */
+/* A tile's shared variables of fixed size: REEF_SHARED(sums, float[32]); one of them in a tile, a struct if it needs several.
+ * REEF_THREADS: of the tile's block; not blockDim.x, because a tile that rides in another kernel's launch (pad.cuh) may leave
+ * some of that block's threads out. In the forms of kernel padding all kernels of a module have their variables in one place, at the
+ * start of shared memory, and the tile's dynamic memory begins at the next multiple of 1 KiB behind them: a function that
+ * several kernels call cannot have them anywhere else. The arguments are there too. */
+#if defined REEF_CUDA_RIDES || defined REEF_CUDA_PADS
+#ifndef REEF_PAD_STATICS
+#define REEF_PAD_STATICS 592 /* or what the source file says in front of its includes */
+#endif
+#ifndef REEF_PAD_ARGS
+#define REEF_PAD_ARGS 400
+#endif
+struct reef_common {
+    __align__(16) char bytes[REEF_PAD_STATICS];
+    __align__(16) char args[REEF_PAD_ARGS];
+    unsigned threads;
+};
+static __shared__ reef_common reef_statics;
+#define REEF_SHARED(name, ...)                                                                                         \
+    using name##_type = __VA_ARGS__;                                                                                   \
+    static_assert(sizeof(name##_type) <= sizeof reef_statics.bytes, "REEF_PAD_STATICS is too small");                  \
+    name##_type &name = *(name##_type *)reef_statics.bytes
+#ifdef REEF_CUDA_RIDES
+#define REEF_THREADS reef_statics.threads
+#else
+#define REEF_THREADS blockDim.x
+#endif
+#else
+#define REEF_SHARED(name, ...)                                                                                         \
+    using name##_type = __VA_ARGS__;                                                                                   \
+    __shared__ __align__(16) name##_type name
+#define REEF_THREADS blockDim.x
+#endif
+
 /* ---- programmatic dependent launch -------------------------------------------------------------------------------- */
 static __device__ __forceinline__ void reef_pdl_launch(void)
 {
@@ -369,18 +404,26 @@ struct reef_worker<Kernel, decltype((void)Kernel::block_is_tile)> {
     {                                                                                                                  \
         reef_worker<__VA_ARGS__>::run(a, w);                                                                               \
     }
-/* REEF_CUDA_WORKERS is defined where the build wants worker forms (they double the compile time). */
-#ifndef REEF_CUDA_WORKERS
-#undef REEF_KERNEL_WORKER
-#define REEF_KERNEL_WORKER(...)
+/* What a source file is built into, one module each: the plain and the worker forms; with REEF_CUDA_PADS the padded forms; with
+ * REEF_CUDA_RIDES the tiles that ride in them (pad.cuh). Worker forms double the compile time: without REEF_CUDA_WORKERS
+ * there are none. */
+#if defined REEF_CUDA_PADS || defined REEF_CUDA_RIDES
+#include "device/cuda/kernels/pad.cuh"
 #endif
-#define REEF_KERNEL(name, ...)                                                                                         \
-    REEF_KERNEL_PLAIN(name, __launch_bounds__(__VA_ARGS__::threads), __VA_ARGS__)                                      \
-    REEF_KERNEL_WORKER(name, __launch_bounds__(__VA_ARGS__::threads), __VA_ARGS__)
+#if defined REEF_CUDA_PADS
+#define REEF_KERNEL_FORMS(name, bounds, ...) REEF_KERNEL_PADDED(name, __VA_ARGS__)
+#elif defined REEF_CUDA_RIDES
+#define REEF_KERNEL_FORMS(name, bounds, ...) REEF_KERNEL_RIDE(name, __VA_ARGS__)
+#elif defined REEF_CUDA_WORKERS
+#define REEF_KERNEL_FORMS(name, bounds, ...)                                                                           \
+    REEF_KERNEL_PLAIN(name, bounds, __VA_ARGS__) REEF_KERNEL_WORKER(name, bounds, __VA_ARGS__)
+#else
+#define REEF_KERNEL_FORMS(name, bounds, ...) REEF_KERNEL_PLAIN(name, bounds, __VA_ARGS__)
+#endif
+#define REEF_KERNEL(name, ...) REEF_KERNEL_FORMS(name, __launch_bounds__(__VA_ARGS__::threads), __VA_ARGS__)
 /* Registers such that `blocks` fit a unit. One is more than saying nothing: the compiler then takes what it likes. */
 #define REEF_KERNEL_FIT(name, blocks, ...)                                                                             \
-    REEF_KERNEL_PLAIN(name, __launch_bounds__(__VA_ARGS__::threads, blocks), __VA_ARGS__)                              \
-    REEF_KERNEL_WORKER(name, __launch_bounds__(__VA_ARGS__::threads, blocks), __VA_ARGS__)
+    REEF_KERNEL_FORMS(name, __launch_bounds__(__VA_ARGS__::threads, blocks), __VA_ARGS__)
 
 /* ---- elements: the numbers of reef_cuda_elem_type ------------------------------------------------------------------- */
 enum { REEF_ELEM_F32 = 0, REEF_ELEM_F16 = 1 };
@@ -431,10 +474,10 @@ static __device__ __forceinline__ float reef_act_rare(float x, int act, float a,
     switch (act) {
     case REEF_DACT_CLIP: return fminf(fmaxf(x, a), b);
     case REEF_DACT_LEAKY_RELU: return x < 0 ? a * x : x;
-    case REEF_DACT_SIGMOID: return 1.0f / (1.0f + expf(-x));
+    case REEF_DACT_SIGMOID: return __fdividef(1.0f, 1.0f + expf(-x)); /* a division that is a call would hold up wgmma */
     case REEF_DACT_HARD_SIGMOID: return fminf(fmaxf(a * x + b, 0.0f), 1.0f);
     case REEF_DACT_HARD_SWISH: return x * fminf(fmaxf(a * x + b, 0.0f), 1.0f);
-    case REEF_DACT_SILU: return x / (1.0f + expf(-x));
+    case REEF_DACT_SILU: return __fdividef(x, 1.0f + expf(-x));
     case REEF_DACT_TANH: return tanhf(x);
     case REEF_DACT_GELU: return reef_gelu(x);
     case REEF_DACT_GELU_TANH: return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));

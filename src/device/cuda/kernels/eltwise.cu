@@ -7,6 +7,8 @@
  *
  * Invariant: a thread reads its elements of every input before it stores them. So y may be the same view as an input.
  */
+#define REEF_PAD_STATICS 16
+#define REEF_PAD_ARGS 1632
 #include "device/cuda/kernels/walk.cuh"
 
 /* ------------------------------------------------------------------ short -- */

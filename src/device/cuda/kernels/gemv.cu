@@ -77,7 +77,7 @@ struct gemv {
     template <class Abandon>
     static __device__ __forceinline__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
-        __shared__ float part[warps][R];
+        REEF_SHARED(part, float[warps][R]);
         const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
         const int row = (int)(index % (unsigned)a.row_tiles), col = (int)(index / (unsigned)a.row_tiles) * R;
         const int cols = min(R, a.n - col);
@@ -102,11 +102,11 @@ struct gemv {
         const long long x_base = (long long)row * a.x_row;
 #pragma unroll 1
         for (int i = 0; i < n; i += depth) {
-            if (Abandon::on && (i & 15) == 0 && __syncthreads_or(abandon.now())) {
-                return false;
-            }
 #pragma unroll
             for (int d = 0; d < depth; d++) {
+                if (Abandon::on && __syncthreads_or(abandon.now())) { /* three or four microseconds apart */
+                    return false;
+                }
                 float x[vec];
                 load_x(a, x_base, k + d * stride, x);
 #pragma unroll

@@ -765,6 +765,12 @@ struct igemm {
         copy_wait<0>();
         proxy_fence();
     }
+    struct exchange {
+        __align__(16) float bias[BN];
+        unsigned long long landing;
+        cluster_word told;
+        unsigned arrived;
+    };
     template <class Abandon>
     static __device__ __forceinline__ bool tile(const args &a, uint32_t index, char *smem, Abandon &abandon)
     {
@@ -798,9 +804,10 @@ struct igemm {
         const int y0 = group_offset(a.ys, g0, g1), r0 = group_offset(a.rs, g0, g1);
 
         /* The blocks of a cluster send each other what they have summed; each is told when all has landed. */
-        __shared__ __align__(8) unsigned long long landing;
-        __shared__ cluster_word told;
-        const uint32_t landed = smem_address(&landing);
+        REEF_SHARED(own, exchange);
+        cluster_word &told = own.told;
+        float(&bias)[BN] = own.bias; /* a barrier comes between its writing and its reading */
+        const uint32_t landed = smem_address(&own.landing);
         int v0 = 0, v1 = pieces;
         if (in_cluster) {
             v0 = first_piece(a, split);
@@ -849,7 +856,6 @@ struct igemm {
                 }
             }
         }
-        __shared__ __align__(16) float bias[BN]; /* a barrier follows before it is read */
         if (tid < BN) {
             bias[tid] =
                 a.bias && col0 + tid < a.cols ? __ldg((const float *)a.bias + group * a.bias_group + col0 + tid) : 0.0f;
@@ -1062,7 +1068,6 @@ struct igemm {
             return false;
         }
         if (a.splits > 1 && !in_cluster) {
-            __shared__ unsigned arrived;
             float4 *mine = (float4 *)a.partials + (long long)(tile_index * a.splits + split) * (BM * BN / 4) + tid;
 #pragma unroll
             for (int i = 0; i < MI * NJ && tid < consumers; i++) {
@@ -1072,10 +1077,10 @@ struct igemm {
             __threadfence();
             __syncthreads();
             if (tid == 0) {
-                arrived = atomicAdd((unsigned *)a.counters + tile_index, 1u);
+                own.arrived = atomicAdd((unsigned *)a.counters + tile_index, 1u);
             }
             __syncthreads();
-            if (arrived != (unsigned)a.splits - 1) {
+            if (own.arrived != (unsigned)a.splits - 1) {
                 return true;
             }
             __threadfence();

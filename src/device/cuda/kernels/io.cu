@@ -9,6 +9,7 @@
  */
 #include "device/cuda/kernels/device.cuh"
 #include "device/cuda/kernels/io.h"
+#include "device/cuda/kernels/pad.h"
 
 static __device__ __forceinline__ void copy_pieces(const reef_io_args &a)
 {
@@ -67,6 +68,37 @@ static __device__ __forceinline__ uint32_t first_unfinished(const reef_io_args &
     return a.first + missing;
 }
 
+/* All threads of a block, behind workers that were stopped: kernels from `first` on may ride in padded launches. behind: the
+ * first that no worker of this run has seen. */
+static __device__ __forceinline__ void open_source(uint64_t address, uint32_t first, uint32_t behind)
+{
+    reef_pad_source *source = (reef_pad_source *)address;
+    reef_pad_directory *directory = (reef_pad_directory *)source->directory;
+    reef_pad_kernel *kernels = (reef_pad_kernel *)source->kernels;
+    uint64_t *claim = &directory->claim[source->slot];
+    if (first >= source->n_kernels || *(const volatile uint64_t *)claim) {
+        return; /* the launch in front of this one has opened it */
+    }
+    for (uint32_t k = first + threadIdx.x; k < source->n_kernels; k += blockDim.x) {
+        kernels[k].ended = 0;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        const uint32_t run = ((const reef_cuda_control *)source->control)->run;
+        source->look_until = source->run == run && source->look_until > behind ? source->look_until : behind;
+        source->run = run;
+        while (first != REEF_PAD_END && kernels[first].tiles == 0) {
+            first = kernels[first].next;
+        }
+        if (first != REEF_PAD_END) {
+            directory->needs[source->slot] = kernels[first].needs;
+            __threadfence();
+            *(volatile uint64_t *)claim =
+                REEF_CLAIM(first, kernels[first].tiles) | (first < source->look_until ? REEF_CLAIM_LOOK : 0);
+        }
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(REEF_IO_THREADS) reef_io_end(const __grid_constant__ reef_io_args a)
 {
     __shared__ unsigned ticket;
@@ -94,6 +126,9 @@ extern "C" __global__ void __launch_bounds__(REEF_IO_THREADS) reef_io_end(const 
         __syncthreads();
         if (stopped && ticket == gridDim.x - 1) {
             progress = first_unfinished(a);
+            if (a.source) {
+                open_source(a.source, progress, a.first + a.kernels);
+            }
         }
     }
     if (threadIdx.x == 0) {

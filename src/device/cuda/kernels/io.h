@@ -20,6 +20,7 @@ typedef struct reef_io_args {
     uint64_t revoked, worker; /* the word; reef_cuda_control */
     uint64_t done;            /* of the instance, per tile: the run that it was done in */
     uint64_t bounds;          /* kernel k has done[bounds[k]] .. done[bounds[k + 1] - 1] */
+    uint64_t source;          /* reef_pad_source: what workers leave undone may ride from now on; 0: it may not */
 } reef_io_args;
 
 /* Of one instance, in device memory. Written by reef_io_end alone; runs of an instance come one after another. */
@@ -34,6 +35,7 @@ typedef struct reef_io_words {
     volatile uint64_t ended;                    /* stored last, with release: outputs in pinned memory come before it */
     /* by ended % REEF_IO_REPORTS: the first kernel of the launch that is not done, or where the launch ends */
     volatile uint32_t progress[REEF_IO_REPORTS];
+    volatile uint64_t ridden; /* run << 32 | first kernel that is not done: what has ridden in padded launches (pad.h) */
 } reef_io_words;
 
 #endif

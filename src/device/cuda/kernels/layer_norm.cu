@@ -4,6 +4,7 @@
  * A row that fits stays in registers between its passes: mean, then variance about the mean, then the result. A longer
  * one is read again each time. Scale and bias are constants and are read before the predecessor has finished.
  */
+#define REEF_PAD_ARGS 464
 #include "device/cuda/kernels/walk.cuh"
 
 /* Sum over the block in a fixed order; every thread gets it. */
@@ -13,7 +14,7 @@ static __device__ __forceinline__ float block_sum(float v, float *shared)
     for (int i = 16; i > 0; i /= 2) {
         v += __shfl_xor_sync(0xffffffffu, v, i);
     }
-    const int warps = blockDim.x / 32;
+    const int warps = REEF_THREADS / 32;
     if (warps == 1) {
         return v;
     }
@@ -62,8 +63,8 @@ struct layer_norm_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
-        __shared__ float shared[2][32]; /* two sums, each its own: no barrier between them */
-        const int64_t vectors = a.channels / V, step = blockDim.x;
+        REEF_SHARED(shared, float[2][32]); /* two sums, each its own: no barrier between them */
+        const int64_t vectors = a.channels / V, step = REEF_THREADS;
         int64_t off[3];
         walk_at<3>(a.rows, index, off);
         if (index >= a.rows.total || vectors == 0) {

@@ -5,6 +5,7 @@
  * joins what they found. So the order of a sum depends on the kernel's arguments alone. Long lines test for being
  * abandoned on the way: nothing is stored before every element has been seen.
  */
+#define REEF_PAD_STATICS 6144
 #include "device/cuda/kernels/walk.cuh"
 
 enum { KIND_SUM, KIND_MEAN, KIND_MAX, KIND_MIN, KIND_PROD, KIND_L1, KIND_L2, KIND_SUM_SQUARE, KIND_LOG_SUM_EXP };
@@ -170,7 +171,7 @@ struct reduce_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
-        __shared__ uint64_t shared[threads];
+        REEF_SHARED(shared, uint64_t[threads]);
         if (a.kind == KIND_LOG_SUM_EXP) {
             abandon.wait();
             return run_exp(a, index, (scaled *)shared, abandon);
@@ -188,7 +189,7 @@ struct softmax_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
-        __shared__ scaled shared[threads];
+        REEF_SHARED(shared, scaled[threads]);
         const block_share s = share_block(a.lanes_log2, a.along);
         const int64_t lane = ((int64_t)index << a.lanes_log2) + s.lane;
         const bool mine = lane < a.kept.total;
@@ -301,7 +302,7 @@ struct arg_max_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t index, char *, Abandon &abandon)
     {
-        __shared__ best<int64_t> shared[threads];
+        REEF_SHARED(shared, best<int64_t>[threads]);
         abandon.wait();
         return a.x_type <= REEF_ELEM_F16 ? run<float>(a, index, (best<float> *)shared, abandon)
                                          : run<int64_t>(a, index, shared, abandon);

@@ -17,7 +17,7 @@ struct spin_kernel {
     template <class Abandon>
     static __device__ bool tile(const args &a, uint32_t, char *, Abandon &abandon)
     {
-        __shared__ int state; /* 0: on, 1: time is up, 2: abandoned */
+        REEF_SHARED(state, int); /* 0: on, 1: time is up, 2: abandoned */
         abandon.wait();
         const uint64_t start = now();
         float x = (float)threadIdx.x;

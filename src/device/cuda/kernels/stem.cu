@@ -52,7 +52,7 @@ struct stem {
     template <class Abandon>
     static __device__ __forceinline__ bool tile(const args &a, uint32_t index, char *smem, Abandon &abandon)
     {
-        __shared__ __align__(8) float bias[columns];
+        REEF_SHARED(bias, float[columns]);
         const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5;
         int rest = (int)(index / (unsigned)a.col_tiles);
         const int col0 = ((int)index - rest * a.col_tiles) * columns;

@@ -82,7 +82,7 @@ static __device__ __forceinline__ void walk_coords(const Walk &w, int64_t at, in
 #define WALK_ITEMS(args, index, item)                                                                                  \
     for (int64_t item = (int64_t)(index) * (args).per_tile + threadIdx.x,                                              \
                  item##_end = min((int64_t)((index) + 1) * (int64_t)(args).per_tile, (args).walk.total);               \
-         item < item##_end; item += blockDim.x)
+         item < item##_end; item += REEF_THREADS)
 
 /* ------------------------------------------------------------ vectors -- */
 
@@ -236,7 +236,7 @@ struct block_share {
 static __device__ __forceinline__ block_share share_block(uint32_t lanes_log2, uint32_t along)
 {
     block_share s;
-    s.parts = blockDim.x >> lanes_log2;
+    s.parts = REEF_THREADS >> lanes_log2;
     if (along) {
         s.lane = threadIdx.x / s.parts, s.part = threadIdx.x & (s.parts - 1), s.next = 1;
     } else {

@@ -1,0 +1,335 @@
+/*
+ * pad.cuh - kernel padding, the device half: real-time kernels with spare blocks, and tiles that ride in them.
+ *
+ *      padded form   name_pad(args, reef_cuda_pad)      blocks below pad.tiles: the kernel's own tiles, as in the plain form;
+ *                                                       the others: whatever fits, of whichever source has something open
+ *      ride          name_ride(args*, tile, kernel*)    a tile of the same kernel as a function that does not return
+ *
+ * The paper's proxies call every tile through a pointer; here only what rides is, so that a padded launch with nothing to
+ * pad is the plain kernel. A function that never returns has no registers to save for its caller (h200: none spilled),
+ * but it runs with the registers, the shared memory and the stack of the launch that it rides in. So the two forms are
+ * built apart: rides with at most REEF_PAD_REGS registers, padded kernels with exactly as many, whatever they need
+ * themselves, because a function that no padded kernel knows of is never called in theirs, but counted (reef_ballast).
+ *
+ * A spare block
+ *
+ *      reads all claims (a warp, one source per lane), picks one that is open and fits
+ *      takes tiles:  old = atomicAdd(claim, n): kernel and first tile; past the end or closed: nothing
+ *      runs them, then counts them in kernel->ended; who counts the last one opens the next kernel
+ *
+ * and does that once: its tile takes as long as the real-time kernel. It does not wait for the real-time kernel before it, because what it reads was
+ * written by tiles that have been counted. A source is closed by taking its claim away and waiting until everything that was
+ * claimed has ended (reef_pad_close); only then do workers go on with it.
+ *
+ * Clusters: spare blocks come in whole clusters. Their first block takes for all of them: a tile each, or the tiles of one of the
+ * source's own clusters if that is no larger.
+ */
+#ifndef REEF_DEVICE_CUDA_KERNELS_PAD_CUH
+#define REEF_DEVICE_CUDA_KERNELS_PAD_CUH
+
+#include "device/cuda/kernels/pad.h"
+
+typedef __attribute__((noreturn)) void (*reef_ride_function)(const void *args, uint32_t tile,
+                                                             const reef_pad_kernel *kernel);
+
+/* Where a tile's own shared memory begins. */
+static __device__ __forceinline__ char *reef_tile_smem(void)
+{
+    return (char *)__cvta_shared_to_generic(REEF_PAD_SYSTEM + (sizeof reef_statics + REEF_PAD_SCRATCH - 1) /
+                                                                  REEF_PAD_SCRATCH * REEF_PAD_SCRATCH);
+}
+
+/* All threads of the tile: the arguments, where they are read as fast as a kernel reads its own, if they fit. Through the
+ * address they would be loaded again after every barrier. */
+template <class Args>
+static __device__ __forceinline__ const Args &reef_near(const void *args, unsigned threads)
+{
+    if constexpr (sizeof(Args) <= REEF_PAD_ARGS) {
+        for (unsigned i = threadIdx.x; i < (sizeof(Args) + 3) / 4; i += threads) {
+            ((uint32_t *)reef_statics.args)[i] = ((const uint32_t *)args)[i];
+        }
+        __syncthreads();
+        return *(const Args *)reef_statics.args;
+    } else {
+        __syncthreads();
+        return *(const Args *)args;
+    }
+}
+
+static __device__ __forceinline__ uint64_t reef_load_now(const uint64_t *p)
+{
+    return *(const volatile uint64_t *)p;
+}
+
+static __device__ __forceinline__ bool reef_fits(const reef_pad_needs &needs, const reef_pad_needs &offers)
+{
+    return needs.ns <= offers.ns && needs.dynamic_smem <= offers.dynamic_smem && needs.threads <= offers.threads &&
+           needs.regs <= offers.regs && needs.local_bytes <= offers.local_bytes && needs.cluster <= offers.cluster;
+}
+
+/* One thread: `claims` of the kernel have ended, and so many of them with their tiles done, now or earlier. */
+static __device__ __forceinline__ void reef_count_ended(reef_pad_kernel *kernel, uint32_t claims, uint32_t tiles)
+{
+    __threadfence(); /* what the tiles have stored, before they count */
+    const uint64_t more = (uint64_t)claims << 32 | tiles;
+    const uint64_t before = atomicAdd((unsigned long long *)&kernel->ended, (unsigned long long)more);
+    if (tiles == 0 || (uint32_t)before + tiles != kernel->tiles) {
+        return;
+    }
+    __threadfence();
+    reef_pad_source *source = (reef_pad_source *)kernel->source;
+    reef_pad_directory *directory = (reef_pad_directory *)source->directory;
+    const reef_pad_kernel *kernels = (const reef_pad_kernel *)source->kernels;
+    unsigned long long *claim = (unsigned long long *)&directory->claim[source->slot];
+    const uint32_t index = (uint32_t)(kernel - kernels), next = kernel->next;
+    uint64_t wanted = REEF_CLAIM_THROUGH;
+    if (next != REEF_PAD_END) {
+        wanted = REEF_CLAIM(next, kernels[next].tiles) | (next < source->look_until ? REEF_CLAIM_LOOK : 0);
+        *(volatile uint64_t *)&directory->needs[source->slot] = *(const uint64_t *)&kernels[next].needs;
+        *((volatile uint64_t *)&directory->needs[source->slot] + 1) = *((const uint64_t *)&kernels[next].needs + 1);
+    }
+    const uint32_t run = ((const reef_cuda_control *)source->control)->run;
+    *(volatile uint64_t *)source->word = (uint64_t)run << 32 | (next == REEF_PAD_END ? source->n_kernels : next);
+    __threadfence();
+    /* Unless it was closed meanwhile. Others may still be adding to it, in vain. */
+    for (uint64_t seen = reef_load_now((const uint64_t *)claim);
+         (seen & REEF_CLAIM_OPEN) && REEF_CLAIM_KERNEL(seen) == index;) {
+        const uint64_t found = atomicCAS(claim, (unsigned long long)seen, (unsigned long long)wanted);
+        if (found == seen) {
+            break;
+        }
+        seen = found;
+    }
+}
+
+#ifdef REEF_CUDA_PADS
+struct reef_claimed {
+    uint64_t kernel; /* address of reef_pad_kernel; 0: nothing */
+    uint32_t tile, look;
+};
+
+/* One warp. The answer is lane 0's. */
+static __device__ __noinline__ reef_claimed reef_claim_tiles(const reef_cuda_pad &p)
+{
+    reef_pad_directory *directory = (reef_pad_directory *)p.directory;
+    const unsigned lane = threadIdx.x & 31;
+    reef_claimed none = {0, 0, 0};
+    const uint64_t word = reef_load_now(&directory->claim[lane]);
+    const uint64_t kernels = directory->kernels[lane];
+    uint64_t parts[2] = {reef_load_now((const uint64_t *)&directory->needs[lane]),
+                         reef_load_now((const uint64_t *)&directory->needs[lane] + 1)};
+    const reef_pad_needs &needs = *(const reef_pad_needs *)parts;
+    const bool open = (word & REEF_CLAIM_OPEN) && REEF_CLAIM_NEXT(word) < REEF_CLAIM_TILES(word);
+    const unsigned could = __ballot_sync(0xffffffffu, open && reef_fits(needs, p.offers));
+    if (!could) {
+        return none;
+    }
+    const unsigned pick = __fns(could, 0, 1 + (blockIdx.x / p.offers.cluster + p.turn) % __popc(could));
+    const uint64_t all = __shfl_sync(0xffffffffu, kernels, pick);
+    const unsigned cluster = __shfl_sync(0xffffffffu, (unsigned)needs.cluster, pick);
+    const unsigned n = cluster > 1 ? cluster : p.offers.cluster;
+    if (lane != 0) {
+        return none;
+    }
+    const uint64_t old = atomicAdd((unsigned long long *)&directory->claim[pick], (unsigned long long)n);
+    const uint32_t tile = REEF_CLAIM_NEXT(old), tiles = REEF_CLAIM_TILES(old);
+    if (!(old & REEF_CLAIM_OPEN) || tile >= tiles) {
+        return none;
+    }
+    __threadfence(); /* what was counted before this claim was opened may be read */
+    reef_pad_kernel *kernel = (reef_pad_kernel *)all + REEF_CLAIM_KERNEL(old);
+    const bool same = kernel->needs.cluster > 1 ? kernel->needs.cluster == n : n == p.offers.cluster;
+    if (!same || !reef_fits(kernel->needs, p.offers)) {
+        /* The kernel has changed since it was looked at. What was taken is left undone, for the workers. */
+        reef_count_ended(kernel, n < tiles - tile ? n : tiles - tile, 0);
+        return none;
+    }
+    return reef_claimed{(uint64_t)kernel, tile, (old & REEF_CLAIM_LOOK) ? 1u : 0u};
+}
+
+static __device__ __forceinline__ unsigned reef_cluster_rank(void)
+{
+    unsigned rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+/* All threads of a spare block. */
+static __device__ __noinline__ __attribute__((noreturn)) void reef_ride_along(const reef_cuda_pad &p)
+{
+    volatile reef_claimed *told = (volatile reef_claimed *)reef_statics.bytes;
+    const unsigned blocks = p.offers.cluster, rank = blocks > 1 ? reef_cluster_rank() : 0;
+    reef_pdl_launch();
+    if (rank == 0 && threadIdx.x < 32) {
+        reef_claimed mine = reef_claim_tiles(p);
+        const unsigned lane = threadIdx.x;
+        if (blocks > 1) {
+            mine.kernel = __shfl_sync(0xffffffffu, mine.kernel, 0);
+            mine.tile = __shfl_sync(0xffffffffu, mine.tile, 0);
+            mine.look = __shfl_sync(0xffffffffu, mine.look, 0);
+            if (lane < blocks) {
+                uint32_t to;
+                asm("mapa.shared::cluster.u32 %0, %1, %2;"
+                    : "=r"(to)
+                    : "r"((uint32_t)__cvta_generic_to_shared((void *)told)), "r"(lane));
+                asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(to), "l"(mine.kernel) : "memory");
+                asm volatile("st.shared::cluster.v2.u32 [%0 + 8], {%1, %2};" ::"r"(to), "r"(mine.tile), "r"(mine.look)
+                             : "memory");
+            }
+        } else if (lane == 0) {
+            told->kernel = mine.kernel;
+            told->tile = mine.tile;
+            told->look = mine.look;
+        }
+    }
+    if (blocks > 1) {
+        asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+    } else {
+        __syncthreads();
+    }
+    reef_pad_kernel *kernel = (reef_pad_kernel *)told->kernel;
+    const uint32_t tile = told->tile + rank;
+    bool goes = kernel != NULL;
+    if (goes) {
+        goes = rank < (kernel->needs.cluster > 1 ? kernel->needs.cluster : blocks) && tile < kernel->tiles;
+        if (goes && told->look) {
+            const uint32_t run = ((const reef_cuda_control *)((const reef_pad_source *)kernel->source)->control)->run;
+            if (*((const volatile uint32_t *)kernel->done + tile) == run) { /* of a cluster: all or none are */
+                goes = false;
+                if (threadIdx.x == 0) {
+                    reef_count_ended(kernel, 1, 1);
+                }
+            }
+        }
+    }
+    __syncthreads(); /* all have read what was told; the tile has its own variables there */
+    if (goes) {
+        ((reef_ride_function)kernel->function)((const void *)kernel->args, tile, kernel);
+    }
+    asm volatile("exit;");
+    __builtin_unreachable();
+}
+
+/* ptxas lets no two wgmma of a function overlap that calls another one. So where a kernel has them its own tiles are a
+ * function without calls, which reads the arguments through an address. */
+template <class Kernel>
+static __device__ __noinline__ __attribute__((noreturn)) void reef_own_tile(const typename Kernel::args *a)
+{
+    reef_never never;
+    Kernel::tile(reef_near<typename Kernel::args>(a, Kernel::threads), blockIdx.x, reef_tile_smem(), never);
+    asm volatile("exit;");
+    __builtin_unreachable();
+}
+template <bool>
+struct reef_when {
+};
+template <>
+struct reef_when<true> {
+    using type = void;
+};
+
+template <class Kernel, class = void>
+struct reef_padded {
+    static __device__ __forceinline__ void run(const typename Kernel::args &a, const reef_cuda_pad &p)
+    {
+        if (blockIdx.x >= p.tiles) {
+            reef_ride_along(p);
+        }
+        reef_never never;
+        Kernel::tile(a, blockIdx.x, reef_tile_smem(), never);
+    }
+};
+template <class Kernel>
+struct reef_padded<Kernel, typename reef_when<Kernel::wg>::type> {
+    static __device__ __forceinline__ void run(const typename Kernel::args &a, const reef_cuda_pad &p)
+    {
+        if (blockIdx.x >= p.tiles) {
+            reef_ride_along(p);
+        }
+        reef_own_tile<Kernel>(&a);
+    }
+};
+
+/* Never called; for what its presence makes the linker reserve for every kernel of the module: registers and stack. */
+extern "C" __device__ __noinline__ __attribute__((noreturn)) void reef_ballast(const void *args, uint32_t tile,
+                                                                             const reef_pad_kernel *kernel)
+{
+    float v[REEF_PAD_REGS];
+    volatile char stack[REEF_PAD_STACK];
+    volatile float *p = (volatile float *)args;
+#pragma unroll
+    for (int i = 0; i < REEF_PAD_REGS - 24; i++) {
+        v[i] = p[i];
+    }
+    stack[tile % REEF_PAD_STACK] = (char)tile;
+#pragma unroll
+    for (int i = 0; i < REEF_PAD_REGS - 24; i++) {
+        p[REEF_PAD_REGS - i] = v[i];
+    }
+    p[0] = (float)stack[kernel->tiles % REEF_PAD_STACK];
+    asm volatile("exit;");
+    __builtin_unreachable();
+}
+static __device__ reef_ride_function reef_ballast_at = reef_ballast;
+extern "C" __global__ void reef_ballast_keep(uint64_t *to)
+{
+    *to = (uint64_t)reef_ballast_at;
+}
+
+#define REEF_KERNEL_PADDED(name, ...)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__::threads < 512 ? __VA_ARGS__::threads : 512) name##_pad(                                         \
+        const __grid_constant__ __VA_ARGS__::args a, const __grid_constant__ reef_cuda_pad p)                          \
+    {                                                                                                                  \
+        reef_padded<__VA_ARGS__>::run(a, p);                                                                                \
+    }
+#endif
+
+#ifdef REEF_CUDA_RIDES
+struct reef_riding : reef_never {
+    __device__ __forceinline__ void wait() const
+    {
+    }
+};
+
+template <class Kernel>
+static __device__ __forceinline__ void reef_ride(const void *args, uint32_t tile, const reef_pad_kernel *kernel)
+{
+    const unsigned threads = kernel->needs.threads;
+    if (threadIdx.x >= threads) {
+        return;
+    }
+    if (threadIdx.x == 0) {
+        reef_statics.threads = threads;
+    }
+    const typename Kernel::args &near = reef_near<typename Kernel::args>(args, threads);
+    reef_riding riding;
+    Kernel::tile(near, tile, reef_tile_smem(), riding);
+    __syncthreads(); /* every thread's stores, before the tile counts */
+    if (threadIdx.x == 0) {
+        const reef_pad_source *source = (const reef_pad_source *)kernel->source;
+        ((volatile uint32_t *)kernel->done)[tile] = ((const reef_cuda_control *)source->control)->run;
+        reef_count_ended((reef_pad_kernel *)kernel, 1, 1);
+        atomicAdd((unsigned long long *)&((reef_pad_directory *)source->directory)->tiles, 1ull);
+    }
+}
+
+/* _rider is never launched: the driver tells of it what the function takes. */
+#define REEF_KERNEL_RIDE(name, ...)                                                                                    \
+    extern "C" __device__ __noinline__ __attribute__((noreturn)) void name##_ride(const void *args, uint32_t tile,     \
+                                                                                  const reef_pad_kernel *kernel)       \
+    {                                                                                                                  \
+        reef_ride<__VA_ARGS__>(args, tile, kernel);                                                                    \
+        asm volatile("exit;");                                                                                         \
+        __builtin_unreachable();                                                                                       \
+    }                                                                                                                  \
+    extern "C" {                                                                                                       \
+    __device__ reef_ride_function name##_at = name##_ride;                                                             \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__::threads < 512 ? __VA_ARGS__::threads : 512)              \
+        name##_rider(const void *args, const reef_pad_kernel *kernel)                                                  \
+    {                                                                                                                  \
+        name##_ride(args, blockIdx.x, kernel);                                                                         \
+    }
+#endif
+
+#endif

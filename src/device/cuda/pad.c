@@ -1,0 +1,333 @@
+/*
+ * pad.c - kernel padding (REEF section 5) on the GPU: real-time graphs with spare blocks, best-effort tiles that ride in them.
+ *
+ *      real-time graph:   k0 + spare -> k1 + spare -> ...             kernels/pad.cuh: what a spare block does
+ *      best-effort:       workers, stopped -> reef_io_end opens the instance as a source -> tiles ride -> reef_pad_close -> workers
+ *
+ * The scheduler has nothing to choose. The host decides when a graph is made how many spare blocks a kernel gets and what they have
+ * to offer (time, registers, memory, blocks of a cluster): the paper's two rules, that a tile fits into the kernel's time
+ * and that carrying it does not lower the kernel's occupancy. Which tile it is a spare block decides when it runs, because
+ * only then is it known how far best-effort work has come.
+ *
+ * The kernels for it are in modules of their own, which are loaded when a policy first asks for them.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "device/cuda/cuda.h"
+
+static bool has_pads(const cuda_device *device)
+{
+    return device->cu->library_global && device->cu->kernel_attribute && device->cu->graph_add_edges &&
+           device->gpu->major >= 9;
+}
+
+reef_status cuda_pad_load(cuda_device *device, reef_error *error)
+{
+    cuda_padding *padding = &device->padding;
+    if (padding->directory || !has_pads(device)) {
+        return padding->directory ? REEF_OK
+                                  : reef_fail(error, REEF_UNSUPPORTED,
+                                              "kernel padding needs a GPU with clusters (compute capability 9.0) and a "
+                                              "driver for CUDA 12.3; %s has compute capability %u.%u, the driver is for "
+                                              "CUDA %d.%d",
+                                              device->gpu->product, device->gpu->major, device->gpu->minor,
+                                              device->cu->version / 1000, device->cu->version % 1000 / 10);
+    }
+    reef_status status = cuda_code_load_pads(device, error);
+    status = status ? status : cuda_code_function(device, "reef_pad_close", 0, &padding->close, error);
+    status = status ? status : CUDA_TRY(device->cu, error, mem_alloc(&padding->directory, sizeof(reef_pad_directory)));
+    if (!status) {
+        status = CUDA_TRY(device->cu, error, memset8(padding->directory, 0, sizeof(reef_pad_directory)));
+        status = status ? status : cuda_settle(device, error);
+    }
+    return status;
+}
+
+void cuda_pad_unload(cuda_device *device)
+{
+    cuda_padding *padding = &device->padding;
+    while (padding->rides) {
+        cuda_ride *ride = padding->rides;
+        padding->rides = ride->next;
+        free(ride);
+    }
+    padding->directory = 0; /* goes with the context */
+    padding->close = NULL;
+    padding->proxy_bytes = 0;
+    memset(padding->slots, 0, sizeof padding->slots);
+}
+
+reef_status cuda_pad(reef_dev *dev, bool on, reef_error *error)
+{
+    cuda_device *device = (cuda_device *)dev;
+    reef_status status = REEF_OK;
+    if (on) {
+        pthread_rwlock_rdlock(&device->context_lock);
+        status = cuda_enter(device, error);
+        if (!status) {
+            pthread_mutex_lock(&device->padding.lock);
+            status = cuda_pad_load(device, error);
+            pthread_mutex_unlock(&device->padding.lock);
+            cuda_leave(device);
+        }
+        pthread_rwlock_unlock(&device->context_lock);
+    }
+    if (!status) {
+        atomic_store(&device->padding.on, on);
+    }
+    return status;
+}
+
+size_t cuda_proxy_bytes(const reef_dev *dev)
+{
+    return atomic_load(&((const cuda_device *)dev)->padding.proxy_bytes);
+}
+
+/* --------------------------------------------------------------- sources -- */
+
+/* What a function needs; NULL: it does not ride. */
+static const cuda_ride *find_ride(cuda_device *device, const char *function)
+{
+    cuda_padding *padding = &device->padding;
+    for (const cuda_ride *ride = padding->rides; ride; ride = ride->next) {
+        if (!strcmp(ride->name, function)) {
+            return ride->address ? ride : NULL;
+        }
+    }
+    cuda_ride *ride = calloc(1, sizeof *ride + strlen(function) + 1);
+    if (!ride) {
+        return NULL;
+    }
+    memcpy(ride->name, function, strlen(function) + 1);
+    reef_error ignored;
+    if (cuda_code_ride(device, function, ride, &ignored)) {
+        ride->address = 0;
+    }
+    ride->next = padding->rides;
+    padding->rides = ride;
+    return ride->address ? ride : NULL;
+}
+
+static unsigned cluster_of(const reef_cuda_kernel *code)
+{
+    return code->cluster > 1 ? code->cluster : 1;
+}
+
+/* Until it is measured (a kernel of which there is one variant): about what the shortest take. */
+static uint32_t time_of(const cuda_kernel *kernel)
+{
+    enum { SHORT_NS = 2000 };
+    uint64_t ns = kernel->solo_ns ? kernel->solo_ns : SHORT_NS;
+    return ns < UINT32_MAX ? (uint32_t)ns : UINT32_MAX;
+}
+
+static void describe(cuda_device *device, const cuda_instance *instance, size_t k, reef_pad_kernel *out)
+{
+    const cuda_program *program = (const cuda_program *)instance->base.program;
+    const cuda_kernel *kernel = &program->kernels[k];
+    const reef_cuda_kernel *code = &kernel->code;
+    const cuda_ride *ride = kernel->done_by ? NULL : find_ride(device, code->function);
+    const uint64_t at_once = (uint64_t)device->gpu->sms * kernel->blocks_per_sm;
+    const uint64_t waves = (code->tiles + at_once - 1) / at_once;
+    *out = (reef_pad_kernel){
+        .done = instance->memory + instance->done_offset + 4 * (uint64_t)kernel->first_tile,
+        .needs = {.ns = UINT32_MAX, .threads = UINT16_MAX}, /* more than anything offers */
+        .tiles = kernel->done_by ? 0 : code->tiles,
+    };
+    if (ride) {
+        out->function = ride->address;
+        out->needs = (reef_pad_needs){
+            .ns = (uint32_t)(time_of(kernel) / waves),
+            .dynamic_smem = ride->scratch + code->dynamic_smem,
+            .threads = (uint16_t)code->threads,
+            .regs = (uint16_t)ride->regs,
+            .local_bytes = (uint16_t)ride->local_bytes,
+            .cluster = (uint16_t)cluster_of(code),
+        };
+    }
+}
+
+/* The description of all kernels with their arguments, in one piece of device memory. */
+static reef_status put_source(cuda_device *device, cuda_instance *instance, unsigned slot, reef_error *error)
+{
+    const cuda_program *program = (const cuda_program *)instance->base.program;
+    const cuda_driver *cu = device->cu;
+    const size_t n = program->base.plan->n_kernels;
+    size_t bytes = sizeof(reef_pad_source) + n * sizeof(reef_pad_kernel);
+    for (size_t k = 0; k < n; k++) {
+        bytes += (program->kernels[k].code.args_bytes + 15) / 16 * 16;
+    }
+    char *host = calloc(1, bytes);
+    if (!host) {
+        return reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    }
+    CUdeviceptr memory = 0;
+    reef_status status = CUDA_TRY(cu, error, mem_alloc(&memory, bytes));
+    reef_pad_kernel *kernels = (reef_pad_kernel *)(host + sizeof(reef_pad_source));
+    *(reef_pad_source *)host = (reef_pad_source){
+        .directory = device->padding.directory,
+        .kernels = memory + sizeof(reef_pad_source),
+        .control = instance->memory + instance->control_offset + CUDA_CONTROL_OFFSET,
+        .word = instance->pinned_address + offsetof(reef_io_words, ridden),
+        .slot = slot,
+        .n_kernels = (uint32_t)n,
+    };
+    size_t at = sizeof(reef_pad_source) + n * sizeof(reef_pad_kernel);
+    uint32_t next = REEF_PAD_END;
+    for (size_t k = 0; !status && k < n; k++) {
+        char args[CUDA_MAX_ARGS];
+        describe(device, instance, k, &kernels[k]);
+        kernels[k].source = memory;
+        kernels[k].args = memory + at;
+        cuda_kernel_args(&program->kernels[k], instance, args);
+        memcpy(host + at, args, program->kernels[k].code.args_bytes);
+        at += (program->kernels[k].code.args_bytes + 15) / 16 * 16;
+    }
+    for (size_t k = n; k-- > 0;) {
+        kernels[k].next = next;
+        next = kernels[k].tiles ? (uint32_t)k : next;
+    }
+    status = status ? status : CUDA_TRY(cu, error, memcpy_to_device(memory, host, bytes));
+    const CUdeviceptr entry = device->padding.directory + offsetof(reef_pad_directory, kernels) + 8 * (uint64_t)slot;
+    const uint64_t address = memory + sizeof(reef_pad_source);
+    status = status ? status : CUDA_TRY(cu, error, memcpy_to_device(entry, &address, sizeof address));
+    status = status ? status : cuda_settle(device, error);
+    free(host);
+    if (status && memory) {
+        cu->mem_free(memory);
+    }
+    instance->source = status ? 0 : memory;
+    return status;
+}
+
+void cuda_pad_source(cuda_instance *instance)
+{
+    const cuda_program *program = (const cuda_program *)instance->base.program;
+    cuda_device *device = (cuda_device *)program->base.dev;
+    cuda_padding *padding = &device->padding;
+    reef_error ignored;
+    if (!atomic_load(&padding->on) || instance->source || instance->no_source) {
+        return;
+    }
+    instance->no_source = true; /* one attempt: without a slot or memory it goes on as under policy reset */
+    if (program->base.plan->n_kernels > REEF_PAD_MAX_KERNELS) {
+        return;
+    }
+    for (size_t k = 0; k < program->base.plan->n_kernels; k++) {
+        if (program->kernels[k].code.tiles > REEF_PAD_MAX_TILES) {
+            return;
+        }
+    }
+    pthread_mutex_lock(&padding->lock);
+    unsigned slot = 0;
+    while (slot < REEF_PAD_SOURCES && padding->slots[slot]) {
+        slot++;
+    }
+    if (padding->directory && slot < REEF_PAD_SOURCES && !put_source(device, instance, slot, &ignored)) {
+        padding->slots[slot] = true;
+        instance->slot = slot;
+    }
+    pthread_mutex_unlock(&padding->lock);
+}
+
+reef_status cuda_pad_close(const cuda_instance *instance, CUstream stream, reef_error *error)
+{
+    const cuda_device *device = (const cuda_device *)instance->base.program->dev;
+    uint64_t source = instance->source;
+    void *params[] = {&source};
+    return CUDA_TRY(device->cu, error, launch_kernel(device->padding.close, 1, 1, 1, 32, 1, 1, 0, stream, params, NULL));
+}
+
+void cuda_pad_source_free(cuda_instance *instance)
+{
+    cuda_device *device = (cuda_device *)instance->base.program->dev;
+    reef_error ignored;
+    instance->no_source = false;
+    if (!instance->source) {
+        return;
+    }
+    if (device->padding.close && !cuda_pad_close(instance, device->control, &ignored)) {
+        device->cu->stream_synchronize(device->control); /* tiles of it may be riding just now */
+    }
+    device->cu->mem_free(instance->source);
+    instance->source = 0;
+    pthread_mutex_lock(&device->padding.lock);
+    device->padding.slots[instance->slot] = false;
+    pthread_mutex_unlock(&device->padding.lock);
+}
+
+void cuda_pad_progress(cuda_instance *instance)
+{
+    const uint32_t n = (uint32_t)instance->base.program->plan->n_kernels;
+    const uint64_t word = instance->words->ridden;
+    if ((uint32_t)(word >> 32) != instance->run || !instance->source) {
+        return;
+    }
+    /* The outputs are copied by the last launch, so that one is left for the workers to find done. */
+    uint32_t ridden = (uint32_t)word < n ? (uint32_t)word : n - 1;
+    uint32_t current = atomic_load_explicit(&instance->current, memory_order_relaxed);
+    if (ridden > current && current < n) {
+        atomic_store_explicit(&instance->current, ridden, memory_order_release);
+    }
+}
+
+/* ----------------------------------------------------------- spare blocks -- */
+
+static unsigned blocks_at_once(const cuda_device *device, CUfunction function, unsigned threads, unsigned smem)
+{
+    int blocks = 0;
+    device->cu->occupancy(&blocks, function, (int)threads, smem);
+    return blocks > 0 ? (unsigned)blocks * device->gpu->sms : 0;
+}
+
+static unsigned knob(const char *name, unsigned otherwise)
+{
+    const char *text = getenv(name);
+    return text ? (unsigned)atoi(text) : otherwise;
+}
+bool cuda_pad_plan(const cuda_program *program, uint32_t k, cuda_padded *out)
+{
+    static const unsigned sizes[] = {72 << 10, 50 << 10, 26 << 10, 0};
+    cuda_device *device = (cuda_device *)program->base.dev;
+    const cuda_kernel *kernel = &program->kernels[k];
+    const reef_cuda_kernel *code = &kernel->code;
+    const unsigned cluster = cluster_of(code);
+    unsigned beside = 0; /* blocks of the kernels that come right behind it: they are set up while it runs */
+    for (uint32_t i = k + 1; i < program->base.plan->n_kernels && !beside; i++) {
+        beside = program->kernels[i].done_by ? 0 : program->kernels[i].code.tiles;
+    }
+    reef_error ignored;
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        const unsigned smem = code->dynamic_smem > sizes[i] ? code->dynamic_smem : sizes[i];
+        cuda_pad_form form;
+        if (cuda_code_padded(device, code->function, smem + REEF_PAD_SCRATCH, &form, &ignored)) {
+            return false;
+        }
+        const unsigned dynamic = smem + form.scratch - form.shared_bytes;
+        const unsigned room = blocks_at_once(device, form.function, code->threads, dynamic);
+        const unsigned taken = code->tiles + beside * knob("REEF_X_BESIDE", 100) / 100;
+        unsigned spare = room > taken ? (room - taken) / cluster * cluster : 0;
+        const unsigned most = (knob("REEF_X_FREE", 0) ? (device->gpu->sms > code->tiles ? device->gpu->sms - code->tiles : 0) : knob("REEF_X_MOST", device->gpu->sms)) / cluster * cluster;
+        spare = spare < most ? spare : most;
+        if (spare == 0) {
+            continue;
+        }
+        *out = (cuda_padded){
+            .function = form.function,
+            .dynamic_smem = dynamic,
+            .spare = spare,
+            .pad = {.directory = device->padding.directory,
+                    .tiles = code->tiles,
+                    .turn = k,
+                    .offers = {.ns = time_of(kernel) * knob("REEF_X_NS", 100) / 100,
+                               .dynamic_smem = smem + form.scratch,
+                               .threads = (uint16_t)code->threads,
+                               .regs = (uint16_t)form.regs,
+                               .local_bytes = (uint16_t)form.local_bytes,
+                               .cluster = (uint16_t)cluster}},
+        };
+        return true;
+    }
+    return false;
+}
