@@ -6,8 +6,8 @@
 # Those that take longest start first, so that none of them is the last one alone. Exit status 1 if one failed.
 set -u
 longest="test_device test_cuda_device test_cpu_gemm test_cuda_host test_cpu_misc"
-said=$(mktemp)
-trap 'rm -f "$said"' EXIT
+failed=$(mktemp) # the names of those that failed; its lock keeps what two say apart
+trap 'rm -f "$failed"' EXIT
 {
     for name in $longest; do
         for program in "$@"; do [ "${program##*/}" != "$name" ] || echo "$program"; done
@@ -19,6 +19,11 @@ trap 'rm -f "$said"' EXIT
     output=$(mktemp)
     "$1" >"$output" 2>&1
     status=$?
-    flock "$0" sh -c '\''printf "== %s\n" "$1"; cat "$0"; [ "$2" -eq 0 ] || echo "$1: FAILED, exit status $2"'\'' "$output" "$1" "$status"
+    flock "$0" sh -c '\''printf "== %s\n" "$1"; cat "$0"'\'' "$output" "$1"
+    [ "$status" -eq 0 ] || echo "$1: FAILED, exit status $status" >>"$0"
     rm -f "$output"
-    [ "$status" -eq 0 ]' "$said" || exit 1
+    exit 0' "$failed"
+if [ -s "$failed" ]; then
+    cat "$failed"
+    exit 1
+fi
