@@ -327,7 +327,7 @@ $(O)/tests/load: $(O)/tests/serve/load.o $(O)/libbench.a $(O)/libreef.a
 test-programs: $(TEST_BIN) $(ISA_TEST_BIN) $(O)/tests/test_cuda_device $(O)/tests/preempt $(O)/tests/load
 # make unit [MODE=asan|tsan]: the unit tests alone.
 unit: test-programs
-	@for t in $(TEST_BIN) $(ISA_TEST_BIN) $(O)/tests/test_cuda_device; do echo "== $$t"; $$t || exit 1; done
+	@bash tests/programs.sh $(TEST_BIN) $(ISA_TEST_BIN) $(O)/tests/test_cuda_device
 
 .PHONY: test-cli
 # make test-cli [MODE=asan]: bad input, exit codes and output of the command, on the fake engine and on the real one.
