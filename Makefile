@@ -246,15 +246,21 @@ $(O)/reef-fake: $(CLI_OBJ) $(O)/libserve.a $(O)/libbench.a $(O)/libreef_client.a
 # The CUDA device is tested with a driver of our own, which needs neither a GPU nor nvcc: the tests find it under the
 # driver's name, and its kernels in the place of the embedded ones.
 FAKE_CUDA := $(O)/tests/fake/libcuda.so.1
-FAKE_CUDA_OBJ := $(O)/tests/fake/fake_cuda.o $(O)/tests/fake/cuda_images.o
+FAKE_CUDA_OBJ := $(addprefix $(O)/tests/fake/,fake_cuda.o cuda_images.o cuda_images_pads.o)
 $(FAKE_CUDA_OBJ): CPPFLAGS += -Itests
 $(FAKE_CUDA): $(O)/tests/fake/fake_cuda.o
 	$(call say,LD,$@)
 	$(Q)$(CC) -shared -Wl,-soname,libcuda.so.1 $(SAN) -o $@ $< -lm -lpthread
-FAKE_CUDA_BIN := $(O)/tests/test_cuda_host $(O)/tests/test_cuda_device
+# With the modules of kernel padding and without them.
+$(O)/tests/fake/cuda_images_pads.o: tests/fake/cuda_images.c
+	@mkdir -p $(@D)
+	$(call say,CC,$@)
+	$(Q)$(CC) $(ALL_CFLAGS) $(CPPFLAGS) -DFAKE_CUDA_PADS -MMD -MP -c -o $@ $<
+FAKE_CUDA_BIN := $(O)/tests/test_cuda_host $(O)/tests/test_cuda_device $(O)/tests/test_cuda_pad
 $(FAKE_CUDA_BIN): FIRST := $(O)/tests/fake/cuda_images.o
+$(O)/tests/test_cuda_pad: FIRST := $(O)/tests/fake/cuda_images_pads.o
 $(FAKE_CUDA_BIN): LDLIBS += $(FAKE_CUDA) -Wl,-rpath,'$$ORIGIN/fake'
-$(FAKE_CUDA_BIN): $(FAKE_CUDA) $(O)/tests/fake/cuda_images.o
+$(FAKE_CUDA_BIN): $(FAKE_CUDA) $(O)/tests/fake/cuda_images.o $(O)/tests/fake/cuda_images_pads.o
 
 $(TEST_BIN): ENGINE := $(O)/libreef.a
 $(O)/tests/test_bench: ENGINE := $(O)/libbench.a $(O)/libfake.a

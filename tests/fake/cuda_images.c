@@ -1,17 +1,33 @@
 /*
  * cuda_images.c - the kernels that the fake driver has, in place of the table that the build embeds.
  *
- * Linked into tests of the CUDA device in front of the library. The text is what the host code looks for in PTX.
+ * Linked into tests of the CUDA device in front of the library. The text is what the host code looks for in PTX. With
+ * FAKE_CUDA_PADS there are the modules of kernel padding as well, as a build for GPUs with clusters has them.
  */
 #include <stddef.h>
 
 #include "device/cuda/images.h"
 
 #define BOTH(name) ".entry " name "(\n.entry " name "_be(\n"
-static const char text[] = ".entry reef_io_in(\n.entry reef_io_end(\n" BOTH("reef_elt_f32_v1") BOTH("reef_elt_f32_v4")
-    BOTH("reef_spin") BOTH("reef_short_v1") BOTH("reef_short_v4") BOTH("reef_short_v8");
+static const char text[] = ".entry reef_io_in(\n.entry reef_io_end(\n.entry reef_pad_close(\n" BOTH("reef_elt_f32_v1")
+    BOTH("reef_elt_f32_v4") BOTH("reef_spin") BOTH("reef_short_v1") BOTH("reef_short_v4") BOTH("reef_short_v8");
+#ifdef FAKE_CUDA_PADS
+#define PAD(name)  ".entry " name "_pad(\n"
+#define RIDE(name) ".entry " name "_rider(\n.global " name "_at;\n"
+static const char pads[] = PAD("reef_elt_f32_v1") PAD("reef_elt_f32_v4") PAD("reef_spin");
+/* One of them does not ride. */
+static const char rides[] = RIDE("reef_elt_f32_v4") RIDE("reef_spin");
+#endif
 
+#define IMAGE(name, text)                                                                                              \
+    {                                                                                                                  \
+        name, (const unsigned char *)text, (const unsigned char *)text + sizeof text - 1, 75, 1                        \
+    }
 const reef_cuda_image reef_cuda_images[] = {
-    {"fake", (const unsigned char *)text, (const unsigned char *)text + sizeof text - 1, 75, 1},
+    IMAGE("fake", text),
+#ifdef FAKE_CUDA_PADS
+    IMAGE("fake_pads", pads),
+    IMAGE("fake_rides", rides),
+#endif
     {NULL, NULL, NULL, 0, 0},
 };

@@ -9,6 +9,8 @@
  *   kernel    is a C function of one tile, known by its name; plain forms run all tiles, worker forms go by the protocol
  *             of device.cuh: blocks take turns at random, ask whether their generation was revoked, skip what is done in
  *             this run, commit or abandon. io.cu's two kernels are here as well
+ *   padding   padded forms run their own tiles and spare blocks by the protocol of pad.cuh, step by step and in turns at random;
+ *             a ride is the tile's function again, which a variable of the library points to. pad.cu's kernel is here as well
  *   time      of events is made up: a microsecond per kernel and 10 ns per tile
  *   fault     poisons the context: every call answers ILLEGAL_ADDRESS until it is destroyed
  *
@@ -33,6 +35,7 @@
 #include "device/cuda/driver.h"
 #include "device/cuda/kernels/io.h"
 #include "device/cuda/kernels/misc_args.h"
+#include "device/cuda/kernels/pad.h"
 #include "device/cuda/kernels/worker.h"
 
 /* Everything is exported under the driver's own names, and must have the types that the table of driver.h gives it. */
@@ -50,6 +53,8 @@ enum {
     MAX_DEPTH = 8,
     MAX_PARAMS_BYTES = 8192,
     LARGE_BYTES = 1 << 20,
+    PAD_REGISTERS = 128, /* of padded forms; rides have one less */
+    PAD_STATIC_BYTES = 1000,
     VERSION = 13000,
 };
 static const size_t DEFAULT_MEMORY = (size_t)16 << 30;
@@ -97,7 +102,7 @@ struct CUkern_st {
     object base;
     CUlibrary library;
     const struct kernel_type *type; /* NULL: does nothing */
-    bool worker;
+    bool worker, padded;
     char name[100];
 };
 struct CUevent_st {
@@ -113,6 +118,7 @@ struct CUgraphNode_st {
     CUgraphNode *after;
     _Alignas(16) char args[MAX_PARAMS_BYTES / 2];
     reef_cuda_worker worker;
+    reef_cuda_pad pad;
 };
 struct CUgraph_st {
     object base;
@@ -167,7 +173,7 @@ static struct {
     void *hook_context;
     char complaint[400], faults[100];
     _Atomic unsigned delay_us;
-    _Atomic uint64_t committed, abandoned, skipped;
+    _Atomic uint64_t committed, abandoned, skipped, ridden;
 } fake = {.lock = PTHREAD_MUTEX_INITIALIZER, .memory = (size_t)16 << 30};
 
 static _Thread_local struct {
@@ -551,6 +557,7 @@ typedef struct kernel_type {
     size_t args_bytes;
     tile_fn tile;
     bool (*spins)(const void *args, uint64_t *ns);
+    const char *ride; /* its name as such */
 } kernel_type;
 
 static float element_op(int code, float a, float b, double imm)
@@ -578,6 +585,14 @@ static int64_t offset_of(const reef_cuda_walk9 *w, int operand, int64_t item)
     return offset;
 }
 
+/* Somebody may be copying it meanwhile, in vain: reef_io_end behind workers that did nothing. */
+static void put_float(float *to, float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    __atomic_store_n((uint32_t *)(void *)to, bits, __ATOMIC_RELAXED);
+}
+
 static bool element_tile(const reef_cuda_elt_args *a, uint32_t tile, int width)
 {
     int64_t first = (int64_t)tile * a->per_tile, end = first + a->per_tile;
@@ -599,7 +614,7 @@ static bool element_tile(const reef_cuda_elt_args *a, uint32_t tile, int width)
                 const reef_cuda_elt_insn *s = &a->insns[k];
                 r[s->dst % 64] = element_op(s->op, r[s->a % 64], r[s->b % 64], s->imm);
             }
-            ((float *)a->y)[offset_of(&a->walk, 0, i) + j] = r[a->result % 64];
+            put_float((float *)a->y + offset_of(&a->walk, 0, i) + j, r[a->result % 64]);
         }
     }
     return true;
@@ -621,18 +636,26 @@ static bool spins(const void *args, uint64_t *ns)
 }
 
 static const kernel_type types[] = {
-    {"reef_io_in", sizeof(reef_io_args), NULL, NULL},
-    {"reef_io_end", sizeof(reef_io_args), NULL, NULL},
-    {"reef_elt_f32_v1", sizeof(reef_cuda_elt_args), element_tile_v1, NULL},
-    {"reef_elt_f32_v4", sizeof(reef_cuda_elt_args), element_tile_v4, NULL},
-    {"reef_spin", sizeof(reef_cuda_spin_args), NULL, spins},
+    {"reef_io_in", sizeof(reef_io_args), NULL, NULL, NULL},
+    {"reef_io_end", sizeof(reef_io_args), NULL, NULL, NULL},
+    {"reef_pad_close", sizeof(uint64_t), NULL, NULL, NULL},
+    {"reef_elt_f32_v1", sizeof(reef_cuda_elt_args), element_tile_v1, NULL, "reef_elt_f32_v1_ride"},
+    {"reef_elt_f32_v4", sizeof(reef_cuda_elt_args), element_tile_v4, NULL, "reef_elt_f32_v4_ride"},
+    {"reef_spin", sizeof(reef_cuda_spin_args), NULL, spins, "reef_spin_ride"},
 };
 
-static const kernel_type *type_of(const char *name, bool *worker)
+static bool ends_with(const char *name, size_t length, const char *end)
+{
+    size_t n = strlen(end);
+    return length > n && !strncmp(name + length - n, end, n);
+}
+
+static const kernel_type *type_of(const char *name, bool *worker, bool *padded)
 {
     size_t length = strlen(name);
-    *worker = length > 3 && !strcmp(name + length - 3, "_be");
-    length -= *worker ? 3 : 0;
+    *worker = ends_with(name, length, "_be");
+    *padded = ends_with(name, length, "_pad");
+    length -= *worker ? 3 : *padded ? 4 : 0;
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
         if (strlen(types[i].name) == length && !strncmp(types[i].name, name, length)) {
             return &types[i];
@@ -653,13 +676,24 @@ static fake_cuda_step step_of(CUgraphNode node, fake_cuda_moment moment, uint32_
     return step;
 }
 
+/* Word by word: tiles may be riding that write what is read. */
+static void copy_words(char *to, const char *from, uint64_t bytes)
+{
+    uint64_t i = 0;
+    for (; (uintptr_t)from % 4 == 0 && i + 4 <= bytes; i += 4) {
+        uint32_t word = __atomic_load_n((const uint32_t *)(const void *)(from + i), __ATOMIC_RELAXED);
+        memcpy(to + i, &word, sizeof word);
+    }
+    memcpy(to + i, from + i, bytes - i);
+}
+
 static bool io_copy(const reef_io_args *a)
 {
     for (uint32_t i = 0; i < a->pieces; i++) {
         if (!is_memory(a->from[i], a->bytes[i]) || !is_memory(a->to[i], a->bytes[i])) {
             return false;
         }
-        memcpy((void *)(uintptr_t)a->to[i], (const void *)(uintptr_t)a->from[i], a->bytes[i]);
+        copy_words((char *)(uintptr_t)a->to[i], (const char *)(uintptr_t)a->from[i], a->bytes[i]);
     }
     return true;
 }
@@ -669,20 +703,140 @@ static uint32_t revoked_now(uint64_t at)
     return __atomic_load_n((const uint32_t *)(uintptr_t)at, __ATOMIC_ACQUIRE);
 }
 
+/* The instance's control word: the host may write the next one while somebody asks in vain. */
+static reef_cuda_control control_now(uint64_t at)
+{
+    const uint64_t word = __atomic_load_n((const uint64_t *)(uintptr_t)at, __ATOMIC_ACQUIRE);
+    reef_cuda_control control;
+    memcpy(&control, &word, sizeof control);
+    return control;
+}
+
+static bool is_done(const uint32_t *flag, uint32_t run)
+{
+    return __atomic_load_n(flag, __ATOMIC_ACQUIRE) == run;
+}
+
+/* A tile has had its effect, of which there must be one in a run. */
+static void set_done(const char *function, uint32_t *flag, uint32_t tile, uint32_t run)
+{
+    if (__atomic_exchange_n(flag, run, __ATOMIC_ACQ_REL) == run) {
+        complain("%s: tile %u was run twice in run %u", function, tile, run);
+    }
+}
+
 /* io.cu: the first kernel whose tiles are not all done. */
 static uint32_t first_unfinished(const reef_io_args *a)
 {
-    const reef_cuda_control *control = (const reef_cuda_control *)(uintptr_t)a->worker;
+    const uint32_t run = control_now(a->worker).run;
     const uint32_t *done = (const uint32_t *)(uintptr_t)a->done;
     const uint32_t *bounds = (const uint32_t *)(uintptr_t)a->bounds + a->first;
     for (uint32_t k = 0; k < a->kernels; k++) {
         for (uint32_t i = bounds[k]; i < bounds[k + 1]; i++) {
-            if (done[i] != control->run) {
+            if (!is_done(&done[i], run)) {
                 return a->first + k;
             }
         }
     }
     return a->first + a->kernels;
+}
+
+/* ------------------------------------------------------ kernel padding -- */
+
+static uint64_t now(const uint64_t *word)
+{
+    return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+static void put(uint64_t *word, uint64_t value)
+{
+    __atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+
+static void put_needs(reef_pad_directory *directory, uint32_t slot, const reef_pad_needs *needs)
+{
+    uint64_t parts[2];
+    memcpy(parts, needs, sizeof parts);
+    put((uint64_t *)(void *)&directory->needs[slot], parts[0]);
+    put((uint64_t *)(void *)&directory->needs[slot] + 1, parts[1]);
+}
+
+static reef_pad_needs needs_now(const reef_pad_directory *directory, uint32_t slot)
+{
+    const uint64_t parts[2] = {now((const uint64_t *)(const void *)&directory->needs[slot]),
+                               now((const uint64_t *)(const void *)&directory->needs[slot] + 1)};
+    reef_pad_needs needs;
+    memcpy(&needs, parts, sizeof needs);
+    return needs;
+}
+
+/* A source that is described where memory is; NULL: it is not. */
+static reef_pad_source *source_at(uint64_t address)
+{
+    reef_pad_source *source = (reef_pad_source *)(uintptr_t)address;
+    return is_memory(address, sizeof *source) && is_memory(source->directory, sizeof(reef_pad_directory)) &&
+                   is_memory(source->kernels, source->n_kernels * sizeof(reef_pad_kernel)) &&
+                   is_memory(source->control, sizeof(reef_cuda_control)) && is_memory(source->word, 8) &&
+                   source->slot < REEF_PAD_SOURCES
+               ? source
+               : NULL;
+}
+
+/* io.cu: open_source. True: the launch in front has opened it, and its tiles may be riding. */
+static bool open_source(reef_pad_source *source, uint32_t first, uint32_t behind)
+{
+    reef_pad_directory *directory = (reef_pad_directory *)(uintptr_t)source->directory;
+    reef_pad_kernel *kernels = (reef_pad_kernel *)(uintptr_t)source->kernels;
+    uint64_t *claim = &directory->claim[source->slot];
+    if (now(claim) & (REEF_CLAIM_OPEN | REEF_CLAIM_THROUGH)) {
+        return true;
+    }
+    if (first >= source->n_kernels) {
+        return false;
+    }
+    for (uint32_t k = first; k < source->n_kernels; k++) {
+        put(&kernels[k].ended, 0);
+    }
+    const uint32_t run = control_now(source->control).run;
+    source->look_until = source->run == run && source->look_until > behind ? source->look_until : behind;
+    source->run = run;
+    while (first != REEF_PAD_END && kernels[first].tiles == 0) {
+        first = kernels[first].next;
+    }
+    if (first != REEF_PAD_END) {
+        put_needs(directory, source->slot, &kernels[first].needs);
+        put(claim, REEF_CLAIM(first, kernels[first].tiles) | (first < source->look_until ? REEF_CLAIM_LOOK : 0));
+    }
+    return false;
+}
+
+/* pad.cu. A faulted context's riders never end. */
+static bool run_pad_close(CUcontext root, uint64_t address)
+{
+    reef_pad_source *source = source_at(address);
+    if (!source) {
+        return false;
+    }
+    reef_pad_directory *directory = (reef_pad_directory *)(uintptr_t)source->directory;
+    const reef_pad_kernel *kernels = (const reef_pad_kernel *)(uintptr_t)source->kernels;
+    const uint64_t last = __atomic_exchange_n(&directory->claim[source->slot], 0, __ATOMIC_ACQ_REL);
+    if (last & REEF_CLAIM_OPEN) {
+        const reef_pad_kernel *kernel = &kernels[REEF_CLAIM_KERNEL(last)];
+        const uint32_t next = REEF_CLAIM_NEXT(last), tiles = REEF_CLAIM_TILES(last),
+                       taken = next < tiles ? next : tiles;
+        /* Who has counted the last tile comes here and finds it closed: that is one more. */
+        for (uint64_t ended; (ended = now(&kernel->ended)), ended >> 32 < taken + ((uint32_t)ended == kernel->tiles);) {
+            if (atomic_load(&root->faulted)) {
+                return true;
+            }
+            sched_yield();
+        }
+    }
+    const uint32_t seen = last & REEF_CLAIM_THROUGH ? source->n_kernels
+                          : last & REEF_CLAIM_OPEN  ? REEF_CLAIM_KERNEL(last) + 1
+                                                    : 0;
+    source->look_until = seen > source->look_until ? seen : source->look_until;
+    return true;
 }
 
 static bool run_io_in(const reef_io_args *a)
@@ -696,8 +850,9 @@ static bool run_io_in(const reef_io_args *a)
     return io_copy(a);
 }
 
-static bool run_io_end(const reef_io_args *a)
+static bool run_io_end(CUstream stream, CUgraphNode node)
 {
+    const reef_io_args *a = (const reef_io_args *)node->args;
     if (!io_copy(a)) {
         return false;
     }
@@ -708,10 +863,19 @@ static bool run_io_end(const reef_io_args *a)
         return false;
     }
     uint32_t progress = a->first + a->kernels;
-    if (a->kernels) {
-        const reef_cuda_control *worker = (const reef_cuda_control *)(uintptr_t)a->worker;
-        if ((int32_t)(worker->generation - revoked_now(a->revoked)) <= 0) {
-            progress = first_unfinished(a);
+    if (a->kernels && (int32_t)(control_now(a->worker).generation - revoked_now(a->revoked)) <= 0) {
+        tell(stream, step_of(node, FAKE_CUDA_REPORT, 0));
+        progress = first_unfinished(a);
+        if (a->source) {
+            reef_pad_source *source = source_at(a->source);
+            if (!source) {
+                return false;
+            }
+            /* What was copied is not what rides just now: that is left for the next launch. */
+            if (open_source(source, progress, a->first + a->kernels) && a->pieces &&
+                progress == a->first + a->kernels) {
+                progress--;
+            }
         }
     }
     reef_io_control *control = (reef_io_control *)(uintptr_t)a->control;
@@ -749,17 +913,234 @@ static bool effect(CUgraphNode node, uint32_t tile)
     return !type || !type->tile || type->tile(node->args, tile);
 }
 
+static bool plain_tile(CUstream stream, CUgraphNode node, uint32_t tile)
+{
+    tell(stream, step_of(node, FAKE_CUDA_TILE, tile));
+    spend(node->kernel->type, node->args, NULL, 0);
+    tell(stream, step_of(node, FAKE_CUDA_COMMIT, tile));
+    return effect(node, tile);
+}
+
 static bool run_plain(CUstream stream, CUgraphNode node)
 {
     for (uint32_t tile = 0; tile < node->grid; tile++) {
-        tell(stream, step_of(node, FAKE_CUDA_TILE, tile));
-        spend(node->kernel->type, node->args, NULL, 0);
-        tell(stream, step_of(node, FAKE_CUDA_COMMIT, tile));
-        if (!effect(node, tile)) {
+        if (!plain_tile(stream, node, tile)) {
             return false;
         }
     }
     return true;
+}
+
+/* A block of a padded form: one of its own tiles, or a spare one on its way through pad.cuh. */
+typedef struct pad_block {
+    enum { OWN, LOOKS, TAKES, RIDES, COUNTS, OPENS, SWAPS } at;
+    uint32_t tile, slot, run;
+    bool look;
+    reef_pad_kernel *kernel;
+    reef_pad_source *source;
+    uint64_t wanted;
+} pad_block;
+
+static bool fits(const reef_pad_needs *needs, const reef_pad_needs *offers)
+{
+    return needs->ns <= offers->ns && needs->dynamic_smem <= offers->dynamic_smem &&
+           needs->threads <= offers->threads && needs->regs <= offers->regs &&
+           needs->local_bytes <= offers->local_bytes && needs->cluster <= offers->cluster;
+}
+
+static bool looks(const reef_cuda_pad *p, uint32_t index, pad_block *b)
+{
+    const reef_pad_directory *directory = (const reef_pad_directory *)(uintptr_t)p->directory;
+    uint32_t could[REEF_PAD_SOURCES], n = 0;
+    for (uint32_t i = 0; i < REEF_PAD_SOURCES; i++) {
+        const uint64_t claim = now(&directory->claim[i]);
+        const reef_pad_needs needs = needs_now(directory, i);
+        if ((claim & REEF_CLAIM_OPEN) && REEF_CLAIM_NEXT(claim) < REEF_CLAIM_TILES(claim) && fits(&needs, &p->offers)) {
+            could[n++] = i;
+        }
+    }
+    b->slot = n ? could[(index + p->turn) % n] : 0;
+    b->at = TAKES;
+    return n > 0;
+}
+
+/* False: it has got nothing; *sound: it touched nothing that is not there. */
+static bool takes(const reef_cuda_pad *p, pad_block *b, bool *sound)
+{
+    reef_pad_directory *directory = (reef_pad_directory *)(uintptr_t)p->directory;
+    const uint64_t old = __atomic_fetch_add(&directory->claim[b->slot], 1, __ATOMIC_ACQ_REL);
+    b->tile = REEF_CLAIM_NEXT(old);
+    if (!(old & REEF_CLAIM_OPEN) || b->tile >= REEF_CLAIM_TILES(old)) {
+        return false;
+    }
+    const uint64_t at = now(&directory->kernels[b->slot]) + REEF_CLAIM_KERNEL(old) * sizeof(reef_pad_kernel);
+    *sound = is_memory(at, sizeof(reef_pad_kernel));
+    if (!*sound) {
+        complain("a tile of slot %u was taken, but its source is gone", b->slot);
+        return false;
+    }
+    b->kernel = (reef_pad_kernel *)(uintptr_t)at;
+    b->source = source_at(b->kernel->source);
+    *sound = b->source != NULL;
+    if (!*sound) {
+        complain("a tile of slot %u was taken, but its source is gone", b->slot);
+        return false;
+    }
+    b->look = old & REEF_CLAIM_LOOK;
+    b->at = RIDES;
+    if (!fits(&b->kernel->needs, &p->offers)) {
+        __atomic_fetch_add(&b->kernel->ended, UINT64_C(1) << 32, __ATOMIC_ACQ_REL);
+        return false;
+    }
+    return true;
+}
+
+static const kernel_type *ride_of(const reef_pad_kernel *kernel)
+{
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        if (kernel->function == (uintptr_t)&types[i] && types[i].ride) {
+            return &types[i];
+        }
+    }
+    return NULL;
+}
+
+/* Everything in front of the kernel is done; true also when the tile was. */
+static bool rides(CUstream stream, CUgraphNode node, pad_block *b)
+{
+    reef_pad_kernel *kernel = b->kernel;
+    const reef_pad_kernel *first = (const reef_pad_kernel *)(uintptr_t)b->source->kernels;
+    const kernel_type *type = ride_of(kernel);
+    uint32_t *done = (uint32_t *)(uintptr_t)kernel->done;
+    b->run = control_now(b->source->control).run;
+    b->at = COUNTS;
+    if (!type || !is_memory(kernel->done, 4 * (uint64_t)kernel->tiles) || !is_memory(kernel->args, type->args_bytes)) {
+        complain("a ride that is no function, or without its arguments");
+        return false;
+    }
+    if (b->look && is_done(&done[b->tile], b->run)) {
+        atomic_fetch_add(&fake.skipped, 1);
+        return true;
+    }
+    fake_cuda_step step = step_of(node, FAKE_CUDA_TILE, b->tile);
+    step.function = type->ride;
+    step.grid = kernel->tiles;
+    step.run = b->run;
+    step.kernel = (uint32_t)(done - (const uint32_t *)(uintptr_t)first->done);
+    memcpy(step.args, (const void *)(uintptr_t)kernel->args, sizeof step.args);
+    tell(stream, step);
+    pause_at_random(stream);
+    for (const uint32_t *flag = (const uint32_t *)(uintptr_t)first->done; flag < done; flag++) {
+        if (!is_done(flag, b->run)) {
+            complain("%s: a tile rode before the kernels in front of it were done", type->ride);
+            break;
+        }
+    }
+    spend(type, (const void *)(uintptr_t)kernel->args, NULL, 0);
+    step.moment = FAKE_CUDA_COMMIT;
+    tell(stream, step);
+    if (type->tile && !type->tile((const void *)(uintptr_t)kernel->args, b->tile)) {
+        return false;
+    }
+    if (control_now(b->source->control).run != b->run) {
+        complain("%s: a tile of run %u was riding when the next run began", type->ride, b->run);
+    }
+    set_done(type->ride, &done[b->tile], b->tile, b->run);
+    atomic_fetch_add(&fake.ridden, 1);
+    __atomic_fetch_add(&((reef_pad_directory *)(uintptr_t)b->source->directory)->tiles, 1, __ATOMIC_RELAXED);
+    return true;
+}
+
+/* False: others' tiles are still to come. */
+static bool counts(pad_block *b)
+{
+    const uint64_t before = __atomic_fetch_add(&b->kernel->ended, UINT64_C(1) << 32 | 1, __ATOMIC_ACQ_REL);
+    b->at = OPENS;
+    return (uint32_t)before + 1 == b->kernel->tiles;
+}
+
+/* The kernel's last tile is done: says so, and to what the claim is to be changed. */
+static void opens(pad_block *b)
+{
+    const reef_pad_kernel *kernels = (const reef_pad_kernel *)(uintptr_t)b->source->kernels;
+    const uint32_t next = b->kernel->next;
+    b->wanted = REEF_CLAIM_THROUGH;
+    if (next != REEF_PAD_END) {
+        b->wanted = REEF_CLAIM(next, kernels[next].tiles) | (next < b->source->look_until ? REEF_CLAIM_LOOK : 0);
+        put_needs((reef_pad_directory *)(uintptr_t)b->source->directory, b->source->slot, &kernels[next].needs);
+    }
+    const uint32_t run = control_now(b->source->control).run;
+    if (run != b->run) {
+        complain("a kernel of run %u was reported as one of run %u", b->run, run);
+    }
+    put((uint64_t *)(uintptr_t)b->source->word,
+        (uint64_t)run << 32 | (next == REEF_PAD_END ? b->source->n_kernels : next));
+    b->at = SWAPS;
+}
+
+/* Unless it was closed meanwhile: then whoever has closed it waits until that was seen. */
+static void swaps(const reef_cuda_pad *p, pad_block *b)
+{
+    reef_pad_directory *directory = (reef_pad_directory *)(uintptr_t)p->directory;
+    const reef_pad_kernel *kernels = (const reef_pad_kernel *)(uintptr_t)b->source->kernels;
+    uint64_t seen = now(&directory->claim[b->slot]);
+    while ((seen & REEF_CLAIM_OPEN) && REEF_CLAIM_KERNEL(seen) == (uint32_t)(b->kernel - kernels)) {
+        if (__atomic_compare_exchange_n(&directory->claim[b->slot], &seen, b->wanted, false, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE)) {
+            return;
+        }
+    }
+    __atomic_fetch_add(&b->kernel->ended, UINT64_C(1) << 32, __ATOMIC_ACQ_REL);
+}
+
+/* One step of a block. False: it has ended. */
+static bool pad_step(CUstream stream, CUgraphNode node, uint32_t index, pad_block *b, bool *sound)
+{
+    const reef_cuda_pad *p = &node->pad;
+    switch (b->at) {
+    case OWN: *sound = plain_tile(stream, node, index); return false;
+    case LOOKS: return looks(p, index, b);
+    case TAKES: tell(stream, step_of(node, FAKE_CUDA_TAKE, b->slot)); return takes(p, b, sound);
+    case RIDES: *sound = rides(stream, node, b); return *sound;
+    case COUNTS: return counts(b);
+    case OPENS:
+        tell(stream, step_of(node, FAKE_CUDA_OPEN, b->slot));
+        pause_at_random(stream);
+        opens(b);
+        return true;
+    case SWAPS: swaps(p, b); return false;
+    }
+    return false;
+}
+
+static bool run_padded(CUstream stream, CUgraphNode node)
+{
+    const reef_cuda_pad *p = &node->pad;
+    if (!is_memory(p->directory, sizeof(reef_pad_directory)) || p->tiles > node->grid || p->offers.cluster != 1) {
+        complain("%s: %u blocks for %u tiles, clusters of %u", node->kernel->name, node->grid, p->tiles,
+                 p->offers.cluster);
+        return false;
+    }
+    uint32_t n = node->grid, *order = calloc(n, sizeof *order);
+    pad_block *blocks = calloc(n, sizeof *blocks);
+    bool sound = order && blocks;
+    for (uint32_t i = 0; sound && i < n; i++) {
+        order[i] = i;
+        blocks[i].at = i < p->tiles ? OWN : LOOKS;
+    }
+    while (sound && n) {
+        uint32_t i = draw(stream, n);
+        if (!pad_step(stream, node, order[i], &blocks[order[i]], &sound)) {
+            order[i] = order[--n];
+        }
+        /* A block on a unit of its own would get on meanwhile: one in a while loses its turn, not the others. */
+        if (draw(stream, 16) == 0) {
+            pause_at_random(stream);
+        }
+    }
+    free(blocks);
+    free(order);
+    return sound;
 }
 
 typedef struct worker_block {
@@ -787,9 +1168,9 @@ static void check_order(CUgraphExec executable, CUgraphNode node, uint32_t run)
 {
     const uint32_t *own = (const uint32_t *)(uintptr_t)node->worker.done;
     for (const uint32_t *flag = executable->flags; flag && flag < own; flag++) {
-        if (*flag != run) {
-            complain("%s: a tile ran while tile %ld of the kernels before it (flags up to %ld) is of run %u, not %u",
-                     node->kernel->name, (long)(flag - executable->flags), (long)(own - executable->flags), *flag, run);
+        if (!is_done(flag, run)) {
+            complain("%s: a tile ran while tile %ld of the kernels before it (flags up to %ld) is not of run %u",
+                     node->kernel->name, (long)(flag - executable->flags), (long)(own - executable->flags), run);
             return;
         }
     }
@@ -802,7 +1183,10 @@ static bool worker_tile(CUstream stream, CUgraphExec executable, CUgraphNode nod
     const reef_cuda_worker *w = &node->worker;
     uint32_t *done = (uint32_t *)(uintptr_t)w->done;
     uint32_t generation = control.generation + (w->begun_only ? 0x40000000u : 0);
-    if (done[tile] == control.run) {
+    if (is_done(&done[tile], control.run)) {
+        if (w->fresh) { /* it would not have looked */
+            complain("%s: tile %u of a kernel that counts as fresh was done", node->kernel->name, tile);
+        }
         atomic_fetch_add(&fake.skipped, 1);
         return true;
     }
@@ -830,7 +1214,7 @@ static bool worker_tile(CUstream stream, CUgraphExec executable, CUgraphNode nod
     if (!effect(node, tile)) {
         return false;
     }
-    done[tile] = control.run;
+    set_done(node->kernel->name, &done[tile], tile, control.run);
     atomic_fetch_add(&fake.committed, 1);
     return true;
 }
@@ -842,7 +1226,7 @@ static bool run_worker(CUstream stream, CUgraphExec executable, CUgraphNode node
         !is_memory(w->revoked, 4) || !is_memory(w->begun, 4) || !is_memory(w->lost, sizeof(reef_cuda_lost))) {
         return false;
     }
-    reef_cuda_control control = *(const reef_cuda_control *)(uintptr_t)w->control;
+    reef_cuda_control control = control_now(w->control);
     uint32_t n = node->grid;
     worker_block *blocks = calloc(n, sizeof *blocks);
     for (uint32_t i = 0; blocks && i < n; i++) {
@@ -885,9 +1269,16 @@ static bool run_node(CUstream stream, CUgraphExec executable, CUgraphNode node)
         return run_io_in((const reef_io_args *)node->args);
     }
     if (!strcmp(name, "reef_io_end")) {
-        return run_io_end((const reef_io_args *)node->args);
+        return run_io_end(stream, node);
     }
-    return node->kernel->worker ? run_worker(stream, executable, node) : run_plain(stream, node);
+    if (!strcmp(name, "reef_pad_close")) {
+        uint64_t source;
+        memcpy(&source, node->args, sizeof source);
+        return run_pad_close(root_of(stream->base.context), source);
+    }
+    return node->kernel->worker   ? run_worker(stream, executable, node)
+           : node->kernel->padded ? run_padded(stream, node)
+                                  : run_plain(stream, node);
 }
 
 /* ------------------------------------------------------------- streams -- */
@@ -931,7 +1322,7 @@ static bool carry_out(CUstream stream, const op *o)
         return true;
     case OP_WRITE64:
         tell(stream, step);
-        *(uint64_t *)(uintptr_t)o->at = o->value;
+        __atomic_store_n((uint64_t *)(uintptr_t)o->at, o->value, __ATOMIC_RELEASE);
         return true;
     case OP_SET:
         tell(stream, step);
@@ -1233,6 +1624,9 @@ static CUgraphNode node_make(CUkernel kernel, CUcontext context, unsigned grid, 
     if (kernel->worker) {
         memcpy(&node->worker, params[1], sizeof node->worker);
     }
+    if (kernel->padded) {
+        memcpy(&node->pad, params[1], sizeof node->pad);
+    }
     return node;
 }
 
@@ -1486,7 +1880,22 @@ CUresult cuCtxPopCurrent_v2(CUcontext *context)
 CUresult cuCtxSynchronize(void)
 {
     IN_CONTEXT(cuCtxSynchronize);
-    return CUDA_OK;
+    CUcontext root = root_of(here());
+    for (bool all = false; !all;) {
+        all = true;
+        pthread_mutex_lock(&fake.lock);
+        for (object *o = fake.objects; o; o = o->next) {
+            CUstream stream = (CUstream)o;
+            if (o->kind == STREAM && o->alive && root_of(o->context) == root) {
+                pthread_mutex_lock(&stream->lock);
+                all = all && !stream->first && !stream->busy;
+                pthread_mutex_unlock(&stream->lock);
+            }
+        }
+        pthread_mutex_unlock(&fake.lock);
+        sched_yield();
+    }
+    return usable_context("cuCtxSynchronize");
 }
 
 CUresult cuCtxGetStreamPriorityRange(int *least, int *greatest)
@@ -1674,7 +2083,7 @@ CUresult cuLibraryGetKernel(CUkernel *out, CUlibrary library, const char *name)
     }
     CUkernel kernel = make(KERNEL, sizeof *kernel, NULL);
     kernel->library = library;
-    kernel->type = type_of(name, &kernel->worker);
+    kernel->type = type_of(name, &kernel->worker, &kernel->padded);
     snprintf(kernel->name, sizeof kernel->name, "%s", name);
     *out = kernel;
     return CUDA_OK;
@@ -1684,6 +2093,51 @@ CUresult cuKernelSetAttribute(int attribute, int value, CUkernel kernel, CUdevic
     COUNTED(cuKernelSetAttribute);
     HANDLE(cuKernelSetAttribute, kernel, KERNEL);
     (void)attribute, (void)value, (void)device;
+    return CUDA_OK;
+}
+CUresult cuKernelGetAttribute(int *value, int attribute, CUkernel kernel, CUdevice device)
+{
+    IN_CONTEXT(cuKernelGetAttribute);
+    HANDLE(cuKernelGetAttribute, kernel, KERNEL);
+    (void)device;
+    switch (attribute) {
+    case CUDA_FUNC_STATIC_SMEM: *value = PAD_STATIC_BYTES; break;
+    case CUDA_FUNC_LOCAL_BYTES: *value = 0; break;
+    case CUDA_FUNC_REGISTERS: *value = kernel->padded ? PAD_REGISTERS : PAD_REGISTERS - 1; break;
+    default: return INVALID_VALUE;
+    }
+    return CUDA_OK;
+}
+/* The only variables are NAME_at of the modules with rides; each context has its own. */
+CUresult cuLibraryGetGlobal(CUdeviceptr *at, size_t *bytes, CUlibrary library, const char *name)
+{
+    IN_CONTEXT(cuLibraryGetGlobal);
+    HANDLE(cuLibraryGetGlobal, library, LIBRARY);
+    size_t length = strlen(name);
+    char entry[120];
+    snprintf(entry, sizeof entry, ".global %s;", name);
+    const kernel_type *type = NULL;
+    for (size_t i = 0; i < sizeof types / sizeof types[0] && ends_with(name, length, "_at"); i++) {
+        const bool is = strlen(types[i].name) == length - 3 && !strncmp(types[i].name, name, length - 3);
+        type = is ? &types[i] : type;
+    }
+    if (!type || !strstr(library->text, entry)) {
+        return NOT_FOUND;
+    }
+    block *b = calloc(1, sizeof *b);
+    uint64_t *variable = aligned_alloc(256, 256);
+    if (!b || !variable) {
+        abort();
+    }
+    *variable = (uintptr_t)type;
+    *b = (block){.at = (char *)variable, .bytes = sizeof *variable, .context = root_of(here())};
+    pthread_mutex_lock(&fake.lock);
+    fake.used += b->bytes;
+    b->next = fake.blocks;
+    fake.blocks = b;
+    pthread_mutex_unlock(&fake.lock);
+    *at = (uintptr_t)variable;
+    *bytes = sizeof *variable;
     return CUDA_OK;
 }
 CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, CUfunction function, int threads, size_t dynamic_smem)
@@ -1801,7 +2255,8 @@ void fake_cuda_count(fake_cuda_counts *out)
                               .registered = registered,
                               .tiles_committed = atomic_load(&fake.committed),
                               .tiles_abandoned = atomic_load(&fake.abandoned),
-                              .tiles_skipped = atomic_load(&fake.skipped)};
+                              .tiles_skipped = atomic_load(&fake.skipped),
+                              .tiles_ridden = atomic_load(&fake.ridden)};
     pthread_mutex_unlock(&fake.lock);
 }
 

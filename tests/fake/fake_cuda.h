@@ -28,15 +28,18 @@ typedef enum fake_cuda_moment {
     FAKE_CUDA_KERNEL, /* a kernel begins */
     FAKE_CUDA_TILE,   /* a tile has begun; a worker has seen that it may */
     FAKE_CUDA_COMMIT, /* a tile is about to have its effect: a worker asks once more after this */
+    FAKE_CUDA_TAKE,   /* a spare block has chosen a source, slot `tile`, and is about to take a tile of it */
+    FAKE_CUDA_OPEN,   /* it has counted the last tile of a kernel of slot `tile`, and is about to open the next */
+    FAKE_CUDA_REPORT, /* reef_io_end has copied the outputs and is about to look which tiles are done */
 } fake_cuda_moment;
 
 typedef struct fake_cuda_step {
     fake_cuda_moment moment;
-    const char *function; /* of a kernel: "reef_spin_be"; otherwise NULL */
+    const char *function; /* of a kernel: "reef_spin_be"; of a tile that rides: "reef_spin_ride"; otherwise NULL */
     uint32_t tile, grid;
     uint64_t args[2];                 /* the first words of the kernel's first argument: they tell kernels apart */
     unsigned first_unit, units;       /* that its context has */
-    uint32_t generation, run, kernel; /* of a worker; kernel: where its flags begin among its instance's */
+    uint32_t generation, run, kernel; /* of a worker; kernel: where its flags begin among its instance's. Of a ride. */
     int priority;                     /* of the stream */
 } fake_cuda_step;
 
@@ -67,6 +70,7 @@ typedef struct fake_cuda_counts {
     size_t memory_bytes;                                                                    /* allocated */
     unsigned contexts, greens, streams, events, graphs, executables, libraries, registered; /* alive */
     uint64_t tiles_committed, tiles_abandoned, tiles_skipped;                               /* of workers, ever */
+    uint64_t tiles_ridden;                                                                  /* in padded launches */
 } fake_cuda_counts;
 void fake_cuda_count(fake_cuda_counts *out);
 

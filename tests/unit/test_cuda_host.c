@@ -20,201 +20,10 @@
 #include "base/clock.h"
 #include "base/futex.h"
 #include "device/device.h"
+#include "fake/cuda_rig.h"
 #include "fake/fake_cuda.h"
 #include "reef/reef.h"
 #include "support/chain_plan.h"
-
-enum { KERNELS = 40, ELEMS = 4096, TILES = 16, MAX_QUEUES = 4, CAPACITY = 32 };
-
-/* A best-effort caller: a queue, an instance, and the events of its launches. */
-typedef struct caller {
-    reef_dqueue *queue;
-    reef_instance *instance;
-    float x[ELEMS], y[ELEMS], expected[ELEMS]; /* of the run under way */
-    unsigned run;
-    _Atomic uint32_t events, done, evicted, failed;
-} caller;
-
-typedef struct rig {
-    reef_dev *dev;
-    const reef_device_ops *ops;
-    reef_plan *plan;
-    reef_program *program;
-    caller rt, be[MAX_QUEUES];
-    unsigned n;
-    /* the gate: the stream that comes to this moment of this kernel waits there */
-    _Atomic uint32_t closed, waiting;
-    fake_cuda_moment moment;
-    uint32_t kernel;
-} rig;
-
-static void on_event(void *context, const reef_event *event)
-{
-    (void)context;
-    caller *c = event->tag;
-    atomic_fetch_add(event->kind == REEF_EVENT_DONE      ? &c->done
-                     : event->kind == REEF_EVENT_EVICTED ? &c->evicted
-                                                         : &c->failed,
-                     1);
-    atomic_fetch_add(&c->events, 1);
-    reef_futex_wake(&c->events, INT32_MAX);
-}
-
-static void wait_for(_Atomic uint32_t *word, uint32_t n)
-{
-    for (uint32_t seen; (seen = atomic_load(word)) < n;) {
-        reef_futex_wait(word, seen, UINT64_MAX);
-    }
-}
-
-static fake_cuda_counts at_start;
-
-static void start_afresh(void)
-{
-    fake_cuda_reset();
-    fake_cuda_count(&at_start); /* nothing, unless a test before has failed */
-}
-
-static void caller_open(rig *r, caller *c, bool realtime)
-{
-    assert_int_equal(r->ops->queue_create(r->dev, realtime, CAPACITY, 1, &c->queue), REEF_OK);
-    assert_int_equal(r->ops->instance_create(r->program, &c->instance, NULL), REEF_OK);
-}
-
-static void caller_close(rig *r, caller *c)
-{
-    r->ops->queue_destroy(c->queue);
-    r->ops->instance_destroy(c->instance);
-}
-
-static rig *rig_make(unsigned n)
-{
-    start_afresh();
-    rig *r = calloc(1, sizeof *r);
-    reef_device_entry entry;
-    reef_error error = {0};
-    assert_int_equal(reef_device_find("cuda:0", &entry, &error), REEF_OK);
-    r->ops = entry.ops;
-    assert_int_equal(r->ops->open(&(reef_dev_config){.on_event = on_event, .context = r}, &r->dev, &error), REEF_OK);
-    r->plan = chain_plan_create(KERNELS, ELEMS);
-    assert_int_equal(r->ops->program_create(r->dev, r->plan, NULL, &r->program, &error), REEF_OK);
-    r->n = n;
-    caller_open(r, &r->rt, true);
-    for (unsigned i = 0; i < n; i++) {
-        caller_open(r, &r->be[i], false);
-    }
-    return r;
-}
-
-static void assert_no_complaint(void)
-{
-    char complaint[400];
-    fake_cuda_complaint(complaint, sizeof complaint);
-    assert_string_equal(complaint, "");
-}
-
-static unsigned handles(const fake_cuda_counts *c)
-{
-    return c->contexts + c->greens + c->streams + c->events + c->graphs + c->executables + c->libraries + c->registered;
-}
-
-static void assert_nothing_left(void)
-{
-    fake_cuda_counts left;
-    fake_cuda_count(&left);
-    assert_int_equal(left.memory_bytes, at_start.memory_bytes);
-    assert_int_equal(handles(&left), handles(&at_start));
-}
-
-static void rig_free(rig *r)
-{
-    fake_cuda_hook(NULL, NULL);
-    caller_close(r, &r->rt);
-    for (unsigned i = 0; i < r->n; i++) {
-        caller_close(r, &r->be[i]);
-    }
-    r->ops->program_destroy(r->program);
-    r->ops->close(r->dev);
-    reef_plan_destroy(r->plan);
-    free(r);
-    assert_no_complaint();
-    assert_nothing_left();
-}
-
-static void begin(rig *r, caller *c)
-{
-    c->run++; /* what an earlier run has left somewhere is no answer to this one */
-    for (unsigned i = 0; i < ELEMS; i++) {
-        c->x[i] = (float)((i + 7 * c->run) % 1000);
-    }
-    chain_plan_expect(KERNELS, ELEMS, c->x, c->expected);
-    memset(c->y, 0xff, sizeof c->y);
-    r->ops->begin(c->instance, 0, (const void *[]){c->x}, (void *[]){c->y});
-}
-
-static reef_status launch(rig *r, caller *c, reef_launch_mode mode, uint32_t first, uint32_t count)
-{
-    return r->ops->launch(
-        c->queue, &(reef_launch){.instance = c->instance, .first = first, .count = count, .mode = mode, .tag = c});
-}
-
-static void assert_answer(const rig *r, const caller *c)
-{
-    assert_int_equal(r->ops->progress(c->instance), KERNELS);
-    assert_memory_equal(c->y, c->expected, sizeof c->y);
-}
-
-/* ------------------------------------------------------------- the gate -- */
-
-static void at_gate(void *context, const fake_cuda_step *step)
-{
-    rig *r = context;
-    const bool here = step->moment == r->moment &&
-                      (step->function ? !strcmp(step->function, "reef_elt_f32_v4_be") : r->kernel == 0) &&
-                      step->kernel == r->kernel * TILES;
-    if (atomic_load(&r->closed) && here) {
-        atomic_fetch_add(&r->waiting, 1);
-        reef_futex_wake(&r->waiting, INT32_MAX);
-        while (atomic_load(&r->closed)) {
-            reef_futex_wait(&r->closed, 1, UINT64_MAX);
-        }
-    }
-}
-
-/* Whoever comes to this moment of a tile of this kernel (as a worker) stops there. */
-static void close_gate(rig *r, fake_cuda_moment moment, uint32_t kernel)
-{
-    r->moment = moment;
-    r->kernel = kernel;
-    atomic_store(&r->waiting, 0);
-    atomic_store(&r->closed, 1);
-    fake_cuda_hook(at_gate, r);
-}
-
-static void open_gate(rig *r)
-{
-    atomic_store(&r->closed, 0);
-    reef_futex_wake(&r->closed, INT32_MAX);
-}
-
-/* The last revocation has arrived on the device: nothing is on its way. */
-static void wait_until_revoked(void)
-{
-    while (!fake_cuda_written()) {
-        sched_yield();
-    }
-}
-
-/* Launches what is left until the run is over; events must be counted in c->events, of which `seen` are old. */
-static void finish(rig *r, caller *c)
-{
-    for (uint32_t k; (k = r->ops->progress(c->instance)) < KERNELS;) {
-        uint32_t events = atomic_load(&c->events);
-        assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, k, KERNELS - k), REEF_OK);
-        wait_for(&c->events, events + 1);
-        assert_int_equal(atomic_load(&c->failed), 0);
-    }
-}
 
 /* ------------------------------------------------------------ preemption -- */
 
@@ -874,6 +683,45 @@ static void after_a_fault_everything_is_loaded_again(void **state)
     }
 }
 
+/* Nothing of it was on the device when another's kernel faulted, but what it had done is gone with the context. */
+static void a_run_that_was_stopped_before_a_fault_fails(void **state)
+{
+    (void)state;
+    rig *r = rig_make(2);
+    caller *c = &r->be[0], *other = &r->be[1];
+    for (uint32_t round = 0; round < 3; round++) {
+        const uint32_t events = atomic_load(&c->events), others = atomic_load(&other->events);
+        close_gate(r, FAKE_CUDA_COMMIT, 10);
+        begin(r, c);
+        assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, 0, 16), REEF_OK);
+        wait_for(&r->waiting, 1);
+        reef_evicted evicted;
+        r->ops->evict(c->queue, REEF_EVICT_NOW, &evicted);
+        wait_until_revoked();
+        open_gate(r);
+        wait_for(&c->events, events + 1);
+        fake_cuda_hook(NULL, NULL);
+        fake_cuda_fault("reef_elt_f32_v4_be");
+        begin(r, other);
+        assert_int_equal(launch(r, other, REEF_LAUNCH_LEASED, 0, 16), REEF_OK);
+        wait_for(&other->events, others + 1);
+        assert_int_equal(atomic_exchange(&other->failed, 0), 1);
+        const uint32_t k = r->ops->progress(c->instance);
+        assert_in_range(k, 10, 11);
+        for (int plain = 0; plain < 2; plain++) {
+            assert_int_equal(launch(r, c, plain ? REEF_LAUNCH_PLAIN : REEF_LAUNCH_LEASED, k, KERNELS - k), REEF_OK);
+            wait_for(&c->events, events + 2 + (uint32_t)plain);
+            assert_int_equal(atomic_exchange(&c->failed, 0), 1);
+        }
+        for (int i = 0; i < 2; i++) {
+            begin(r, &r->be[i]);
+            finish(r, &r->be[i]);
+            assert_answer(r, &r->be[i]);
+        }
+    }
+    rig_free(r);
+}
+
 /* The driver makes no other context, or the second loading fails half way: every launch fails, and everything can be
  * destroyed. */
 static void a_device_that_does_not_come_back_fails_every_launch(void **state)
@@ -1040,6 +888,33 @@ static void memory_is_counted_and_given_back(void **state)
     rig_free(r);
 }
 
+/* These images have no modules of kernel padding. */
+static void a_build_without_padded_forms_says_so(void **state)
+{
+    (void)state;
+    rig *r = rig_make(1);
+    reef_error error = {0};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(r->ops->pad(r->dev, true, &error), REEF_UNSUPPORTED);
+        assert_non_null(strstr(error.message, "no kernels that carry others' tiles"));
+    }
+    assert_int_equal(r->ops->pad(r->dev, false, &error), REEF_OK);
+    assert_int_equal(r->ops->proxy_bytes(r->dev), 0);
+    begin(r, &r->be[0]);
+    finish(r, &r->be[0]);
+    assert_answer(r, &r->be[0]);
+    rig_free(r);
+    reef_device *device;
+    assert_int_equal(reef_device_open("cuda:0", &(reef_device_options){.policy = "pad"}, &device, &error),
+                     REEF_UNSUPPORTED);
+    assert_non_null(strstr(error.message, "policy 'pad'"));
+    assert_int_equal(reef_device_open("cuda:0", NULL, &device, &error), REEF_OK);
+    assert_int_equal(reef_device_set_policy(device, "pad", &error), REEF_UNSUPPORTED);
+    assert_non_null(strstr(error.message, "policy 'pad'"));
+    reef_device_close(device);
+    assert_nothing_left();
+}
+
 /* ---------------------------------------------------------------- tuning -- */
 
 /* Sums of half-precision activations, large enough that there are two ways to make them. */
@@ -1195,8 +1070,10 @@ int main(void)
         cmocka_unit_test(a_call_that_fails_at_launch_fails_that_launch_alone),
         cmocka_unit_test(flags_that_could_not_be_cleared_are_cleared_later),
         cmocka_unit_test(after_a_fault_everything_is_loaded_again),
+        cmocka_unit_test(a_run_that_was_stopped_before_a_fault_fails),
         cmocka_unit_test(a_device_that_does_not_come_back_fails_every_launch),
         cmocka_unit_test(whichever_call_fails_nothing_is_left_behind),
+        cmocka_unit_test(a_build_without_padded_forms_says_so),
         cmocka_unit_test(memory_is_counted_and_given_back),
         cmocka_unit_test(a_damaged_tuning_file_is_measured_again_and_replaced),
         cmocka_unit_test(a_running_request_can_be_cancelled),

@@ -121,7 +121,7 @@ typedef struct cuda_instance {
     /* under the device's lock */
     uint64_t submitted;       /* launches ever: the control's `ended` once all are through */
     uint32_t cursor;          /* kernels below it have been submitted in this run, in their plain form */
-    uint32_t run;             /* number of this run; 0: none yet */
+    uint32_t run;             /* number of this run; 0: none yet, or it was begun in a context that is gone */
     uint32_t untouched;       /* kernels from here on have not been launched as workers in this run */
     uint32_t generation;      /* of the launches that are made now */
     uint32_t generation_run;  /* the run that it was given to */
@@ -129,6 +129,7 @@ typedef struct cuda_instance {
     unsigned in_flight;       /* launches that have been submitted and not been seen to end */
     bool broken;              /* the driver refused one of them: what follows it must not run */
     bool ridden;              /* it was stopped in this run, and its tiles may have ridden */
+    bool open;                /* launches that may have opened its source were made since it was last closed */
     bool partial;             /* workers may have left kernels half done in this run */
     bool dirty;               /* an earlier run ended like that: its counters are to be cleared */
     _Atomic uint32_t current; /* first unfinished kernel; written by the completer and begin */

@@ -207,6 +207,19 @@ static void cuda_lease(reef_dev *dev, reef_lease lease)
     }
 }
 
+/* Tiles that have ridden. The context is current. */
+static uint64_t read_ridden(cuda_device *device)
+{
+    uint64_t ridden = 0;
+    pthread_mutex_lock(&device->padding.lock);
+    if (device->padding.directory) {
+        device->cu->memcpy_to_host(&ridden, device->padding.directory + offsetof(reef_pad_directory, tiles),
+                                   sizeof ridden);
+    }
+    pthread_mutex_unlock(&device->padding.lock);
+    return ridden;
+}
+
 static void cuda_stats(const reef_dev *dev, reef_dev_stats *out)
 {
     cuda_device *device = (cuda_device *)(uintptr_t)dev; /* for its locks */
@@ -216,10 +229,7 @@ static void cuda_stats(const reef_dev *dev, reef_dev_stats *out)
     pthread_rwlock_rdlock(&device->context_lock);
     if (!device->dead && !cuda_enter(device, &ignored)) {
         device->cu->memcpy_to_host(&lost, device->revoked + CUDA_LOST_OFFSET, sizeof lost);
-        if (device->padding.directory) {
-            device->cu->memcpy_to_host(
-                &ridden, device->padding.directory + offsetof(reef_pad_directory, tiles), sizeof ridden);
-        }
+        ridden = read_ridden(device);
         cuda_leave(device);
     }
     pthread_rwlock_unlock(&device->context_lock);

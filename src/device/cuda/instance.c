@@ -100,11 +100,11 @@ reef_status cuda_instance_load(cuda_instance *instance, reef_error *error)
         status = CUDA_TRY(cu, error, host_device_pointer(&instance->pinned_address, instance->pinned, 0));
     }
     find_storage(instance);
-    instance->words->ended = 0;
+    instance->words->ended = instance->words->ridden = 0; /* launches and runs are counted from the beginning */
     instance->submitted = 0;
     instance->run = instance->generation = instance->generation_run = 0;
     instance->control_written = 0;
-    instance->partial = instance->dirty = false;
+    instance->partial = instance->dirty = instance->open = false;
     const reef_plan *plan = instance->base.program->plan;
     cuda_graph *graph;
     /* What every request needs is made now, not while one waits for it. */

@@ -36,11 +36,16 @@ reef_status cuda_pad_load(cuda_device *device, reef_error *error)
     }
     reef_status status = cuda_code_load_pads(device, error);
     status = status ? status : cuda_code_function(device, "reef_pad_close", 0, &padding->close, error);
-    status = status ? status : CUDA_TRY(device->cu, error, mem_alloc(&padding->directory, sizeof(reef_pad_directory)));
+    CUdeviceptr directory = 0;
+    status = status ? status : CUDA_TRY(device->cu, error, mem_alloc(&directory, sizeof(reef_pad_directory)));
     if (!status) {
-        status = CUDA_TRY(device->cu, error, memset8(padding->directory, 0, sizeof(reef_pad_directory)));
+        status = CUDA_TRY(device->cu, error, memset8(directory, 0, sizeof(reef_pad_directory)));
         status = status ? status : cuda_settle(device, error);
+        if (status) {
+            device->cu->mem_free(directory);
+        }
     }
+    padding->directory = status ? 0 : directory;
     return status;
 }
 
@@ -247,8 +252,14 @@ void cuda_pad_source_free(cuda_instance *instance)
     if (!instance->source) {
         return;
     }
-    if (device->padding.close && !cuda_pad_close(instance, device->control, &ignored)) {
-        device->cu->stream_synchronize(device->control); /* tiles of it may be riding just now */
+    /* Tiles of it may be riding just now. Where the driver refuses the kernel, the claim is taken away from here, and whatever
+     * runs is waited for. */
+    if (!cuda_pad_close(instance, device->control, &ignored)) {
+        device->cu->stream_synchronize(device->control);
+    } else {
+        const CUdeviceptr claim = device->padding.directory + offsetof(reef_pad_directory, claim);
+        device->cu->memset8(claim + 8 * (uint64_t)instance->slot, 0, 8);
+        device->cu->ctx_synchronize();
     }
     device->cu->mem_free(instance->source);
     instance->source = 0;
@@ -260,7 +271,8 @@ void cuda_pad_source_free(cuda_instance *instance)
 void cuda_pad_progress(cuda_instance *instance)
 {
     const uint32_t n = (uint32_t)instance->base.program->plan->n_kernels;
-    const uint64_t word = instance->words->ridden;
+    /* Acquire: whatever is launched because of it comes after the tiles that it counts. */
+    const uint64_t word = __atomic_load_n(&instance->words->ridden, __ATOMIC_ACQUIRE);
     if ((uint32_t)(word >> 32) != instance->run || !instance->source) {
         return;
     }

@@ -41,7 +41,8 @@ static uint32_t share_kind(const cuda_device *device)
 
 static uint32_t pad_kind(const cuda_device *device)
 {
-    return atomic_load_explicit(&device->padding.on, memory_order_relaxed) ? CUDA_GRAPH_PADS : 0;
+    /* Acquire: pairs with the store in cuda_pad; what was loaded before it is there. */
+    return atomic_load_explicit(&device->padding.on, memory_order_acquire) ? CUDA_GRAPH_PADS : 0;
 }
 
 static bool is_revoked(const cuda_device *device, const cuda_instance *instance)
@@ -114,7 +115,8 @@ static order worker_order(cuda_device *device, cuda_launch *launch)
         .clear = instance->dirty,
     };
     if (is_revoked(device, instance) || instance->generation_run != instance->run) {
-        o.close = instance->source != 0;
+        o.close = instance->open && instance->source;
+        instance->open = false;
         instance->ridden = o.close && instance->generation_run == instance->run;
         if (device->youngest - device->generation > MAX_AHEAD) {
             cuda_revoke(device);
@@ -124,6 +126,7 @@ static order worker_order(cuda_device *device, cuda_launch *launch)
     }
     o.kind = worker_kind(instance, first, end, first >= instance->untouched && !instance->ridden) |
              (launch->mode == REEF_LAUNCH_LEASED ? share_kind(device) | pad_kind(device) : CUDA_GRAPH_BEGUN_ONLY);
+    instance->open |= (o.kind & CUDA_GRAPH_PADS) != 0;
     uint64_t control = (uint64_t)instance->run << 32 | instance->generation;
     if (control != instance->control_written || o.clear) {
         o.control = instance->control_written = control;
@@ -143,8 +146,8 @@ static order plain_order(const cuda_device *device, const cuda_launch *launch, b
     uint32_t kernels = (uint32_t)instance->base.program->plan->n_kernels;
     uint32_t end = launch->first + launch->count;
     uint32_t first = launch->first > instance->cursor ? launch->first : instance->cursor;
-    order o = {.instance = instance, .clear = instance->dirty};
-    instance->dirty = false;
+    order o = {.instance = instance, .clear = instance->dirty, .close = instance->open && instance->source};
+    instance->dirty = instance->open = false;
     if (first < end) {
         /* Runs of one kernel that start elsewhere (profiling) have nothing to do with a request's inputs and outputs. */
         o.kind = (first == 0 ? CUDA_GRAPH_IN : 0) | (end == kernels ? CUDA_GRAPH_OUT : 0) |
@@ -207,7 +210,7 @@ void cuda_submit(cuda_queue *queue, bool unlocked)
     cuda_instance *instance = launch->instance;
     const cuda_program *program = (const cuda_program *)instance->base.program;
     reef_error error = {0};
-    if (device->dead) {
+    if (device->dead || !instance->run) { /* lost with the context: the device, or what the run had done */
         launch->failed = true;
         instance->in_flight++;
         queue->submitted++;
@@ -241,6 +244,10 @@ void cuda_submit(cuda_queue *queue, bool unlocked)
         instance->broken = true;
         instance->control_written = 0; /* nobody knows which of it was done: again, the next time */
         instance->dirty |= o.clear;
+        if (o.close) { /* nor whether it is closed: as if the launch had been stopped before it began */
+            instance->open = true;
+            instance->generation = device->generation;
+        }
     }
     instance->submitted += o.count && !status;
     launch->ticket = instance->submitted; /* nothing left to do: over when what was submitted before is */
