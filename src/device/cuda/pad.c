@@ -26,13 +26,14 @@ reef_status cuda_pad_load(cuda_device *device, reef_error *error)
 {
     cuda_padding *padding = &device->padding;
     if (padding->directory || !has_pads(device)) {
-        return padding->directory ? REEF_OK
-                                  : reef_fail(error, REEF_UNSUPPORTED,
-                                              "kernel padding needs a GPU with clusters (compute capability 9.0) and a "
-                                              "driver for CUDA 12.3; %s has compute capability %u.%u, the driver is for "
-                                              "CUDA %d.%d",
-                                              device->gpu->product, device->gpu->major, device->gpu->minor,
-                                              device->cu->version / 1000, device->cu->version % 1000 / 10);
+        return padding->directory
+                   ? REEF_OK
+                   : reef_fail(error, REEF_UNSUPPORTED,
+                               "kernel padding needs a GPU with clusters (compute capability 9.0) and a "
+                               "driver for CUDA 12.3; %s has compute capability %u.%u, the driver is for "
+                               "CUDA %d.%d",
+                               device->gpu->product, device->gpu->major, device->gpu->minor, device->cu->version / 1000,
+                               device->cu->version % 1000 / 10);
     }
     reef_status status = cuda_code_load_pads(device, error);
     status = status ? status : cuda_code_function(device, "reef_pad_close", 0, &padding->close, error);
@@ -241,7 +242,8 @@ reef_status cuda_pad_close(const cuda_instance *instance, CUstream stream, reef_
     const cuda_device *device = (const cuda_device *)instance->base.program->dev;
     uint64_t source = instance->source;
     void *params[] = {&source};
-    return CUDA_TRY(device->cu, error, launch_kernel(device->padding.close, 1, 1, 1, 32, 1, 1, 0, stream, params, NULL));
+    return CUDA_TRY(device->cu, error,
+                    launch_kernel(device->padding.close, 1, 1, 1, 32, 1, 1, 0, stream, params, NULL));
 }
 
 void cuda_pad_source_free(cuda_instance *instance)
