@@ -159,7 +159,7 @@ define pad_rule
 $(BUILD)/cuda/%_$(2).sm_$(1).cubin: %.cu
 	@mkdir -p $$(@D)
 	$$(call say,NVCC,$$@)
-	$$(Q)$(NVCC) $(NVCC_FLAGS) $(CUDA_PAD_FLAGS) -DREEF_CUDA_$(3) -DREEF_WGMMA_BUILD -gencode=arch=compute_$(1),code=sm_$(1) -MMD -MP -MT $$@ -MF $$@.d -cubin -o $$@.o $$<
+	$$(Q)$(NVCC) $(NVCC_FLAGS) $(CUDA_PAD_FLAGS) -DREEF_CUDA_$(3) $(if $(filter RIDES,$(3)),-DREEF_WGMMA_BUILD) -gencode=arch=compute_$(1),code=sm_$(1) -MMD -MP -MT $$@ -MF $$@.d -cubin -o $$@.o $$<
 	$$(Q)$(dir $(NVCC))nvlink -arch=sm_$(1) -o $$@.linked $$@.o
 	$$(Q)$(if $(filter RIDES,$(3)),! readelf -SW $$@.linked 2>/dev/null | grep -o '\.nv\.constant[1-9][^ ]*' || { echo "$$@: constants in a riding function" >&2; exit 1; })
 	$$(Q)mv $$@.linked $$@
@@ -333,7 +333,7 @@ $(O)/tests/load: $(O)/tests/serve/load.o $(O)/libbench.a $(O)/libreef.a
 test-programs: $(TEST_BIN) $(ISA_TEST_BIN) $(O)/tests/test_cuda_device $(O)/tests/preempt $(O)/tests/load
 # make unit [MODE=asan|tsan]: the unit tests alone.
 unit: test-programs
-	@for t in $(TEST_BIN) $(ISA_TEST_BIN) $(O)/tests/test_cuda_device; do echo "== $$t"; $$t || exit 1; done
+	@bash tests/programs.sh $(TEST_BIN) $(ISA_TEST_BIN) $(O)/tests/test_cuda_device
 
 .PHONY: test-cli
 # make test-cli [MODE=asan]: bad input, exit codes and output of the command, on the fake engine and on the real one.

@@ -42,10 +42,8 @@ stage_asan() {
 }
 # Thread sanitizer over everything with threads: devices (the CUDA one on a fake driver), scheduler, public interface, load generator, real preemption.
 stage_tsan() {
-    make_quiet MODE=tsan all test-programs &&
-        for t in test_sched test_device test_cuda_device test_cuda_host test_trace test_api test_bench test_nice; do
-            build/tsan/tests/$t || return 1
-        done
+    local programs=(build/tsan/tests/test_{sched,device,cuda_device,cuda_host,trace,api,bench,nice})
+    make_quiet MODE=tsan "${programs[@]}" && bash tests/programs.sh "${programs[@]}"
 }
 stage_fuzz() {
     make_quiet fuzz-smoke

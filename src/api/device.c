@@ -61,7 +61,7 @@ static const reef_policy *find_policy(const char *name, reef_error *error)
 /* A device that cannot carry pads would serve BE work nothing under `pad`, silently. */
 static reef_status check_policy(const reef_policy *policy, const reef_device_ops *ops, reef_error *error)
 {
-    if (policy->pad && !(ops->caps & REEF_CAP_PAD)) {
+    if (policy->pad && !(ops->caps & REEF_CAP_PAD) && !ops->pad) {
         return reef_fail(error, REEF_UNSUPPORTED,
                          "policy '%s' needs launches that carry tiles of others; device '%s' has none", policy->name,
                          ops->name);
@@ -236,7 +236,7 @@ reef_status reef_device_slice(const reef_device *device, uint32_t *us, reef_erro
 reef_status reef_device_padding(const reef_device *device, reef_padding_info *out, reef_error *error)
 {
     const reef_device_ops *ops = device->dev->ops;
-    if (!(ops->caps & REEF_CAP_PAD)) {
+    if (!(ops->caps & REEF_CAP_PAD) && !ops->pad) {
         return reef_fail(error, REEF_UNSUPPORTED, "device '%s' has no launches that carry tiles of others", ops->name);
     }
     reef_sched *sched = (reef_sched *)(uintptr_t)&device->sched; /* for its lock */

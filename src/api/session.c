@@ -170,8 +170,8 @@ reef_status reef_session_create(reef_model *model, const reef_session_options *o
     if (!status) {
         status = reef_instances_create(model->program, instances, &session->instances, &cause);
         const reef_device_ops *ops = device->dev->ops;
-        for (unsigned i = 0; !status && be && ops->warm && i < instances; i++) {
-            ops->warm(session->instances.free[i], reef_sched_policy(&device->sched)->be_mode);
+        for (unsigned i = 0; !status && ops->warm && i < instances; i++) {
+            ops->warm(session->instances.free[i], be ? reef_sched_policy(&device->sched)->be_mode : REEF_LAUNCH_PLAIN);
         }
     }
     if (!status && be) {

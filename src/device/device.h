@@ -78,7 +78,7 @@ typedef struct reef_launch {
     reef_pad pads[REEF_LAUNCH_MAX_PADS];
     unsigned n_pads;
     bool padded; /* the device may let tiles of stopped launches ride along, as it sees fit (op pad) */
-    void *tag; /* comes back in the event */
+    void *tag;   /* comes back in the event */
 } reef_launch;
 
 typedef enum reef_event_kind {
@@ -137,7 +137,7 @@ typedef struct reef_program_options {
 
 /* What a device can do beyond running plain and leased launches. */
 enum {
-    REEF_CAP_PAD = 1 << 0,  /* launches may carry pads */
+    REEF_CAP_PAD = 1 << 0,  /* launches may carry pads that the caller has chosen; see also op pad */
     REEF_CAP_KILL = 1 << 1, /* a leased launch stops inside a kernel when its units leave the lease */
 };
 
@@ -199,7 +199,7 @@ struct reef_device_ops {
     /* Takes over the inputs of the last begin at once, so that the launch need not: NULL where begin has done it, or
      * nobody does. Without a call of it a launch takes them over where that holds nobody up. */
     void (*stage)(reef_instance *instance);
-    /* Makes ready what best-effort launches of this mode need, so that none waits for it, nor a request beside it. A failure
+    /* Makes ready what launches of this mode need, so that none waits for it, nor a request beside it. A failure
      * shows at the launch. NULL: there is nothing. */
     void (*warm)(reef_instance *instance, reef_launch_mode mode);
     /* From now on launches may be padded, and tiles of leased launches that were stopped ride in them (REEF section 5): the
@@ -213,7 +213,7 @@ struct reef_device_ops {
     reef_status (*hint)(reef_dev *dev, uint64_t hold_ns, reef_error *error);
     /* The time slice that config.slice_us has led to. UNSUPPORTED: none, and why. NULL: the device has no time slices. */
     reef_status (*slice)(const reef_dev *dev, uint32_t *us, reef_error *error);
-    /* Memory of the device that its proxy kernels take, which carry tiles of others (REEF_CAP_PAD). NULL: it needs none. */
+    /* Memory of the device that its proxy kernels take, which carry tiles of others. NULL: it needs none. */
     size_t (*proxy_bytes)(const reef_dev *dev);
 };
 

@@ -322,7 +322,8 @@ static void end_padding(reef_sched *sched, const reef_event *event)
         return;
     }
     for (reef_list *link = sched->queues.next; link != &sched->queues; link = link->next) {
-        reef_vhq_event(REEF_CONTAINER(link, reef_vhq, link), NULL); /* how far it has come; it ends by a launch of its own */
+        reef_vhq_event(REEF_CONTAINER(link, reef_vhq, link),
+                       NULL); /* how far it has come; it ends by a launch of its own */
     }
 }
 

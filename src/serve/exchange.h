@@ -66,8 +66,9 @@ void serve_exchange_error(serve_exchange *exchange, reef_status status, const re
 /* 200 with what is in exchange->text. */
 void serve_exchange_ok(serve_exchange *exchange, const char *content_type);
 
-/* The answer will come later: but for `suspended` nothing of the exchange may be touched once another thread was told. */
-void serve_exchange_suspend(serve_exchange *exchange);
+/* The answer will come later: but for `suspended` nothing of the exchange may be touched once another thread was told. false:
+ * the server is about to stop, and that is the answer. */
+bool serve_exchange_suspend(serve_exchange *exchange);
 void serve_exchange_wake(serve_exchange *exchange);
 
 /* routes.c */

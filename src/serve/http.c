@@ -74,12 +74,18 @@ void serve_exchange_ok(serve_exchange *exchange, const char *content_type)
     exchange->state = SERVE_DONE;
 }
 
-void serve_exchange_suspend(serve_exchange *exchange)
+bool serve_exchange_suspend(serve_exchange *exchange)
 {
+    serve_peer_phase(exchange->peer, SERVE_WORKING, 0);
+    if (atomic_load(&exchange->server->closed)) { /* whoever set it waits until none is working, and then stops us */
+        exchange->retry_after_s = 1;
+        serve_exchange_fail(exchange, MHD_HTTP_SERVICE_UNAVAILABLE, "the server is ending or restarting");
+        return false;
+    }
     exchange->state = SERVE_BUSY;
     exchange->suspended = true;
-    serve_peer_phase(exchange->peer, SERVE_WORKING, 0);
     MHD_suspend_connection(exchange->connection);
+    return true;
 }
 
 void serve_exchange_wake(serve_exchange *exchange)

@@ -195,10 +195,10 @@ void serve_infer_begin(serve_exchange *exchange)
     }
     size_t json = exchange->json_bytes ? exchange->json_bytes : exchange->body_bytes;
     if (json > LARGE_JSON) {
-        serve_exchange_suspend(exchange);
-        serve_helpers_add(server->helpers, exchange, decode_and_submit);
-    } else if (decode(exchange)) {
-        serve_exchange_suspend(exchange);
+        if (serve_exchange_suspend(exchange)) {
+            serve_helpers_add(server->helpers, exchange, decode_and_submit);
+        }
+    } else if (decode(exchange) && serve_exchange_suspend(exchange)) {
         submit(exchange);
     }
 }

@@ -230,7 +230,9 @@ static void load_or_unload(serve_exchange *exchange)
     if (exchange->state == SERVE_DONE) {
         return;
     }
-    serve_exchange_suspend(exchange);
+    if (!serve_exchange_suspend(exchange)) {
+        return;
+    }
     reef_status status = serve_repository_submit(exchange->server->repository,
                                                  exchange->route == SERVE_ROUTE_LOAD ? SERVE_LOAD : SERVE_UNLOAD,
                                                  exchange->name, on_job, exchange, &exchange->error);

@@ -265,13 +265,19 @@ static size_t busy(serve_server *server)
     return serve_watch_busy(server->watch) + atomic_load(&server->ring_busy);
 }
 
-static size_t wait_for_answers(serve_server *server, unsigned seconds)
+static size_t working(serve_server *server)
+{
+    return serve_watch_working(server->watch);
+}
+
+static size_t wait_for_none(serve_server *server, size_t (*left)(serve_server *server), unsigned seconds)
 {
     uint64_t until = reef_now_ns() + seconds * (uint64_t)1000000000u;
-    while (busy(server) && reef_now_ns() < until) {
+    size_t n;
+    while ((n = left(server)) && reef_now_ns() < until) {
         nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
     }
-    return busy(server);
+    return n;
 }
 
 /* false: some will have no answer, and the HTTP server cannot be stopped. */
@@ -279,14 +285,15 @@ static bool drain(serve_server *server)
 {
     atomic_store(&server->draining, true);
     serve_log_line(server->log, SERVE_LOG_INFO, "drain", "busy=%zu", busy(server));
-    size_t left = wait_for_answers(server, server->options.drain_s);
+    size_t left = wait_for_none(server, busy, server->options.drain_s);
     if (left) {
         serve_log_line(server->log, SERVE_LOG_WARNING, "drain", "cancelled=%zu limit_s=%u", left,
                        server->options.drain_s);
         serve_watch_cancel(server->watch);
-        wait_for_answers(server, CANCEL_S); /* those of the ring are cancelled when it stops */
+        wait_for_none(server, busy, CANCEL_S); /* those of the ring are cancelled when it stops */
     }
-    return serve_watch_busy(server->watch) == 0;
+    atomic_store(&server->closed, true); /* before this looks: see serve_exchange_suspend */
+    return wait_for_none(server, working, CANCEL_S) == 0;
 }
 
 /* Until SIGTERM, or until the device is lost (SIGUSR1 from watch.c). */

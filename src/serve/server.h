@@ -75,6 +75,7 @@ typedef struct serve_server {
     int parent;         /* socket to the supervisor; -1: none */
     uint64_t start_ns, start_ms;
     _Atomic bool draining; /* no new inferences */
+    _Atomic bool closed;   /* nothing that takes work is begun: the HTTP server is about to stop */
     _Atomic bool failed;   /* the device is lost: the process is about to be replaced */
     _Atomic size_t body_bytes;
     _Atomic size_t ring_busy; /* requests of the ring that are under way */

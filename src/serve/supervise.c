@@ -136,7 +136,8 @@ static void hear(supervisor *s)
         } else if (message[0] == 'L' || message[0] == 'U') {
             remember(s, message + 1, message[0] == 'U');
         } else if (message[0] == 'E' && message[1] == (char)('A' + (int)REEF_DEVICE) && s->ever_ready) {
-            fprintf(stderr, "level=error event=worker text=\"%s\"\n", message + 2); /* the next one may have more luck */
+            fprintf(stderr, "level=error event=worker text=\"%s\"\n",
+                    message + 2); /* the next one may have more luck */
         } else if (message[0] == 'E' && message[1] > 'A') {
             s->told = true;
             reef_error_set(s->error, (reef_status)(message[1] - 'A'), "%s", message + 2);

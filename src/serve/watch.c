@@ -28,7 +28,8 @@ struct serve_peer {
     _Atomic int fd; /* -1: free slot */
     _Atomic serve_phase phase;
     uint32_t generation;
-    bool plain, left;
+    bool left;
+    _Atomic bool plain, owed; /* errors can be written as they are; an answer that took work is not yet sent */
     uint64_t since_ns, bytes; /* since_ns: read from the clock under the lock */
     serve_call *call;
     char address[64];
@@ -38,7 +39,7 @@ struct serve_watch {
     serve_server *server;
     pthread_t thread;
     int epoll, wake;
-    pthread_mutex_t lock; /* guards the table but for fd and phase, which are also read without */
+    pthread_mutex_t lock; /* guards the table but for what is atomic, which is also read without */
     serve_peer *peers;
     size_t n_slots, n_peers;
     size_t first;             /* where enforce looks first for idle connections: not always at the same */
@@ -122,6 +123,7 @@ serve_peer *serve_peer_add(serve_watch *watch, int fd, bool plain, const char *a
         peer->bytes = 0;
         snprintf(peer->address, sizeof peer->address, "%s", address);
         atomic_store(&peer->phase, SERVE_IDLE);
+        atomic_store(&peer->owed, false);
         atomic_store(&peer->fd, fd);
         watch->n_peers++;
         struct epoll_event event = {.events = EPOLLRDHUP | EPOLLET,
@@ -156,6 +158,7 @@ void serve_peer_phase(serve_peer *peer, serve_phase phase, uint64_t bytes)
         pthread_mutex_lock(&peer->watch->lock);
         peer->since_ns = reef_now_ns();
         peer->bytes = bytes;
+        atomic_store(&peer->owed, phase == SERVE_WORKING || (phase == SERVE_SENDING && atomic_load(&peer->owed)));
         atomic_store(&peer->phase, phase);
         pthread_mutex_unlock(&peer->watch->lock);
     }
@@ -185,8 +188,16 @@ size_t serve_watch_busy(serve_watch *watch)
 {
     size_t n = 0;
     for (size_t i = 0; i < watch->n_slots; i++) {
-        serve_phase phase = atomic_load(&watch->peers[i].phase);
-        n += atomic_load(&watch->peers[i].fd) >= 0 && (phase == SERVE_WORKING || phase == SERVE_SENDING);
+        n += atomic_load(&watch->peers[i].fd) >= 0 && atomic_load(&watch->peers[i].owed);
+    }
+    return n;
+}
+
+size_t serve_watch_working(serve_watch *watch)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < watch->n_slots; i++) {
+        n += atomic_load(&watch->peers[i].fd) >= 0 && atomic_load(&watch->peers[i].phase) == SERVE_WORKING;
     }
     return n;
 }

@@ -26,8 +26,10 @@ void serve_peer_phase(serve_peer *peer, serve_phase phase, uint64_t bytes);
 /* From now on until it is called with NULL, the call is cancelled when the peer leaves; false: it has left already. */
 bool serve_peer_call(serve_peer *peer, serve_call *call);
 
-/* Inferences that are being worked on, and connections. */
+/* Requests that are being worked on (inferences, loading), those whose answers are still being sent too; those alone that are
+ * being worked on; connections. */
 size_t serve_watch_busy(serve_watch *watch);
+size_t serve_watch_working(serve_watch *watch);
 size_t serve_watch_peers(serve_watch *watch);
 /* Cancels every inference that is under way. */
 void serve_watch_cancel(serve_watch *watch);

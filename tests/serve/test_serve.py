@@ -765,7 +765,7 @@ def supervise_a_crash_answers_whoever_waits(folder: Path) -> None:
             waiting.append(connection)
         time.sleep(0.1)
         trigger.write_text("")
-        if "asan" not in str(FAKE):  # there the sanitizer's report comes first
+        if not re.search("/[at]san/", str(FAKE)):  # there the sanitizer's report comes first
             for connection in waiting:
                 status, headers, body = read_answer(connection)
                 assert status == 503 and "crashed" in json.loads(body)["error"] and headers["retry-after"], body
@@ -923,13 +923,17 @@ def hint_of_a_header_whose_body_follows(folder: Path) -> None:
 @test
 def hint_of_a_periodic_client(folder: Path) -> None:
     models, record = gpu_models(folder / "rhythm-models"), folder / "rhythm-record"
+
+    def hints() -> int:  # 1000000: of a header, where this machine is slow to read what follows
+        return sum(line.startswith("hint") and line != "hint 1000000" for line in lines_of(record))
+
     with serving(FAKE, models, env={"FAKE_REEF_GPU": str(record)}) as server, server.connect() as connection:
         for _ in range(300):  # a burst
             keep_asking(connection, "a")
-        assert not [line for line in lines_of(record) if line.startswith("hint")]
+        assert hints() == 0
         # However busy this machine is, some five requests in a row are on time; then there is a hint before the next.
         due, end = time.monotonic(), time.monotonic() + 60
-        while server.metric("reef_hints_used_total") < 3:
+        while hints() < 3 or server.metric("reef_hints_used_total") < 3:
             assert time.monotonic() < end, f"{lines_of(record)[-40:]}"
             for _ in range(20):
                 due = max(due + 0.03, time.monotonic())
@@ -940,8 +944,7 @@ def hint_of_a_periodic_client(folder: Path) -> None:
         sent = server.metric("reef_hints_sent_total")  # it has stopped: at most the one hint for the request that did not come
         time.sleep(0.3)
         assert server.metric("reef_hints_sent_total") == sent
-        hints, requests = (sum(line.startswith(word) for line in lines_of(record)) for word in ("hint", "rt"))
-        assert hints <= requests - 300
+        assert hints() <= lines_of(record).count("rt") - 300
         for _ in range(12):  # best-effort clients have no rhythm
             keep_asking(connection, "b")
             time.sleep(0.03)

@@ -17,7 +17,11 @@
 #include "support/chain_plan.h"
 
 #ifndef SUITE_ELEMS
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SUITE_ELEMS (1 << 16) /* every element takes many times as long */
+#else
 #define SUITE_ELEMS (1 << 18)
+#endif
 #endif
 enum { KERNELS = 9, ELEMS = SUITE_ELEMS, MAX_EVENTS = 512 };
 

@@ -64,7 +64,7 @@ for what in "$@"; do
         ;;
     stress)
         image=input=1x3x224x224
-        step stress tests/preempt --device cuda:0 --precision "$precision" --count "${PREEMPTIONS:-100000}" --policy reset,lease \
+        step stress tests/preempt --device cuda:0 --precision "$precision" --count "${PREEMPTIONS:-100000}" --policy reset,lease,pad \
             --json "$out/stress.json" "$models/five/resnet152.onnx:$image" "$models/five/densenet201.onnx:$image" \
             "$models/five/vgg19.onnx:$image" "$models/five/inception_v3.onnx:input=1x3x299x299" \
             "$models/five/distilbert.onnx:input_ids=1x128,attention_mask=1x128"

@@ -74,6 +74,10 @@ if [ "${2:-}" = sanitize ]; then
         check "workers.$tool" timeout 300 compute-sanitizer --tool "$tool" --error-exitcode 9 --report-api-errors no \
             tests/preempt --device cuda:0 --precision fp16 --count 20 --policy reset "$models/vgg19.onnx:input=1x3x224x224"
     done
+    for tool in memcheck initcheck; do # tiles that ride in other kernels' launches
+        check "rides.$tool" timeout 300 compute-sanitizer --tool "$tool" --error-exitcode 9 --report-api-errors no \
+            tests/preempt --device cuda:0 --precision fp16 --count 100 --policy pad "$models/densenet201.onnx:input=1x3x224x224"
+    done
     list=$out/sanitize.txt
     : >"$list"
     for network in resnet152 densenet201 vgg19 inception_v3 distilbert; do

@@ -5,7 +5,8 @@
 #
 #     tools/h200/run.sh user@host [solo|tests|bench|nice|serve|all]      copies the stage there by ssh, runs, brings the results back
 #     tools/h200/run.sh --local   [solo|tests|bench|nice|serve|all]      runs here
-#     tools/h200/run.sh --stage DIR                     only makes the stage: to be carried by other means, then
+#     tools/h200/run.sh --stage DIR [serve]             only makes the stage (for serve: half the size, with nothing else in
+#                                                       it): to be carried by other means, then
 #                                                       DIR/tools/h200/run.sh --here [solo|tests|bench|nice|serve|all]
 #
 # The stage is one folder: the reef command, the tests, the libraries they need, graphs without weights (models are made
@@ -44,7 +45,7 @@ stage() {
             strip "$out/gpu/$program"
         done
         cp "$built/tests/gpu/naive.cubin" "$root/tests/gpu/layers.txt" "$out/gpu/"
-        find "$root/build/cuda" -name '*.cubin' -exec cp {} "$out/gpu/cubin/" \;
+        find "$root/build/cuda" -name '*.cubin' ! -name '*_pads.*' ! -name '*_rides.*' -exec cp {} "$out/gpu/cubin/" \;
     fi
     strip "$out/reef" "$out"/tests/*
     git -C "$root" rev-parse HEAD | sed "$(git -C "$root" diff --quiet HEAD -- src include tools tests || echo 's/$/ and changes/')" \
@@ -108,7 +109,10 @@ collect() {
 what=${2:-all}
 case $1 in
 -h | --help) usage 0 ;;
---stage) stage "${2:?the folder to make}" ;;
+--stage)
+    stage "${2:?the folder to make}"
+    [ "${3:-}" != serve ] || (cd "$2" && rm -rf gpu oracle tests/[!s]* lib/libcudart* lib/libcmocka* models/graphs/[!v]*)
+    ;;
 --here) run_here "$what" ;;
 --local)
     stage "$root/build/h200/stage"

@@ -127,28 +127,32 @@ static bool has_function(const reef_cuda_image *image, const char *name)
 
 typedef struct cuda_function {
     struct cuda_function *next;
-    CUkernel kernel;
+    CUkernel kernel;       /* NULL: there is none of that name */
     unsigned dynamic_smem; /* that it was allowed; only ever raised. The default of 48 KiB counts static memory too. */
     char name[];
 } cuda_function;
+
+static reef_status not_found(const char *name, reef_error *error)
+{
+    return reef_fail(error, REEF_NOT_FOUND, "no kernel '%s' for this GPU", name);
+}
 
 static reef_status find(cuda_device *device, const char *name, cuda_function **out, reef_error *error)
 {
     for (cuda_function *known = device->functions; known; known = known->next) {
         if (!strcmp(known->name, name)) {
             *out = known;
-            return REEF_OK;
+            return known->kernel ? REEF_OK : not_found(name, error);
         }
     }
     unsigned i = 0;
     while (i < device->n_modules && !has_function(device->images[i], name)) {
         i++;
     }
-    if (i == device->n_modules) {
-        return reef_fail(error, REEF_NOT_FOUND, "no kernel '%s' for this GPU", name);
-    }
-    CUkernel kernel;
-    reef_status status = CUDA_TRY(device->cu, error, library_kernel(&kernel, device->modules[i], name));
+    CUkernel kernel = NULL;
+    reef_status status = i < device->n_modules
+                             ? CUDA_TRY(device->cu, error, library_kernel(&kernel, device->modules[i], name))
+                             : REEF_OK; /* what is not there is remembered as well: looking takes milliseconds */
     size_t name_bytes = strlen(name) + 1;
     cuda_function *added = status ? NULL : malloc(sizeof *added + name_bytes);
     if (!added) {
@@ -158,7 +162,7 @@ static reef_status find(cuda_device *device, const char *name, cuda_function **o
     memcpy(added->name, name, name_bytes);
     device->functions = added;
     *out = added;
-    return REEF_OK;
+    return kernel ? REEF_OK : not_found(name, error);
 }
 
 reef_status cuda_code_function(cuda_device *device, const char *name, unsigned dynamic_smem, CUfunction *out,
@@ -237,7 +241,8 @@ reef_status cuda_code_ride(cuda_device *device, const char *function, cuda_ride 
     size_t bytes;
     snprintf(name, sizeof name, "%s_at", function);
     status = CUDA_TRY(device->cu, error, library_global(&variable, &bytes, device->modules[i], name));
-    status = status ? status : CUDA_TRY(device->cu, error, memcpy_to_host(&out->address, variable, sizeof out->address));
+    status =
+        status ? status : CUDA_TRY(device->cu, error, memcpy_to_host(&out->address, variable, sizeof out->address));
     out->regs = attribute(device, CUDA_FUNC_REGISTERS, (CUkernel)rider, &status, error);
     out->local_bytes = attribute(device, CUDA_FUNC_LOCAL_BYTES, (CUkernel)rider, &status, error);
     out->scratch = attribute(device, CUDA_FUNC_STATIC_SMEM, (CUkernel)rider, &status, error);
@@ -282,7 +287,9 @@ reef_status cuda_code_padded(cuda_device *device, const char *function, unsigned
     pthread_mutex_unlock(&device->code_lock);
     reef_status status = cuda_code_function(device, name, dynamic_smem, &out->function, error);
     for (unsigned i = 0; !status && !known && i < device->n_modules; i++) {
-        atomic_fetch_add(&device->padding.proxy_bytes, code_bytes(device->images[i], name));
+        if (is_pad_module(device->images[i])) {
+            atomic_fetch_add(&device->padding.proxy_bytes, code_bytes(device->images[i], name));
+        }
     }
     CUkernel kernel = (CUkernel)out->function;
     out->regs = attribute(device, CUDA_FUNC_REGISTERS, kernel, &status, error);

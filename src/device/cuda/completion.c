@@ -54,8 +54,8 @@ static void learn(cuda_device *device, const cuda_queue *queue, const cuda_launc
 {
     cuda_graph *graph = launch->graph;
     if (graph) {
-        graph->typical_ns = took_ns < graph->typical_ns || !graph->typical_ns ? took_ns
-                                                                              : (graph->typical_ns * 7 + took_ns) / 8;
+        graph->typical_ns =
+            took_ns < graph->typical_ns || !graph->typical_ns ? took_ns : (graph->typical_ns * 7 + took_ns) / 8;
         const cuda_program *program = (const cuda_program *)launch->instance->base.program;
         uint64_t tiles = 0;
         for (uint32_t k = graph->first; k < graph->first + graph->count; k++) {

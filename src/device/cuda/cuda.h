@@ -174,7 +174,7 @@ enum { CUDA_SHARES = 6 };
 /* A kernel's function as a ride (pad.c): its address, and what it needs. */
 typedef struct cuda_ride {
     struct cuda_ride *next;
-    CUdeviceptr address; /* 0: there is none */
+    CUdeviceptr address;                 /* 0: there is none */
     unsigned regs, local_bytes, scratch; /* scratch: shared memory in front of the tile's own */
     char name[];
 } cuda_ride;
@@ -267,7 +267,8 @@ reef_status cuda_code_load_pads(cuda_device *device, reef_error *error);
 reef_status cuda_code_ride(cuda_device *device, const char *function, cuda_ride *out, reef_error *error);
 typedef struct cuda_pad_form {
     CUfunction function;
-    unsigned regs, local_bytes, shared_bytes, scratch; /* shared: without dynamic memory; scratch: up to the tile's own */
+    unsigned regs, local_bytes, shared_bytes,
+        scratch; /* shared: without dynamic memory; scratch: up to the tile's own */
 } cuda_pad_form;
 /* The padded form of a function, counted in proxy_bytes when it is first asked for. */
 reef_status cuda_code_padded(cuda_device *device, const char *function, unsigned dynamic_smem, cuda_pad_form *out,
@@ -345,7 +346,7 @@ reef_status cuda_revoke_load(cuda_device *device, reef_error *error);
  * launch that the driver refuses is marked failed. */
 void cuda_submit(cuda_queue *queue, bool unlocked);
 void *cuda_submitter_main(void *device);
-/* Makes the graphs of the instance's launches as workers. */
+/* Makes the graphs of the launches that the instance will see in this mode. */
 void cuda_warm(reef_instance *instance, reef_launch_mode mode);
 
 /* share.c: the ways to divide the units; none where the driver cannot. The context is current. */

@@ -176,9 +176,14 @@ static reef_status cuda_open(const reef_dev_config *config, reef_dev **out, reef
 
 static uint32_t cuda_progress(const reef_instance *base)
 {
-    cuda_instance *instance = (cuda_instance *)(uintptr_t)base;
-    if (!instance->in_flight) {
-        cuda_pad_progress(instance);
+    cuda_instance *instance = (cuda_instance *)(uintptr_t)base; /* for what has ridden */
+    cuda_device *device = (cuda_device *)base->program->dev;
+    if (atomic_load_explicit(&device->padding.on, memory_order_relaxed)) {
+        pthread_mutex_lock(&device->lock);
+        if (!instance->in_flight) {
+            cuda_pad_progress(instance);
+        }
+        pthread_mutex_unlock(&device->lock);
     }
     return atomic_load_explicit(&instance->current, memory_order_acquire);
 }
@@ -275,7 +280,7 @@ const reef_device_ops reef_cuda_device_ops = {
     .evict = cuda_evict,
     .lease = cuda_lease,
     .stats = cuda_stats,
-    .caps = REEF_CAP_KILL | REEF_CAP_PAD,
+    .caps = REEF_CAP_KILL,
     .pad = cuda_pad,
     .proxy_bytes = cuda_proxy_bytes,
     .segment_kernels = CUDA_SEGMENT_KERNELS,

@@ -16,12 +16,6 @@
 
 #include "device/cuda/cuda.h"
 
-static unsigned knob(const char *name, unsigned otherwise)
-{
-    const char *text = getenv(name);
-    return text ? (unsigned)atoi(text) : otherwise;
-}
-
 static bool has_pads(const cuda_device *device)
 {
     return device->cu->library_global && device->cu->kernel_attribute && device->cu->graph_add_edges &&
@@ -32,13 +26,14 @@ reef_status cuda_pad_load(cuda_device *device, reef_error *error)
 {
     cuda_padding *padding = &device->padding;
     if (padding->directory || !has_pads(device)) {
-        return padding->directory ? REEF_OK
-                                  : reef_fail(error, REEF_UNSUPPORTED,
-                                              "kernel padding needs a GPU with clusters (compute capability 9.0) and a "
-                                              "driver for CUDA 12.3; %s has compute capability %u.%u, the driver is for "
-                                              "CUDA %d.%d",
-                                              device->gpu->product, device->gpu->major, device->gpu->minor,
-                                              device->cu->version / 1000, device->cu->version % 1000 / 10);
+        return padding->directory
+                   ? REEF_OK
+                   : reef_fail(error, REEF_UNSUPPORTED,
+                               "kernel padding needs a GPU with clusters (compute capability 9.0) and a "
+                               "driver for CUDA 12.3; %s has compute capability %u.%u, the driver is for "
+                               "CUDA %d.%d",
+                               device->gpu->product, device->gpu->major, device->gpu->minor, device->cu->version / 1000,
+                               device->cu->version % 1000 / 10);
     }
     reef_status status = cuda_code_load_pads(device, error);
     status = status ? status : cuda_code_function(device, "reef_pad_close", 0, &padding->close, error);
@@ -247,7 +242,8 @@ reef_status cuda_pad_close(const cuda_instance *instance, CUstream stream, reef_
     const cuda_device *device = (const cuda_device *)instance->base.program->dev;
     uint64_t source = instance->source;
     void *params[] = {&source};
-    return CUDA_TRY(device->cu, error, launch_kernel(device->padding.close, 1, 1, 1, 32, 1, 1, 0, stream, params, NULL));
+    return CUDA_TRY(device->cu, error,
+                    launch_kernel(device->padding.close, 1, 1, 1, 32, 1, 1, 0, stream, params, NULL));
 }
 
 void cuda_pad_source_free(cuda_instance *instance)
@@ -298,19 +294,48 @@ static unsigned blocks_at_once(const cuda_device *device, CUfunction function, u
     return blocks > 0 ? (unsigned)blocks * device->gpu->sms : 0;
 }
 
+/* Does nothing of the plan run at the same time as kernel k, but what it follows and what follows it? */
+static bool is_alone(const reef_plan *plan, uint32_t k)
+{
+    const uint32_t n = (uint32_t)plan->n_kernels;
+    if (!plan->after) {
+        return true; /* in a row */
+    }
+    bool *joined = calloc(n + 1, sizeof *joined); /* to k, by a path */
+    bool alone = joined != NULL;
+    if (alone) {
+        joined[k] = true;
+    }
+    for (uint32_t j = k + 1; j < n && alone; j++) {
+        for (uint32_t i = plan->after_at[j]; i < plan->after_at[j + 1]; i++) {
+            joined[j] |= plan->after[i] >= k && joined[plan->after[i]];
+        }
+        alone = joined[j];
+    }
+    for (uint32_t j = k; j > 0 && alone; j--) {
+        for (uint32_t i = plan->after_at[j]; i < plan->after_at[j + 1] && joined[j]; i++) {
+            joined[plan->after[i]] = true;
+        }
+        alone = joined[j - 1]; /* whoever follows it has been looked at */
+    }
+    free(joined);
+    return alone;
+}
+
 bool cuda_pad_plan(const cuda_program *program, uint32_t k, cuda_padded *out)
 {
     static const unsigned sizes[] = {72 << 10, 50 << 10, 26 << 10, 0};
     cuda_device *device = (cuda_device *)program->base.dev;
     const cuda_kernel *kernel = &program->kernels[k];
     const reef_cuda_kernel *code = &kernel->code;
-    const unsigned cluster = cluster_of(code);
-    unsigned beside = 0; /* blocks of the kernels that come right behind it: they are set up while it runs */
+    const unsigned cluster = cluster_of(code), most = device->gpu->sms / cluster * cluster;
+    unsigned beside = 0; /* blocks of the kernel that comes right behind it: they are set up while it runs */
     for (uint32_t i = k + 1; i < program->base.plan->n_kernels && !beside; i++) {
         beside = program->kernels[i].done_by ? 0 : program->kernels[i].code.tiles;
     }
     reef_error ignored;
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+    const bool alone = is_alone(program->base.plan, k);
+    for (size_t i = 0; alone && i < sizeof sizes / sizeof sizes[0]; i++) {
         const unsigned smem = code->dynamic_smem > sizes[i] ? code->dynamic_smem : sizes[i];
         cuda_pad_form form;
         if (cuda_code_padded(device, code->function, smem + REEF_PAD_SCRATCH, &form, &ignored)) {
@@ -318,9 +343,8 @@ bool cuda_pad_plan(const cuda_program *program, uint32_t k, cuda_padded *out)
         }
         const unsigned dynamic = smem + form.scratch - form.shared_bytes;
         const unsigned room = blocks_at_once(device, form.function, code->threads, dynamic);
-        const unsigned taken = code->tiles + beside * knob("REEF_X_BESIDE", 100) / 100;
+        const unsigned taken = code->tiles + beside;
         unsigned spare = room > taken ? (room - taken) / cluster * cluster : 0;
-        const unsigned most = (knob("REEF_X_FREE", 0) ? (device->gpu->sms > code->tiles ? device->gpu->sms - code->tiles : 0) : knob("REEF_X_MOST", device->gpu->sms)) / cluster * cluster;
         spare = spare < most ? spare : most;
         if (spare == 0) {
             continue;
@@ -332,7 +356,7 @@ bool cuda_pad_plan(const cuda_program *program, uint32_t k, cuda_padded *out)
             .pad = {.directory = device->padding.directory,
                     .tiles = code->tiles,
                     .turn = k,
-                    .offers = {.ns = time_of(kernel) * knob("REEF_X_NS", 100) / 100,
+                    .offers = {.ns = time_of(kernel),
                                .dynamic_smem = smem + form.scratch,
                                .threads = (uint16_t)code->threads,
                                .regs = (uint16_t)form.regs,

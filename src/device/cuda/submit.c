@@ -24,7 +24,7 @@ typedef struct order {
     cuda_instance *instance;
     uint32_t first, count, kind; /* count 0: nothing */
     uint64_t control;            /* to write first; 0: nothing */
-    bool clear, close; /* close: what has ridden of it may not do so any longer */
+    bool clear, close;           /* close: what has ridden of it may not do so any longer */
 } order;
 
 /* Has leased work no units? Some that no share gives are none. */
@@ -69,31 +69,51 @@ static uint32_t worker_kind(const cuda_instance *instance, uint32_t first, uint3
                       (fresh ? CUDA_GRAPH_FRESH : 0));
 }
 
+/* A whole run, as real-time requests are launched. */
+static void warm_run(cuda_instance *instance)
+{
+    const cuda_device *device = (const cuda_device *)instance->base.program->dev;
+    const uint32_t kernels = (uint32_t)instance->base.program->plan->n_kernels;
+    const uint32_t kinds[] = {CUDA_GRAPH_IN | CUDA_GRAPH_OUT, CUDA_GRAPH_IN | CUDA_GRAPH_OUT | pad_kind(device)};
+    for (int i = 0; kernels && i < (kinds[0] == kinds[1] ? 1 : 2); i++) {
+        reef_error ignored;
+        cuda_graph *graph;
+        if (!cuda_graph_get(instance, 0, kernels, kinds[i], &graph, &ignored)) {
+            device->cu->graph_upload(graph->executable, NULL);
+        }
+    }
+    cuda_settle(device, &(reef_error){0});
+}
+
+static void warm_segments(cuda_instance *instance, reef_launch_mode mode)
+{
+    const cuda_device *device = (const cuda_device *)instance->base.program->dev;
+    const uint32_t kernels = (uint32_t)instance->base.program->plan->n_kernels;
+    reef_error ignored;
+    cuda_pad_source(instance);
+    for (uint32_t first = 0; first < kernels; first += CUDA_SEGMENT_KERNELS) {
+        uint32_t left = kernels - first, count = left < CUDA_SEGMENT_KERNELS ? left : CUDA_SEGMENT_KERNELS;
+        for (int fresh = 0; fresh < 2; fresh++) {
+            uint32_t kind = worker_kind(instance, first, first + count, fresh) |
+                            (mode == REEF_LAUNCH_EVICTABLE ? CUDA_GRAPH_BEGUN_ONLY : pad_kind(device));
+            cuda_graph *graph;
+            if (!cuda_graph_get(instance, first, count, kind, &graph, &ignored)) {
+                device->cu->graph_upload(graph->executable, NULL); /* its first launch would do it */
+            }
+        }
+    }
+    cuda_settle(device, &ignored);
+}
+
 void cuda_warm(reef_instance *base, reef_launch_mode mode)
 {
     cuda_instance *instance = (cuda_instance *)base;
-    const cuda_program *program = (const cuda_program *)base->program;
-    cuda_device *device = (cuda_device *)program->base.dev;
-    const uint32_t kernels = (uint32_t)program->base.plan->n_kernels;
+    cuda_device *device = (cuda_device *)base->program->dev;
     reef_error ignored;
-    if (mode == REEF_LAUNCH_PLAIN || !program->has_workers) {
-        return;
-    }
     pthread_rwlock_rdlock(&device->context_lock);
     if (!cuda_enter(device, &ignored)) {
-        cuda_pad_source(instance);
-        for (uint32_t first = 0; first < kernels; first += CUDA_SEGMENT_KERNELS) {
-            uint32_t left = kernels - first, count = left < CUDA_SEGMENT_KERNELS ? left : CUDA_SEGMENT_KERNELS;
-            for (int fresh = 0; fresh < 2; fresh++) {
-                uint32_t kind = worker_kind(instance, first, first + count, fresh) |
-                                (mode == REEF_LAUNCH_EVICTABLE ? CUDA_GRAPH_BEGUN_ONLY : pad_kind(device));
-                cuda_graph *graph;
-                if (!cuda_graph_get(instance, first, count, kind, &graph, &ignored)) {
-                    device->cu->graph_upload(graph->executable, NULL); /* its first launch would do it */
-                }
-            }
-        }
-        cuda_settle(device, &ignored);
+        mode != REEF_LAUNCH_PLAIN && ((const cuda_program *)base->program)->has_workers ? warm_segments(instance, mode)
+                                                                                        : warm_run(instance);
         cuda_leave(device);
     }
     pthread_rwlock_unlock(&device->context_lock);

@@ -11,29 +11,30 @@
 #include <stdint.h>
 
 enum {
-    REEF_PAD_SOURCES = 32,            /* one for each lane of a warp */
+    REEF_PAD_SOURCES = 32,              /* one for each lane of a warp */
     REEF_PAD_MAX_TILES = (1 << 18) - 1, /* of a kernel, and kernels of a plan, that a claim has bits for */
     REEF_PAD_MAX_KERNELS = (1 << 12) - 1,
-    REEF_PAD_SCRATCH = 1024, /* bytes: shared memory begins with the function's variables, a multiple of this; then the tile's */
+    REEF_PAD_SCRATCH =
+        1024, /* bytes: shared memory begins with the function's variables, a multiple of this; then the tile's */
 };
 #define REEF_PAD_END 0xffffffffu
 
 /* The word of a source that is taken from. 0: closed. */
-#define REEF_CLAIM_OPEN (UINT64_C(1) << 63)
-#define REEF_CLAIM_THROUGH (UINT64_C(1) << 62) /* all its kernels are done */
-#define REEF_CLAIM_LOOK (UINT64_C(1) << 61)    /* some of the kernel's tiles may be done: their flags say which */
+#define REEF_CLAIM_OPEN           (UINT64_C(1) << 63)
+#define REEF_CLAIM_THROUGH        (UINT64_C(1) << 62) /* all its kernels are done */
+#define REEF_CLAIM_LOOK           (UINT64_C(1) << 61) /* some of the kernel's tiles may be done: their flags say which */
 #define REEF_CLAIM(kernel, tiles) (REEF_CLAIM_OPEN | (uint64_t)(kernel) << 40 | (uint64_t)(tiles) << 22)
-#define REEF_CLAIM_NEXT(claim) ((uint32_t)(claim)&0x3fffffu)
-#define REEF_CLAIM_TILES(claim) ((uint32_t)((claim) >> 22) & 0x3ffffu)
-#define REEF_CLAIM_KERNEL(claim) ((uint32_t)((claim) >> 40) & 0xfffu)
+#define REEF_CLAIM_NEXT(claim)    ((uint32_t)(claim)&0x3fffffu)
+#define REEF_CLAIM_TILES(claim)   ((uint32_t)((claim) >> 22) & 0x3ffffu)
+#define REEF_CLAIM_KERNEL(claim)  ((uint32_t)((claim) >> 40) & 0xfffu)
 
 /* What a tile needs of the launch that it rides in; or what a launch has to give. It fits when no field is larger. */
 typedef struct reef_pad_needs {
-    uint32_t ns;               /* a tile's time; what the launch takes anyway */
-    uint32_t dynamic_smem;     /* with the scratch */
-    uint16_t threads, regs;    /* of a block; of a thread */
-    uint16_t local_bytes;      /* of a thread's stack */
-    uint16_t cluster;          /* blocks; 1: none */
+    uint32_t ns;            /* a tile's time; what the launch takes anyway */
+    uint32_t dynamic_smem;  /* with the scratch */
+    uint16_t threads, regs; /* of a block; of a thread */
+    uint16_t local_bytes;   /* of a thread's stack */
+    uint16_t cluster;       /* blocks; 1: none */
 } reef_pad_needs;
 
 /* One kernel of a source. */
@@ -59,9 +60,9 @@ typedef struct reef_pad_source {
 
 typedef struct reef_pad_directory {
     uint64_t claim[REEF_PAD_SOURCES];
-    uint64_t kernels[REEF_PAD_SOURCES]; /* address of its reef_pad_kernel[] */
+    uint64_t kernels[REEF_PAD_SOURCES];     /* address of its reef_pad_kernel[] */
     reef_pad_needs needs[REEF_PAD_SOURCES]; /* of the kernel that is open; a hint: the kernel's own count */
-    uint64_t tiles;                     /* that have ridden, ever */
+    uint64_t tiles;                         /* that have ridden, ever */
 } reef_pad_directory;
 
 /* The second argument of a kernel's padded form: blocks from `tiles` on are spare. */
