@@ -259,6 +259,7 @@ void cuda_stage(reef_instance *base)
 void cuda_begin(reef_instance *base, uint32_t first, const void *const *inputs, void *const *outputs)
 {
     cuda_instance *instance = (cuda_instance *)base;
+    cuda_device *device = (cuda_device *)base->program->dev;
     const reef_plan *plan = base->program->plan;
     for (size_t i = 0; i < plan->n_inputs; i++) {
         instance->inputs[i] = inputs ? inputs[i] : NULL;
@@ -267,6 +268,7 @@ void cuda_begin(reef_instance *base, uint32_t first, const void *const *inputs, 
     for (size_t i = 0; i < plan->n_outputs; i++) {
         instance->outputs[i] = outputs ? outputs[i] : NULL;
     }
+    pthread_mutex_lock(&device->lock); /* the device may be recovering: runs are counted from the beginning then */
     /* Flags of earlier runs say nothing about this one, until the numbers come round. */
     instance->dirty |= instance->partial;
     instance->partial = false;
@@ -277,6 +279,7 @@ void cuda_begin(reef_instance *base, uint32_t first, const void *const *inputs, 
     instance->cursor = first;
     instance->untouched = first;
     atomic_store_explicit(&instance->current, first, memory_order_release);
+    pthread_mutex_unlock(&device->lock);
 }
 
 void cuda_instance_outputs(cuda_instance *instance)
