@@ -279,6 +279,8 @@ reef_status cuda_program_create(reef_dev *dev, const reef_plan *plan, const reef
                                 reef_program **out, reef_error *error);
 void cuda_program_destroy(reef_program *program);
 void cuda_kernel_info(const reef_program *program, uint32_t kernel, reef_dev_kernel *out);
+/* About how long a tile of the kernel takes, alone on the GPU with the others of its wave. */
+uint64_t cuda_tile_ns(const cuda_program *program, uint32_t kernel);
 reef_status cuda_program_load(cuda_program *program, reef_error *error);
 /* Sets done_by of all kernels, from the variants that they have. */
 void cuda_program_join(cuda_program *program);

@@ -120,11 +120,9 @@ static unsigned cluster_of(const reef_cuda_kernel *code)
     return code->cluster > 1 ? code->cluster : 1;
 }
 
-/* Until it is measured (a kernel of which there is one variant): about what the shortest take. */
-static uint32_t time_of(const cuda_kernel *kernel)
+static uint32_t tile_ns(const cuda_program *program, size_t k)
 {
-    enum { SHORT_NS = 2000 };
-    uint64_t ns = kernel->solo_ns ? kernel->solo_ns : SHORT_NS;
+    uint64_t ns = cuda_tile_ns(program, (uint32_t)k);
     return ns < UINT32_MAX ? (uint32_t)ns : UINT32_MAX;
 }
 
@@ -134,8 +132,6 @@ static void describe(cuda_device *device, const cuda_instance *instance, size_t 
     const cuda_kernel *kernel = &program->kernels[k];
     const reef_cuda_kernel *code = &kernel->code;
     const cuda_ride *ride = kernel->done_by ? NULL : find_ride(device, code->function);
-    const uint64_t at_once = (uint64_t)device->gpu->sms * kernel->blocks_per_sm;
-    const uint64_t waves = (code->tiles + at_once - 1) / at_once;
     *out = (reef_pad_kernel){
         .done = instance->memory + instance->done_offset + 4 * (uint64_t)kernel->first_tile,
         .needs = {.ns = UINT32_MAX, .threads = UINT16_MAX}, /* more than anything offers */
@@ -144,7 +140,7 @@ static void describe(cuda_device *device, const cuda_instance *instance, size_t 
     if (ride) {
         out->function = ride->address;
         out->needs = (reef_pad_needs){
-            .ns = (uint32_t)(time_of(kernel) / waves),
+            .ns = tile_ns(program, k),
             .dynamic_smem = ride->scratch + code->dynamic_smem,
             .threads = (uint16_t)code->threads,
             .regs = (uint16_t)ride->regs,
@@ -356,7 +352,7 @@ bool cuda_pad_plan(const cuda_program *program, uint32_t k, cuda_padded *out)
             .pad = {.directory = device->padding.directory,
                     .tiles = code->tiles,
                     .turn = k,
-                    .offers = {.ns = time_of(kernel),
+                    .offers = {.ns = tile_ns(program, k),
                                .dynamic_smem = smem + form.scratch,
                                .threads = (uint16_t)code->threads,
                                .regs = (uint16_t)form.regs,

@@ -823,6 +823,18 @@ void cuda_program_destroy(reef_program *base)
     program_free(program);
 }
 
+uint64_t cuda_tile_ns(const cuda_program *program, uint32_t index)
+{
+    const cuda_kernel *kernel = &program->kernels[index];
+    const reef_kernel *described = &program->base.plan->kernels[index];
+    uint64_t at_once = (uint64_t)program->base.dev->units * kernel->blocks_per_sm;
+    uint64_t waves = (kernel->code.tiles + at_once - 1) / at_once;
+    /* Until it is measured: the larger of what arithmetic and memory allow on a large GPU, and never below a launch. */
+    uint64_t guess_ns = (uint64_t)(2000 + described->bytes / 2000 + described->flops / 100000);
+    return described->kind == REEF_K_SPIN ? described->spin.tile_ns
+                                          : (kernel->solo_ns ? kernel->solo_ns : guess_ns) / waves;
+}
+
 void cuda_kernel_info(const reef_program *base, uint32_t index, reef_dev_kernel *out)
 {
     const cuda_program *program = (const cuda_program *)base;
@@ -837,10 +849,6 @@ void cuda_kernel_info(const reef_program *base, uint32_t index, reef_dev_kernel 
                                  .blocks_per_unit = kernel->blocks_per_sm};
         return;
     }
-    uint64_t at_once = (uint64_t)base->dev->units * kernel->blocks_per_sm;
-    uint64_t waves = (kernel->code.tiles + at_once - 1) / at_once;
-    /* Until it is measured: the larger of what arithmetic and memory allow on a large GPU, and never below a launch. */
-    uint64_t guess_ns = (uint64_t)(2000 + described->bytes / 2000 + described->flops / 100000);
     *out = (reef_dev_kernel){
         .tiles = kernel->code.tiles,
         .preemptible = described->transaction && program->has_workers,
@@ -848,8 +856,7 @@ void cuda_kernel_info(const reef_program *base, uint32_t index, reef_dev_kernel 
                    : program->has_workers  ? NULL
                                            : "a kernel of the plan has no worker form for this GPU",
         .variant = kernel->code.variant,
-        .tile_ns = described->kind == REEF_K_SPIN ? described->spin.tile_ns
-                                                  : (kernel->solo_ns ? kernel->solo_ns : guess_ns) / waves,
+        .tile_ns = cuda_tile_ns(program, index),
         .blocks_per_unit = kernel->blocks_per_sm,
     };
 }

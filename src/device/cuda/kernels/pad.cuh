@@ -22,8 +22,8 @@
  *      takes tiles:  old = atomicAdd(claim, n): kernel and first tile; past the end or closed: nothing
  *      runs them, then counts them in kernel->ended; who counts the last one opens the next kernel
  *
- * and does that once: its tile takes as long as the real-time kernel. It does not wait for the real-time kernel before it, because what it reads was
- * written by tiles that have been counted. A source is closed by taking its claim away and waiting until everything that was
+ * and does that once: its tile takes as long as the real-time kernel. It does not wait for the real-time kernel before it,
+ * because what it reads was written by tiles that have been counted. A source is closed by taking its claim away and waiting until everything that was
  * claimed has ended (reef_pad_close); only then do workers go on with it.
  *
  * Clusters: spare blocks come in whole clusters. Their first block takes for all of them: a tile each, or the tiles of one of the
@@ -258,8 +258,8 @@ extern "C" __global__ void reef_ballast_keep(uint64_t *to)
 }
 
 #define REEF_KERNEL_PADDED(name, ...)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(__VA_ARGS__::threads < 512 ? __VA_ARGS__::threads : 512) name##_pad(                                         \
-        const __grid_constant__ __VA_ARGS__::args a, const __grid_constant__ reef_cuda_pad p)                          \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__::threads < 512 ? __VA_ARGS__::threads : 512)              \
+        name##_pad(const __grid_constant__ __VA_ARGS__::args a, const __grid_constant__ reef_cuda_pad p)               \
     {                                                                                                                  \
         reef_padded<__VA_ARGS__>(a, p);                                                                                \
     }
