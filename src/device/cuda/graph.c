@@ -97,8 +97,11 @@ static const cuda_share *share_of(const cuda_device *device, uint32_t kind)
 
 static CUcontext context_of(const cuda_device *device, uint32_t kind)
 {
+    if (kind < CUDA_GRAPH_SHARE) {
+        return device->context;
+    }
     const cuda_share *share = share_of(device, kind);
-    return share ? kind & CUDA_GRAPH_WORKERS ? share->be : share->rt : device->context;
+    return kind & CUDA_GRAPH_WORKERS ? share->be : share->rt;
 }
 
 static reef_status add_worker(const draft *d, uint32_t index, char *args, CUgraphNode *out)
