@@ -252,8 +252,14 @@ void cuda_pad_source_free(cuda_instance *instance)
     }
     /* Tiles of it may be riding just now. Where the driver refuses that, the claim is taken away from here, and whatever runs
      * is waited for. */
-    reef_status status = cuda_pad_close(instance, device->control, &ignored);
-    if (status || CUDA_TRY(device->cu, &ignored, stream_synchronize(device->control))) {
+    CUstream stream = NULL; /* one of its own: nothing that waits for a tile may be in front of a revocation */
+    reef_status status = CUDA_TRY(device->cu, &ignored, stream_create(&stream, CUDA_STREAM_NON_BLOCKING, 0));
+    status = status ? status : cuda_pad_close(instance, stream, &ignored);
+    status = status ? status : CUDA_TRY(device->cu, &ignored, stream_synchronize(stream));
+    if (stream) {
+        device->cu->stream_destroy(stream);
+    }
+    if (status) {
         const CUdeviceptr claim = device->padding.directory + offsetof(reef_pad_directory, claim);
         device->cu->memset8(claim + 8 * (uint64_t)instance->slot, 0, 8);
         device->cu->ctx_synchronize();
