@@ -128,6 +128,8 @@ static bool has_function(const reef_cuda_image *image, const char *name)
 typedef struct cuda_function {
     struct cuda_function *next;
     CUkernel kernel;       /* NULL: there is none of that name */
+    unsigned module;       /* that it is in */
+    bool counted;          /* in proxy_bytes */
     unsigned dynamic_smem; /* that it was allowed; only ever raised. The default of 48 KiB counts static memory too. */
     char name[];
 } cuda_function;
@@ -158,18 +160,18 @@ static reef_status find(cuda_device *device, const char *name, cuda_function **o
     if (!added) {
         return status ? status : reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }
-    *added = (cuda_function){.next = device->functions, .kernel = kernel};
+    *added = (cuda_function){.next = device->functions, .kernel = kernel, .module = i};
     memcpy(added->name, name, name_bytes);
     device->functions = added;
     *out = added;
     return kernel ? REEF_OK : not_found(name, error);
 }
 
-reef_status cuda_code_function(cuda_device *device, const char *name, unsigned dynamic_smem, CUfunction *out,
-                               reef_error *error)
+/* The function, with so much shared memory allowed to it. Under code_lock. */
+static reef_status find_with(cuda_device *device, const char *name, unsigned dynamic_smem, cuda_function **out,
+                             reef_error *error)
 {
     cuda_function *found = NULL;
-    pthread_mutex_lock(&device->code_lock);
     reef_status status = find(device, name, &found, error);
     if (!status && dynamic_smem > found->dynamic_smem) {
         status = CUDA_TRY(
@@ -180,6 +182,16 @@ reef_status cuda_code_function(cuda_device *device, const char *name, unsigned d
             reef_error_prefix(error, "kernel '%s' with %u bytes of shared memory: ", name, dynamic_smem);
         }
     }
+    *out = found;
+    return status;
+}
+
+reef_status cuda_code_function(cuda_device *device, const char *name, unsigned dynamic_smem, CUfunction *out,
+                               reef_error *error)
+{
+    cuda_function *found;
+    pthread_mutex_lock(&device->code_lock);
+    reef_status status = find_with(device, name, dynamic_smem, &found, error);
     pthread_mutex_unlock(&device->code_lock);
     if (!status) {
         *out = (CUfunction)found->kernel; /* the driver takes either */
@@ -227,26 +239,23 @@ static unsigned up_to_scratch(unsigned bytes)
 reef_status cuda_code_ride(cuda_device *device, const char *function, cuda_ride *out, reef_error *error)
 {
     char name[160];
-    CUfunction rider;
+    cuda_function *rider;
     snprintf(name, sizeof name, "%s_rider", function);
-    reef_status status = cuda_code_function(device, name, 0, &rider, error);
+    pthread_mutex_lock(&device->code_lock);
+    reef_status status = find_with(device, name, 0, &rider, error);
+    pthread_mutex_unlock(&device->code_lock);
     if (status) {
         return status;
-    }
-    unsigned i = 0;
-    while (i < device->n_modules && !has_function(device->images[i], name)) {
-        i++;
     }
     CUdeviceptr variable;
     size_t bytes;
     snprintf(name, sizeof name, "%s_at", function);
-    status = CUDA_TRY(device->cu, error, library_global(&variable, &bytes, device->modules[i], name));
+    status = CUDA_TRY(device->cu, error, library_global(&variable, &bytes, device->modules[rider->module], name));
     status =
         status ? status : CUDA_TRY(device->cu, error, memcpy_to_host(&out->address, variable, sizeof out->address));
-    out->regs = attribute(device, CUDA_FUNC_REGISTERS, (CUkernel)rider, &status, error);
-    out->local_bytes = attribute(device, CUDA_FUNC_LOCAL_BYTES, (CUkernel)rider, &status, error);
-    out->scratch = attribute(device, CUDA_FUNC_STATIC_SMEM, (CUkernel)rider, &status, error);
-    out->scratch = up_to_scratch(out->scratch);
+    out->regs = attribute(device, CUDA_FUNC_REGISTERS, rider->kernel, &status, error);
+    out->local_bytes = attribute(device, CUDA_FUNC_LOCAL_BYTES, rider->kernel, &status, error);
+    out->scratch = up_to_scratch(attribute(device, CUDA_FUNC_STATIC_SMEM, rider->kernel, &status, error));
     return status;
 }
 
@@ -279,22 +288,21 @@ reef_status cuda_code_padded(cuda_device *device, const char *function, unsigned
 {
     char name[160];
     snprintf(name, sizeof name, "%s_pad", function);
+    cuda_function *found;
     pthread_mutex_lock(&device->code_lock);
-    bool known = false;
-    for (const cuda_function *f = device->functions; f && !known; f = f->next) {
-        known = !strcmp(f->name, name);
+    reef_status status = find_with(device, name, dynamic_smem, &found, error);
+    if (!status && !found->counted) {
+        found->counted = true;
+        atomic_fetch_add(&device->padding.proxy_bytes, code_bytes(device->images[found->module], name));
     }
     pthread_mutex_unlock(&device->code_lock);
-    reef_status status = cuda_code_function(device, name, dynamic_smem, &out->function, error);
-    for (unsigned i = 0; !status && !known && i < device->n_modules; i++) {
-        if (is_pad_module(device->images[i])) {
-            atomic_fetch_add(&device->padding.proxy_bytes, code_bytes(device->images[i], name));
-        }
+    if (status) {
+        return status;
     }
-    CUkernel kernel = (CUkernel)out->function;
-    out->regs = attribute(device, CUDA_FUNC_REGISTERS, kernel, &status, error);
-    out->local_bytes = attribute(device, CUDA_FUNC_LOCAL_BYTES, kernel, &status, error);
-    out->shared_bytes = attribute(device, CUDA_FUNC_STATIC_SMEM, kernel, &status, error);
+    out->function = (CUfunction)found->kernel;
+    out->regs = attribute(device, CUDA_FUNC_REGISTERS, found->kernel, &status, error);
+    out->local_bytes = attribute(device, CUDA_FUNC_LOCAL_BYTES, found->kernel, &status, error);
+    out->shared_bytes = attribute(device, CUDA_FUNC_STATIC_SMEM, found->kernel, &status, error);
     out->scratch = up_to_scratch(out->shared_bytes);
     return status;
 }

@@ -178,12 +178,10 @@ static reef_status put_source(cuda_device *device, cuda_instance *instance, unsi
     size_t at = sizeof(reef_pad_source) + n * sizeof(reef_pad_kernel);
     uint32_t next = REEF_PAD_END;
     for (size_t k = 0; !status && k < n; k++) {
-        char args[CUDA_MAX_ARGS];
         describe(device, instance, k, &kernels[k]);
         kernels[k].source = memory;
         kernels[k].args = memory + at;
-        cuda_kernel_args(&program->kernels[k], instance, args);
-        memcpy(host + at, args, program->kernels[k].code.args_bytes);
+        cuda_kernel_args(&program->kernels[k], instance, host + at);
         at += (program->kernels[k].code.args_bytes + 15) / 16 * 16;
     }
     for (size_t k = n; k-- > 0;) {
