@@ -27,11 +27,11 @@ struct reef_model {
     reef_device *device;
     reef_plan *plan;
     reef_program *program;
-    /* Once the model is loaded, these three change under the scheduler's lock only. */
+    /* Once the model is loaded, these change under the scheduler's lock only. */
     reef_kernel_cost *costs;      /* one per kernel */
     reef_kernel_profile *profile; /* one per kernel */
     bool profiled;
-    unsigned units_needed;
+    _Atomic unsigned units_needed; /* submitting reads it without the lock */
     size_t nodes;
     char name[34];    /* "resnet152"; for traces */
     char *cache_path; /* NULL: nowhere to keep a profile */

@@ -11,12 +11,13 @@
 
 void reef_model_update_units(reef_model *model)
 {
-    model->units_needed = 0;
+    unsigned most = 0;
     for (size_t k = 0; k < model->plan->n_kernels; k++) {
         uint32_t tiles = model->costs[k].tiles;
         unsigned fill = tiles < model->device->dev->units ? tiles : model->device->dev->units;
-        model->units_needed = fill > model->units_needed ? fill : model->units_needed;
+        most = fill > most ? fill : most;
     }
+    atomic_store_explicit(&model->units_needed, most, memory_order_relaxed);
 }
 
 void reef_model_estimate(reef_model *model)
@@ -248,7 +249,7 @@ void reef_model_info_get(const reef_model *model, reef_model_info *out)
         .precision = model->program->precision,
         .device_bytes = model->program->device_bytes,
         .profiled = model->profiled,
-        .units_needed = model->units_needed,
+        .units_needed = atomic_load_explicit(&model->units_needed, memory_order_relaxed),
     };
     for (size_t k = 0; k < plan->n_kernels; k++) {
         reef_dev_kernel kernel;

@@ -146,7 +146,9 @@ static void install(reef_model *model, const measured *found)
         model->costs[k].tile_ns = found->tile_ns[k];
     }
     model->profiled = true;
-    model->units_needed = found->units_needed ? found->units_needed : model->units_needed;
+    if (found->units_needed) {
+        atomic_store_explicit(&model->units_needed, found->units_needed, memory_order_relaxed);
+    }
     pthread_mutex_unlock(&model->device->sched.lock);
 }
 
@@ -292,7 +294,7 @@ bool reef_profile_load(reef_model *model)
         memcpy(model->costs, costs, n * sizeof *costs);
         memcpy(model->profile, profile, n * sizeof *profile);
         model->profiled = true;
-        model->units_needed = (unsigned)units_needed;
+        atomic_store_explicit(&model->units_needed, (unsigned)units_needed, memory_order_relaxed);
     }
     json_decref(root);
     free(costs);

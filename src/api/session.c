@@ -297,7 +297,7 @@ reef_status reef_session_submit(reef_session *session, const reef_submit_options
         .kernels = (uint32_t)plan->n_kernels,
         .costs = model->costs,
         .name = model->name,
-        .units_needed = model->units_needed,
+        .units_needed = atomic_load_explicit(&model->units_needed, memory_order_relaxed),
         .on_end = on_end,
     };
     reef_list_init(&request->task.link);

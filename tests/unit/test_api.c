@@ -747,6 +747,47 @@ static void requests_that_arrive_during_a_profile_run_after_it(void **state)
     world_free(w);
 }
 
+typedef struct asker {
+    reef_session *session;
+    _Atomic bool stop;
+    int unexpected;
+} asker;
+
+static void *ask_until_told(void *context)
+{
+    asker *a = context;
+    while (!atomic_load(&a->stop)) {
+        reef_request *request;
+        if (reef_session_submit(a->session, &(reef_submit_options){0}, &request) == REEF_OK) {
+            reef_request_cancel(request);
+            reef_status status = wait_for(request);
+            a->unexpected += status != REEF_OK && status != REEF_CANCELLED;
+            reef_request_release(request);
+        }
+    }
+    return NULL;
+}
+
+/* What a profile finds out comes in between two requests, whenever they are submitted (for the thread sanitizer). */
+static void a_profile_ends_while_its_model_is_asked(void **state)
+{
+    (void)state;
+    world *w = world_make("lease", 2);
+    asker a = {.session = session_of(w->tiny, REEF_RT)};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, ask_until_told, &a), 0);
+    for (int profiles = 0; profiles < 20;) {
+        reef_status status = reef_model_profile(w->tiny, 1, NULL, NULL, NULL);
+        assert_true(status == REEF_OK || status == REEF_BUSY);
+        profiles += status == REEF_OK;
+    }
+    atomic_store(&a.stop, true);
+    pthread_join(thread, NULL);
+    assert_int_equal(a.unexpected, 0);
+    reef_session_destroy(a.session);
+    world_free(w);
+}
+
 static void best_effort_sessions_of_every_weight_progress(void **state)
 {
     (void)state;
@@ -984,6 +1025,7 @@ int main(void)
         cmocka_unit_test(what_padding_costs_is_known),
         cmocka_unit_test(policy_and_profile_are_refused_while_requests_are_under_way),
         cmocka_unit_test(requests_that_arrive_during_a_profile_run_after_it),
+        cmocka_unit_test(a_profile_ends_while_its_model_is_asked),
         cmocka_unit_test(best_effort_sessions_of_every_weight_progress),
         cmocka_unit_test(many_clients_get_every_answer_and_every_callback_under_every_policy),
     };
