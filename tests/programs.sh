@@ -3,10 +3,11 @@
 #
 #   bash tests/programs.sh build/release/tests/test_plan build/release/tests/test_graph
 #
-# Those that take longest start first, so that none of them is the last one alone. Exit status 1 if one failed.
+# Those that take longest start first, so that none of them is the last one alone. What failed is shown last, whole.
+# Exit status 1 if one failed.
 set -u
 longest="test_device test_cuda_device test_cpu_gemm test_cuda_host test_cpu_misc"
-failed=$(mktemp) # the names of those that failed; its lock keeps what two say apart
+failed=$(mktemp) # what those said that failed; its lock keeps two apart
 trap 'rm -f "$failed"' EXIT
 {
     for name in $longest; do
@@ -19,9 +20,13 @@ trap 'rm -f "$failed"' EXIT
     output=$(mktemp)
     "$1" >"$output" 2>&1
     status=$?
-    flock "$0" sh -c '\''printf "== %s\n" "$1"; cat "$0"'\'' "$output" "$1"
-    [ "$status" -eq 0 ] || echo "$1: FAILED, exit status $status" >>"$0"
+    exec 9>>"$0"
+    flock 9
+    [ "$status" -eq 0 ] || exec >&9
+    printf "== %s\n" "$1"
+    cat "$output"
     rm -f "$output"
+    [ "$status" -eq 0 ] || echo "$1: FAILED, exit status $status"
     exit 0' "$failed"
 if [ -s "$failed" ]; then
     cat "$failed"

@@ -15,7 +15,7 @@ mkdir -p "$logs"
 jobs=$(nproc)
 python=.venv/bin/python
 passed=0
-failed=0
+failed=""
 
 make_quiet() { make --no-print-directory -j"$jobs" "$@"; }
 
@@ -94,11 +94,18 @@ for stage in $stages; do
         [ "$units" -gt 0 ] && note="$units tests${note:+; $note}"
         printf 'ok    %4d s  %s\n' $((SECONDS - start)) "$note"
     else
-        failed=$((failed + 1))
+        failed="$failed $stage"
         printf 'FAILED %3d s; the end of %s:\n' $((SECONDS - start)) "$logs/$stage.log"
         tail -n 60 "$logs/$stage.log" | sed 's/^/    /'
     fi
 done
 
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+# Once more what went wrong, where nobody has to look for it.
+for stage in $failed; do
+    echo "$stage failed; from $logs/$stage.log:"
+    grep -nE -A 12 'WARNING: ThreadSanitizer|ERROR: [A-Z][a-z]+Sanitizer|runtime error:|\[  ERROR|: error:|FAILED, exit status' \
+        "$logs/$stage.log" | head -n 60 | sed 's/^/    /'
+done
+failures=$(echo "$failed" | wc -w)
+echo "$passed passed, $failures failed"
+[ "$failures" -eq 0 ]
