@@ -304,14 +304,15 @@ void cuda_begin(reef_instance *instance, uint32_t first, const void *const *inpu
 /* Copies the run's inputs into pinned memory, unless that was done. */
 void cuda_stage(reef_instance *instance);
 reef_status cuda_instance_load(cuda_instance *instance, reef_error *error);
-/* Forgets what lived in a context that is gone. */
-void cuda_instance_unload(cuda_instance *instance);
+/* Gives back what the instance has in the context. Where that cannot be entered (`reachable` is false), it is only
+ * forgotten here, and goes with the context. */
+void cuda_instance_unload(cuda_instance *instance, bool reachable);
 void cuda_instance_outputs(cuda_instance *instance);
 
 /* graph.c: the graph of these kernels of the instance, made on first use. The context must be current. */
 reef_status cuda_graph_get(cuda_instance *instance, uint32_t first, uint32_t count, uint32_t kind, cuda_graph **out,
                            reef_error *error);
-void cuda_graphs_destroy(cuda_instance *instance);
+void cuda_graphs_destroy(cuda_instance *instance, bool reachable);
 /* args with the addresses of storages and workspace in place. */
 void cuda_relocate(const reef_cuda_kernel *code, const uint64_t *storage, uint64_t workspace, char *out);
 /* The same of a program's kernel, with its constants. */
@@ -366,7 +367,7 @@ reef_status cuda_pad_load(cuda_device *device, reef_error *error);
 void cuda_pad_unload(cuda_device *device);
 /* Makes the instance a source, if padding is on and there is room. The context is current. */
 void cuda_pad_source(cuda_instance *instance);
-void cuda_pad_source_free(cuda_instance *instance);
+void cuda_pad_source_free(cuda_instance *instance, bool reachable);
 /* In stream order: nothing of it rides from then on. */
 reef_status cuda_pad_close(const cuda_instance *instance, CUstream stream, reef_error *error);
 /* Takes note of what has ridden. By whoever owns the instance's progress: nothing of it is in flight. */

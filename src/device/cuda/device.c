@@ -75,7 +75,7 @@ static void cuda_close(reef_dev *dev)
     }
     reef_error ignored;
     if (device->context && !cuda_enter(device, &ignored)) {
-        cuda_hint_unload(device);
+        cuda_hint_unload(device, true);
         cuda_leave(device);
     }
     cuda_shares_unload(device);

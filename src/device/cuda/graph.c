@@ -375,13 +375,15 @@ reef_status cuda_graph_get(cuda_instance *instance, uint32_t first, uint32_t cou
     return REEF_OK;
 }
 
-void cuda_graphs_destroy(cuda_instance *instance)
+void cuda_graphs_destroy(cuda_instance *instance, bool reachable)
 {
     const cuda_device *device = (const cuda_device *)instance->base.program->dev;
     while (instance->graphs) {
         cuda_graph *graph = instance->graphs;
         instance->graphs = graph->next;
-        device->cu->graph_exec_destroy(graph->executable); /* fails, and rightly, when the context is gone */
+        if (reachable) {
+            device->cu->graph_exec_destroy(graph->executable); /* fails, and rightly, after a fault */
+        }
         free(graph);
     }
 }

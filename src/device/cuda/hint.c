@@ -58,14 +58,16 @@ void cuda_hint_destroy(cuda_hint *hint)
     }
 }
 
-void cuda_hint_unload(cuda_device *device)
+void cuda_hint_unload(cuda_device *device, bool reachable)
 {
     cuda_hint *hint = device->hint;
     if (hint && hint->loaded) {
         /* So that a hint that waits ends now. */
         __atomic_store_n(&hint->words->released, hint->sent, __ATOMIC_RELEASE);
-        device->cu->stream_destroy(hint->stream);
-        device->cu->host_unregister(hint->words);
+        if (reachable) {
+            device->cu->stream_destroy(hint->stream);
+            device->cu->host_unregister(hint->words);
+        }
         hint->loaded = false;
     }
 }

@@ -13,8 +13,8 @@ struct cuda_device;
 cuda_hint *cuda_hint_create(void);
 /* After the context. NULL is allowed. */
 void cuda_hint_destroy(cuda_hint *hint);
-/* Ends what waits and forgets the context, which must be current, or destroyed already with everything in it. */
-void cuda_hint_unload(struct cuda_device *device);
+/* Ends what waits and forgets the context. It must be current, unless it cannot be entered (`reachable` is false). */
+void cuda_hint_unload(struct cuda_device *device, bool reachable);
 /* reef_device_ops.hint */
 reef_status cuda_hint_send(reef_dev *dev, uint64_t hold_ns, reef_error *error);
 

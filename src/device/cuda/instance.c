@@ -114,23 +114,23 @@ reef_status cuda_instance_load(cuda_instance *instance, reef_error *error)
     return status;
 }
 
-void cuda_instance_unload(cuda_instance *instance)
+void cuda_instance_unload(cuda_instance *instance, bool reachable)
 {
-    const cuda_device *device = (const cuda_device *)instance->base.program->dev;
-    cuda_graphs_destroy(instance);
-    cuda_pad_source_free(instance);
-    if (instance->replay_stream) {
-        device->cu->stream_destroy(instance->replay_stream);
-        instance->replay_stream = NULL;
+    const cuda_driver *cu = ((const cuda_device *)instance->base.program->dev)->cu;
+    cuda_graphs_destroy(instance, reachable);
+    cuda_pad_source_free(instance, reachable);
+    if (instance->replay_stream && reachable) {
+        cu->stream_destroy(instance->replay_stream);
     }
-    if (instance->pinned_address) {
-        device->cu->host_unregister(instance->pinned);
-        instance->pinned_address = 0;
+    if (instance->pinned_address && reachable) {
+        cu->host_unregister(instance->pinned);
     }
-    if (instance->memory) {
-        device->cu->mem_free(instance->memory);
-        instance->memory = 0;
+    if (instance->memory && reachable) {
+        cu->mem_free(instance->memory);
     }
+    instance->replay_stream = NULL;
+    instance->pinned_address = 0;
+    instance->memory = 0;
 }
 
 static void instance_free(cuda_instance *instance)
@@ -182,7 +182,7 @@ reef_status cuda_instance_create(reef_program *base, reef_instance **out, reef_e
     if (!status) {
         status = cuda_instance_load(instance, error);
         if (status) {
-            cuda_instance_unload(instance);
+            cuda_instance_unload(instance, true);
         }
         cuda_leave(device);
     }
@@ -212,8 +212,9 @@ void cuda_instance_destroy(reef_instance *base)
     reef_list_remove(&instance->link);
     pthread_mutex_unlock(&device->lock);
     reef_error ignored;
-    if (!cuda_enter(device, &ignored)) {
-        cuda_instance_unload(instance);
+    const bool reachable = !cuda_enter(device, &ignored);
+    cuda_instance_unload(instance, reachable);
+    if (reachable) {
         cuda_leave(device);
     }
     pthread_rwlock_unlock(&device->context_lock);

@@ -240,12 +240,13 @@ reef_status cuda_pad_close(const cuda_instance *instance, CUstream stream, reef_
                     launch_kernel(device->padding.close, 1, 1, 1, 32, 1, 1, 0, stream, params, NULL));
 }
 
-void cuda_pad_source_free(cuda_instance *instance)
+void cuda_pad_source_free(cuda_instance *instance, bool reachable)
 {
     cuda_device *device = (cuda_device *)instance->base.program->dev;
     reef_error ignored;
     instance->no_source = false;
-    if (!instance->source) {
+    if (!instance->source || !reachable) {
+        instance->source = 0; /* its slot stays taken until the context is gone: tiles of it may be riding */
         return;
     }
     /* Tiles of it may be riding just now. Where the driver refuses that, the claim is taken away from here, and whatever runs

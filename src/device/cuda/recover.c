@@ -30,11 +30,12 @@ static void fail_launches(cuda_device *device)
 static void unload_all(cuda_device *device)
 {
     reef_error ignored;
-    if (!cuda_enter(device, &ignored)) {
-        for (reef_list *link = device->instances.next; link != &device->instances; link = link->next) {
-            cuda_instance_unload(REEF_CONTAINER(link, cuda_instance, link));
-        }
-        cuda_hint_unload(device);
+    const bool reachable = !cuda_enter(device, &ignored);
+    for (reef_list *link = device->instances.next; link != &device->instances; link = link->next) {
+        cuda_instance_unload(REEF_CONTAINER(link, cuda_instance, link), reachable);
+    }
+    cuda_hint_unload(device, reachable);
+    if (reachable) {
         cuda_leave(device);
     }
     for (reef_list *link = device->queues.next; link != &device->queues; link = link->next) {
