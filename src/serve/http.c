@@ -99,15 +99,38 @@ static void keep(void *context)
     (void)context;
 }
 
+enum { SERVE_GATHER_BYTES = 128 * 1024 };
+
+/* JSON and tensors of a short answer in one piece. The library sends parts after the headers, in a second call, and a client
+ * that the headers wake may take this thread's processor in between: the rest came up to 4 ms later, when a best-effort
+ * tile's turn was over. Headers and one piece leave together. */
+static bool gather(serve_exchange *exchange, size_t bytes)
+{
+    const serve_answer *answer = exchange->answer;
+    serve_text *text = &exchange->text;
+    text->n = 0;
+    if (bytes > SERVE_GATHER_BYTES || !serve_text_reserve(text, bytes)) {
+        return false;
+    }
+    serve_text_bytes(text, answer->json.data, answer->json.n);
+    for (size_t i = 0; i < answer->n_spans; i++) {
+        serve_text_bytes(text, answer->spans[i].data, answer->spans[i].bytes);
+    }
+    return true;
+}
+
+static struct MHD_Response *response_of_text(const serve_text *text)
+{
+    return MHD_create_response_from_buffer(text->n, text->data ? text->data : (void *)(uintptr_t) "",
+                                           MHD_RESPMEM_PERSISTENT);
+}
+
 static struct MHD_Response *make_response(serve_exchange *exchange, size_t *bytes)
 {
     const serve_answer *answer = exchange->status == MHD_HTTP_OK ? exchange->answer : NULL;
-    *bytes = exchange->text.n;
-    if (!answer || !answer->n_spans) {
-        const serve_text *text = answer ? &answer->json : &exchange->text;
-        *bytes = text->n;
-        return MHD_create_response_from_buffer(text->n, text->data ? text->data : (void *)(uintptr_t) "",
-                                               MHD_RESPMEM_PERSISTENT);
+    if (!answer) {
+        *bytes = exchange->text.n;
+        return response_of_text(&exchange->text);
     }
     struct MHD_IoVec parts[SERVE_MAX_TENSORS + 1];
     unsigned n = 0;
@@ -119,7 +142,11 @@ static struct MHD_Response *make_response(serve_exchange *exchange, size_t *byte
             *bytes += answer->spans[i].bytes;
         }
     }
-    return MHD_create_response_from_iovec(parts, n, keep, NULL);
+    if (n == 1) {
+        return response_of_text(&answer->json);
+    }
+    return gather(exchange, *bytes) ? response_of_text(&exchange->text)
+                                    : MHD_create_response_from_iovec(parts, n, keep, NULL);
 }
 
 static void add_timing(const serve_exchange *exchange, struct MHD_Response *response)

@@ -9,6 +9,7 @@
  * "late" is how late this program itself was, "engine" what the server says its engine took, and "added" the rest.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -144,9 +145,10 @@ static void *worker_main(void *context)
     const job *j = w->job;
     size_t room = j->rows * j->width * sizeof(float) + 512;
     char *body = malloc(room), header[64];
-    /* Who asks for real-time answers stands for the world outside, which does not queue for these processors. */
-    bool raised = j->priority == 1 && load_raise_priority();
-    (void)raised;
+    /* Clients stand for the world outside: who asks for real-time answers does not queue for these processors, and who asks
+     * for best-effort ones takes of them what the server leaves. */
+    const struct sched_param none = {0};
+    j->priority == 1 ? (int)load_raise_priority() : pthread_setschedparam(pthread_self(), SCHED_IDLE, &none);
     http_client http;
     reef_error error;
     uint64_t gap = j->rate > 0 ? (uint64_t)(1e9 * j->connections / j->rate) : 0;

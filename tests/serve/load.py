@@ -75,7 +75,7 @@ def main() -> int:
     parser.add_argument("--reef", type=Path, default=ROOT / "build/release/reef")
     parser.add_argument("--client", type=Path, default=ROOT / "build/release/tests/load")
     parser.add_argument("--seconds", type=float, default=600, help="of both kinds of phases together (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=0, help="turns of alone and beside (default: one per 60 s, at least 2)")
+    parser.add_argument("--rounds", type=int, default=0, help="turns of alone and beside (default: one per 30 s, at least 2)")
     parser.add_argument("--connections", type=int, default=64, help="in all (default: %(default)s)")
     parser.add_argument("--rt-connections", type=int, default=8, help="of them real-time (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=100, help="real-time requests per second (default: %(default)s)")
@@ -83,7 +83,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--check", action="store_true", help="judge answers and leaks only, not times or memory")
     arguments = parser.parse_args()
-    rounds = arguments.rounds or max(2, int(arguments.seconds / 60))
+    rounds = arguments.rounds or max(2, int(arguments.seconds / 30))
     rows: List[Dict] = []
     memory: List[int] = []
     with tempfile.TemporaryDirectory(prefix="reef-load-") as name:

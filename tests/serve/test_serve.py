@@ -131,6 +131,24 @@ def protocol_json_and_binary(server: Server, client) -> None:
 
 
 @test
+def protocol_short_answers_come_in_one_piece(server: Server, client) -> None:
+    """A client that is woken by the headers alone waits a second time, and may have to wait for its turn."""
+    x = question(7)
+    header = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, WIDTH], "parameters": {"binary_data_size": x.nbytes}}],
+                         "parameters": {"binary_data_output": True}}).encode()  # fmt: skip
+    request = "POST /v2/models/small/infer HTTP/1.1\r\nHost: x\r\n" + (
+        f"Inference-Header-Content-Length: {len(header)}\r\nContent-Length: {len(header) + x.nbytes}\r\n\r\n"
+    )
+    with server.connect() as connection:
+        for _ in range(50):
+            connection.sendall(request.encode() + header + x.tobytes())
+            answer = connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200") and answer.endswith(permuted(x, LAYERS).tobytes()), answer
+    large = np.arange(512 * 512, dtype=np.float32).reshape(512, 512)  # too large for that
+    assert np.array_equal(client.infer("slow", [tensor("x", large)]).as_numpy("y"), permuted(large, 24))
+
+
+@test
 def protocol_versions(server: Server, client) -> None:
     x = question(1)
     for version, shift in (("1", 1), ("2", 2), ("", 2)):
