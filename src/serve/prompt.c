@@ -5,7 +5,6 @@
 
 #include <sched.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -19,17 +18,12 @@ typedef struct kernel_sched_attr {
     uint64_t runtime_ns, deadline_ns, period_ns;
 } kernel_sched_attr;
 
-#ifdef SYS_sched_setattr
-/* The least nice value that this process may give itself without privilege. */
-static int32_t least_nice(int32_t now)
+int serve_prompt_nice(int now, uint64_t limit)
 {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NICE, &limit) || limit.rlim_cur == RLIM_INFINITY || 20 - (int64_t)limit.rlim_cur >= now) {
-        return now;
-    }
-    return limit.rlim_cur > 20 - SERVE_PROMPT_NICE ? SERVE_PROMPT_NICE : (int32_t)(20 - (int64_t)limit.rlim_cur);
+    int least = 20 - (int)(limit < 40 ? limit : 40);
+    int wanted = least > SERVE_PROMPT_NICE ? least : SERVE_PROMPT_NICE;
+    return wanted < now ? wanted : now;
 }
-#endif
 
 void serve_prompt(void)
 {
@@ -45,9 +39,11 @@ void serve_prompt(void)
         attr.size = sizeof attr;
         attr.flags = 0;
         attr.runtime_ns = 300000;
-        attr.nice = before < SERVE_PROMPT_NICE ? before : SERVE_PROMPT_NICE;
-        if (syscall(SYS_sched_setattr, 0, &attr, 0)) {
-            attr.nice = least_nice(before);
+        attr.nice = serve_prompt_nice(before, RLIM_INFINITY);
+        if (syscall(SYS_sched_setattr, 0, &attr, 0)) { /* without the privilege */
+            struct rlimit limit = {0};
+            getrlimit(RLIMIT_NICE, &limit);
+            attr.nice = serve_prompt_nice(before, limit.rlim_cur);
             syscall(SYS_sched_setattr, 0, &attr, 0);
         }
     }

@@ -17,6 +17,7 @@
 #include "base/poll.h"
 #include "serve/config.h"
 #include "serve/hint.h"
+#include "serve/prompt.h"
 #include "serve/request.h"
 #include "serve/ring_client.h"
 #include "serve/scan.h"
@@ -407,6 +408,19 @@ static void who_was_active_just_now_is_not_cut_off(void **state)
     reef_device_close(server.device);
 }
 
+static void threads_become_as_nice_as_they_may(void **state)
+{
+    (void)state;
+    static const struct {
+        int now, becomes;
+        uint64_t limit;
+    } cases[] = {{0, -10, UINT64_MAX}, {0, -10, 40},  {0, -10, 30},  {0, -9, 29}, {0, 0, 20}, {0, 0, 0}, {5, 5, 0},
+                 {5, 1, 19},           {-10, -10, 0}, {-15, -15, 40}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_int_equal(serve_prompt_nice(cases[i].now, cases[i].limit), cases[i].becomes);
+    }
+}
+
 int main(void)
 {
     serve_json_setup();
@@ -423,6 +437,7 @@ int main(void)
         cmocka_unit_test(a_periodic_client_of_the_ring_is_awaited),
         cmocka_unit_test(who_loses_the_processor_sleeps_instead_of_polling),
         cmocka_unit_test(the_rest_of_a_body_comes_as_fast_as_its_beginning),
+        cmocka_unit_test(threads_become_as_nice_as_they_may),
         cmocka_unit_test(versions_are_ordered_as_numbers),
         cmocka_unit_test(who_was_active_just_now_is_not_cut_off),
     };
