@@ -309,12 +309,12 @@ $(O)/tests/preempt: $(O)/tests/stress/preempt.o $(O)/libreef.a
 # The kernels alone, on a machine with a GPU: tests/gpu. Built where nvcc's headers are (make gpu-programs), run by
 # tools/h200/gpu_tests.sh.
 CUDA_INCLUDE := $(if $(NVCC),$(abspath $(dir $(realpath $(NVCC)))../include))
-GPU_BIN := $(O)/tests/gpu/kernel_bench $(O)/tests/gpu/test_cuda_misc $(O)/tests/gpu/naive.cubin
+GPU_BIN := $(addprefix $(O)/tests/gpu/,kernel_bench run_profile dump_layers test_cuda_misc naive.cubin)
 $(O)/tests/gpu/%.o: CPPFLAGS += -Itests -isystem $(CUDA_INCLUDE)
 $(O)/tests/gpu/test_cuda_misc: $(O)/tests/gpu/test_cuda_misc.o $(O)/tests/gpu/launch.o $(O)/libsupport.a $(O)/libreef.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS)
-$(O)/tests/gpu/kernel_bench: $(O)/tests/gpu/kernel_bench.o $(O)/libreef.a
+$(addprefix $(O)/tests/gpu/,kernel_bench run_profile dump_layers): $(O)/tests/gpu/%: $(O)/tests/gpu/%.o $(O)/libreef.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS) -lcuda -L$(CUDA_INCLUDE)/../lib64/stubs
 $(O)/tests/gpu/naive.cubin: tests/gpu/naive.cu

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/error.h"
 #include "bench/chart.h"
 #include "bench/runner.h"
 #include "cli/commands.h"
@@ -26,14 +27,12 @@ enum { NOT_GIVEN = -1 }; /* of a duration */
 
 static const char name_of_command[] = "bench";
 
-static reef_status write_json(json_t *root, const char *path, reef_error *error)
+/* --json, if it was given. `root` is given away. */
+static reef_status write_json(const bench_args *args, json_t *root, reef_error *error)
 {
-    if (json_dump_file(root, path, JSON_INDENT(2) | JSON_REAL_PRECISION(12))) {
-        error->status = REEF_IO;
-        snprintf(error->message, sizeof error->message, "%s: cannot be written", path);
-        return REEF_IO;
-    }
-    return REEF_OK;
+    bool failed = args->json && (!root || json_dump_file(root, args->json, JSON_INDENT(2) | JSON_REAL_PRECISION(12)));
+    json_decref(root);
+    return failed ? reef_fail(error, REEF_IO, "%s: cannot be written", args->json) : REEF_OK;
 }
 
 /* Files to be written are looked at before anything long is started. */
@@ -122,11 +121,7 @@ static int run_workloads(const bench_args *args, bench_form form, const bench_wo
     cli_progress_end(&progress);
     if (!status) {
         bench_report_print(&report, stdout);
-        if (args->json) {
-            json_t *root = bench_report_json(&report);
-            status = write_json(root, args->json, &error);
-            json_decref(root);
-        }
+        status = write_json(args, bench_report_json(&report), &error);
         if (!status && args->chart) {
             status = bench_chart_write(&report, args->chart, &error);
         }
@@ -321,11 +316,7 @@ static int preempt_command(const bench_args *args)
         cli_progress_end(&progress);
         if (!status) {
             preempt_report_print(&report, stdout);
-            if (args->json) {
-                json_t *root = preempt_report_json(&report);
-                status = write_json(root, args->json, &error);
-                json_decref(root);
-            }
+            status = write_json(args, preempt_report_json(&report), &error);
             if (!status && args->chart) {
                 status = preempt_chart_write(&report, args->chart, &error);
             }
@@ -405,11 +396,7 @@ static int run_padding(const bench_args *args, const padding_pair *pairs)
     cli_progress_end(&progress);
     if (!status) {
         padding_report_print(&report, stdout);
-        if (args->json) {
-            json_t *root = padding_report_json(&report);
-            status = write_json(root, args->json, &error);
-            json_decref(root);
-        }
+        status = write_json(args, padding_report_json(&report), &error);
         if (!status && args->chart) {
             status = padding_chart_write(&report, args->chart, &error);
         }

@@ -4,10 +4,10 @@
 #     tools/h200/bench.sh OUT [preempt|disb|padding|stress]...      (default: all four, about a quarter of an hour)
 #
 # OUT gets preempt.json and preempt_trace.json, disb.json and disb.svg, padding.json and padding.svg, stress.json (each
-# with the commit), and a log of each; the exit status says
-# whether all went well and every answer was right to the bit. Environment: MODELS (where model files are made),
-# PRECISION (fp16), COUNT (requests per row of preempt, 300), SECONDS_EACH (of disb, per policy, 4),
-# PAIR_SECONDS (of padding, per pair and policy, 1.8: five minutes), PREEMPTIONS (of stress, 100000).
+# with the commit), and a log of each; the exit status says whether all went well and every answer was right to the bit.
+# Environment: MODELS (where model files are made), PRECISION (fp16), COUNT (requests per row of preempt, 300),
+# SECONDS_EACH (of disb, per policy, 4), PAIR_SECONDS (of padding, per pair and policy, 1.8: five minutes), PREEMPTIONS (of
+# stress, 100000).
 set -eu
 cd "$(dirname "$0")/../.."
 out=${1:?where the results go}
@@ -46,7 +46,7 @@ step() {
         echo "FAILED  $name"
         failed=1
     fi
-    grep -v '%' "$out/$name.log" | tail -40 || true
+    grep -vE '^reef .* [0-9]+% \([0-9]+ s\)$' "$out/$name.log" | tail -40 || true # without the progress
 }
 for what in "$@"; do
     case $what in

@@ -40,7 +40,7 @@ stage() {
     [ ! -e "$built/libreef-nice.so" ] || cp "$built/libreef-nice.so" "$out/"
     if [ -d "$built/tests/gpu" ]; then # make gpu-programs
         mkdir -p "$out/gpu/cubin"
-        for program in kernel_bench test_cuda_misc; do
+        for program in kernel_bench run_profile test_cuda_misc; do
             cp "$built/tests/gpu/$program" "$out/gpu/"
             strip "$out/gpu/$program"
         done
