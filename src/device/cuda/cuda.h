@@ -116,7 +116,7 @@ typedef struct cuda_instance {
     void **outputs;         /* the same; NULL entries are not wanted */
     CUdeviceptr source;     /* reef_pad_source; 0: none of its tiles ride (pad.c) */
     unsigned slot;          /* of the directory, if it has one */
-    bool no_source;         /* it has been tried to make it one */
+    unsigned source_tried;  /* to make it one: padding.freed then, plus 1; 0: not yet */
     bool staged;            /* the inputs are in pinned memory, or nobody will read them */
     /* under the device's lock */
     uint64_t submitted;       /* launches ever: the control's `ended` once all are through */
@@ -187,6 +187,7 @@ typedef struct cuda_padding {
     CUfunction close;
     cuda_ride *rides;
     bool slots[REEF_PAD_SOURCES]; /* taken */
+    _Atomic unsigned freed;       /* how often one was given back */
     _Atomic size_t proxy_bytes;
 } cuda_padding;
 

@@ -207,10 +207,11 @@ void cuda_pad_source(cuda_instance *instance)
     cuda_device *device = (cuda_device *)program->base.dev;
     cuda_padding *padding = &device->padding;
     reef_error ignored;
-    if (!atomic_load(&padding->on) || instance->source || instance->no_source) {
+    const unsigned attempt = atomic_load(&padding->freed) + 1;
+    if (!atomic_load(&padding->on) || instance->source || instance->source_tried == attempt) {
         return;
     }
-    instance->no_source = true; /* one attempt: without a slot or memory it goes on as under policy reset */
+    instance->source_tried = attempt; /* without a slot or memory it goes on as under policy reset until another goes */
     if (program->base.plan->n_kernels > REEF_PAD_MAX_KERNELS) {
         return;
     }
@@ -244,7 +245,7 @@ void cuda_pad_source_free(cuda_instance *instance, bool reachable)
 {
     cuda_device *device = (cuda_device *)instance->base.program->dev;
     reef_error ignored;
-    instance->no_source = false;
+    instance->source_tried = 0;
     if (!instance->source || !reachable) {
         instance->source = 0; /* its slot stays taken until the context is gone: tiles of it may be riding */
         return;
@@ -267,6 +268,7 @@ void cuda_pad_source_free(cuda_instance *instance, bool reachable)
     instance->source = 0;
     pthread_mutex_lock(&device->padding.lock);
     device->padding.slots[instance->slot] = false;
+    atomic_fetch_add(&device->padding.freed, 1);
     pthread_mutex_unlock(&device->padding.lock);
 }
 

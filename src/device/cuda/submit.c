@@ -45,6 +45,12 @@ static uint32_t pad_kind(const cuda_device *device)
     return atomic_load_explicit(&device->padding.on, memory_order_acquire) ? CUDA_GRAPH_PADS : 0;
 }
 
+/* Workers of an instance that is no source leave nothing to ride; should it become one, it gets graphs that do. */
+static uint32_t without_pads(const cuda_instance *instance, uint32_t kind)
+{
+    return instance->source ? kind : kind & ~(uint32_t)CUDA_GRAPH_PADS;
+}
+
 static bool is_revoked(const cuda_device *device, const cuda_instance *instance)
 {
     return (int32_t)(instance->generation - device->generation) <= 0;
@@ -97,7 +103,7 @@ static void warm_segments(cuda_instance *instance, reef_launch_mode mode)
             uint32_t kind = worker_kind(instance, first, first + count, fresh) |
                             (mode == REEF_LAUNCH_EVICTABLE ? CUDA_GRAPH_BEGUN_ONLY : pad_kind(device));
             cuda_graph *graph;
-            if (!cuda_graph_get(instance, first, count, kind, &graph, &ignored)) {
+            if (!cuda_graph_get(instance, first, count, without_pads(instance, kind), &graph, &ignored)) {
                 device->cu->graph_upload(graph->executable, NULL); /* its first launch would do it */
             }
         }
@@ -192,8 +198,10 @@ static reef_status carry_out(const cuda_queue *queue, const order *o, cuda_graph
     if (status) {
         return status;
     }
-    if (o->kind & CUDA_GRAPH_WORKERS) {
+    uint32_t kind = o->kind;
+    if (kind & CUDA_GRAPH_WORKERS) {
         cuda_pad_source(o->instance);
+        kind = without_pads(instance, kind);
     }
     if (o->close) {
         status = cuda_pad_close(instance, queue->stream, error);
@@ -216,7 +224,7 @@ static reef_status carry_out(const cuda_queue *queue, const order *o, cuda_graph
         status = CUDA_TRY(cu, error, stream_write64(queue->stream, at, o->control, 0));
     }
     if (!status && o->count) {
-        status = cuda_graph_get(o->instance, o->first, o->count, o->kind, graph, error);
+        status = cuda_graph_get(o->instance, o->first, o->count, kind, graph, error);
         status = status ? status : CUDA_TRY(cu, error, graph_launch((*graph)->executable, queue->stream));
     }
     cuda_leave(device);
