@@ -58,10 +58,15 @@ static const reef_policy *find_policy(const char *name, reef_error *error)
     return policy;
 }
 
+static bool can_pad(const reef_device_ops *ops)
+{
+    return (ops->caps & REEF_CAP_PAD) || ops->pad;
+}
+
 /* A device that cannot carry pads would serve BE work nothing under `pad`, silently. */
 static reef_status check_policy(const reef_policy *policy, const reef_device_ops *ops, reef_error *error)
 {
-    if (policy->pad && !(ops->caps & REEF_CAP_PAD) && !ops->pad) {
+    if (policy->pad && !can_pad(ops)) {
         return reef_fail(error, REEF_UNSUPPORTED,
                          "policy '%s' needs launches that carry tiles of others; device '%s' has none", policy->name,
                          ops->name);
@@ -236,7 +241,7 @@ reef_status reef_device_slice(const reef_device *device, uint32_t *us, reef_erro
 reef_status reef_device_padding(const reef_device *device, reef_padding_info *out, reef_error *error)
 {
     const reef_device_ops *ops = device->dev->ops;
-    if (!(ops->caps & REEF_CAP_PAD) && !ops->pad) {
+    if (!can_pad(ops)) {
         return reef_fail(error, REEF_UNSUPPORTED, "device '%s' has no launches that carry tiles of others", ops->name);
     }
     reef_sched *sched = (reef_sched *)(uintptr_t)&device->sched; /* for its lock */

@@ -119,14 +119,16 @@ void cuda_instance_unload(cuda_instance *instance, bool reachable)
     const cuda_driver *cu = ((const cuda_device *)instance->base.program->dev)->cu;
     cuda_graphs_destroy(instance, reachable);
     cuda_pad_source_free(instance, reachable);
-    if (instance->replay_stream && reachable) {
-        cu->stream_destroy(instance->replay_stream);
-    }
-    if (instance->pinned_address && reachable) {
-        cu->host_unregister(instance->pinned);
-    }
-    if (instance->memory && reachable) {
-        cu->mem_free(instance->memory);
+    if (reachable) {
+        if (instance->replay_stream) {
+            cu->stream_destroy(instance->replay_stream);
+        }
+        if (instance->pinned_address) {
+            cu->host_unregister(instance->pinned);
+        }
+        if (instance->memory) {
+            cu->mem_free(instance->memory);
+        }
     }
     instance->replay_stream = NULL;
     instance->pinned_address = 0;
