@@ -8,16 +8,19 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/past_caches.h"
 #include "bench/npy.h"
 
 enum { SCRIBBLE = 0xa5 };
 
+/* Whoever writes the next answer there, on another processor, is not to wait for this one's cache: the 393 KB of
+ * DistilBERT's answer took 40 us longer, now and then. */
 static void scribble(const bench_verifier *verifier, size_t slot)
 {
     for (size_t i = 0; i < verifier->expected.n; i++) {
         reef_tensor_info info;
         reef_model_output(verifier->model, i, &info);
-        memset(verifier->slots[slot].data[i], SCRIBBLE, info.bytes);
+        reef_fill_past_caches(verifier->slots[slot].data[i], SCRIBBLE, info.bytes);
     }
 }
 
