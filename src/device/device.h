@@ -206,8 +206,8 @@ struct reef_device_ops {
      * device itself chooses which. Off: never again, until it is on. UNSUPPORTED: it cannot, and why. NULL: launches carry the
      * pads that the caller has chosen (REEF_CAP_PAD). */
     reef_status (*pad)(reef_dev *dev, bool on, reef_error *error);
-    /* Handing a launch over takes longer than taking units away: a real-time launch goes first. */
-    bool launch_first;
+    /* Taking units away takes longer, at the moment, than handing a launch over: a real-time launch goes first. NULL: never. */
+    bool (*launch_first)(const reef_dev *dev);
     /* A real-time request is about to come: makes the device ready for it (a GPU switches to this process) and keeps it so
      * until the request has ended, for hold_ns at the most. hold_ns 0: it has ended; no system call, no lock. NULL: there is nothing to prepare. */
     reef_status (*hint)(reef_dev *dev, uint64_t hold_ns, reef_error *error);

@@ -183,7 +183,8 @@ static void start_rt(reef_sched *sched, reef_task *task, bool take_units)
     if (ops_of(sched)->stage) {
         ops_of(sched)->stage(task->instance);
     }
-    bool launch_first = ops_of(sched)->launch_first && sched->policy->lease == REEF_LEASE_NOTHING;
+    bool launch_first = ops_of(sched)->launch_first && sched->policy->lease == REEF_LEASE_NOTHING &&
+                        ops_of(sched)->launch_first(sched->dev);
     if (take_units && !launch_first) {
         set_lease_for(sched, task);
     }
@@ -347,6 +348,15 @@ static void rt_event(reef_sched *sched, const reef_event *event)
     end_task(sched, task, failed ? REEF_DEVICE : done ? REEF_OK : REEF_CANCELLED);
 }
 
+/* Whoever hears of a request's end may submit the next one on the spot. Where best-effort work would get units back and lose
+ * them again in between, it waits until that has been heard. (Not under pad: a request that was finished by riding needs a
+ * moment of its own to end.) */
+static bool waits_to_be_heard(const reef_sched *sched)
+{
+    return !sched->rt_running && sched->rt_mode && sched->policy->lease != REEF_LEASE_ALL && !sched->policy->pad &&
+           reef_list_empty(&sched->rt_waiting) && !delivering;
+}
+
 void reef_sched_event(void *context, const reef_event *event)
 {
     reef_sched *sched = context;
@@ -354,6 +364,10 @@ void reef_sched_event(void *context, const reef_event *event)
     if (!event->tag) {
         reef_timeline_launch(sched, sched->rt_running, event);
         rt_event(sched, event);
+        if (waits_to_be_heard(sched)) {
+            unlock_and_deliver(sched);
+            pthread_mutex_lock(&sched->lock);
+        }
     } else {
         reef_vhq *vhq = event->tag;
         reef_timeline_launch(sched, vhq->running, event);
