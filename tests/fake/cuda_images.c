@@ -9,8 +9,9 @@
 #include "device/cuda/images.h"
 
 #define BOTH(name) ".entry " name "(\n.entry " name "_be(\n"
-static const char text[] = ".entry reef_io_in(\n.entry reef_io_end(\n.entry reef_pad_close(\n" BOTH("reef_elt_f32_v1")
-    BOTH("reef_elt_f32_v4") BOTH("reef_spin") BOTH("reef_short_v1") BOTH("reef_short_v4") BOTH("reef_short_v8");
+static const char text[] =
+    ".entry reef_io_in(\n.entry reef_io_end(\n.entry reef_pad_close(\n.entry reef_watch(\n" BOTH("reef_elt_f32_v1")
+        BOTH("reef_elt_f32_v4") BOTH("reef_spin") BOTH("reef_short_v1") BOTH("reef_short_v4") BOTH("reef_short_v8");
 #ifdef FAKE_CUDA_PADS
 #define PAD(name)  ".entry " name "_pad(\n"
 #define RIDE(name) ".entry " name "_rider(\n.global " name "_at;\n"

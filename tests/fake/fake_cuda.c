@@ -36,6 +36,7 @@
 #include "device/cuda/kernels/io.h"
 #include "device/cuda/kernels/misc_args.h"
 #include "device/cuda/kernels/pad.h"
+#include "device/cuda/kernels/watch.h"
 #include "device/cuda/kernels/worker.h"
 
 /* Everything is exported under the driver's own names, and must have the types that the table of driver.h gives it. */
@@ -145,7 +146,8 @@ typedef struct op {
 struct CUstream_st {
     object base;
     int priority;
-    pthread_t thread;
+    pthread_t thread; /* started by the first work */
+    bool started;
     pthread_mutex_t lock;
     pthread_cond_t changed; /* work for the thread, or none left */
     op *first, *last;
@@ -173,6 +175,7 @@ static struct {
     void *hook_context;
     char complaint[400], faults[100];
     _Atomic unsigned delay_us;
+    const reef_watch_args *_Atomic watch; /* that is running */
     _Atomic uint64_t committed, abandoned, skipped, ridden;
 } fake = {.lock = PTHREAD_MUTEX_INITIALIZER, .memory = (size_t)16 << 30};
 
@@ -643,6 +646,7 @@ static const kernel_type types[] = {
     {"reef_io_in", sizeof(reef_io_args), NULL, NULL, NULL},
     {"reef_io_end", sizeof(reef_io_args), NULL, NULL, NULL},
     {"reef_pad_close", sizeof(uint64_t), NULL, NULL, NULL},
+    {"reef_watch", sizeof(reef_watch_args), NULL, NULL, NULL},
     {"reef_elt_f32_v1", sizeof(reef_cuda_elt_args), element_tile_v1, NULL, "reef_elt_f32_v1_ride"},
     {"reef_elt_f32_v4", sizeof(reef_cuda_elt_args), element_tile_v4, NULL, "reef_elt_f32_v4_ride"},
     {"reef_spin", sizeof(reef_cuda_spin_args), NULL, spins, "reef_spin_ride"},
@@ -702,9 +706,13 @@ static bool io_copy(const reef_io_args *a)
     return true;
 }
 
+/* The youngest generation that is revoked, by either word. */
 static uint32_t revoked_now(uint64_t at)
 {
-    return __atomic_load_n((const uint32_t *)(uintptr_t)at, __ATOMIC_ACQUIRE);
+    const uint64_t words = __atomic_load_n((const uint64_t *)(uintptr_t)at, __ATOMIC_ACQUIRE);
+    reef_revoked revoked;
+    memcpy(&revoked, &words, sizeof revoked);
+    return (int32_t)(revoked.by_driver - revoked.by_watch) > 0 ? revoked.by_driver : revoked.by_watch;
 }
 
 /* The instance's control word: the host may write the next one while somebody asks in vain. */
@@ -1227,7 +1235,8 @@ static bool run_worker(CUstream stream, CUgraphExec executable, CUgraphNode node
 {
     const reef_cuda_worker *w = &node->worker;
     if (!is_memory(w->control, sizeof(reef_cuda_control)) || !is_memory(w->done, 4 * (uint64_t)w->tiles) ||
-        !is_memory(w->revoked, 4) || !is_memory(w->begun, 4) || !is_memory(w->lost, sizeof(reef_cuda_lost))) {
+        !is_memory(w->revoked, sizeof(reef_revoked)) || !is_memory(w->begun, 4) ||
+        !is_memory(w->lost, sizeof(reef_cuda_lost))) {
         return false;
     }
     reef_cuda_control control = control_now(w->control);
@@ -1252,6 +1261,47 @@ static bool run_worker(CUstream stream, CUgraphExec executable, CUgraphNode node
     }
     free(blocks);
     return sound;
+}
+
+/* watch.cu. The host's words are read one by one here: they need not be of one moment. */
+static bool run_watch(CUstream stream, const reef_watch_args *a)
+{
+    reef_watch_words *words = (reef_watch_words *)(uintptr_t)a->words;
+    uint32_t *revoked = (uint32_t *)(uintptr_t)a->revoked, seen;
+    if (!is_memory(a->words, sizeof *words) || !is_memory(a->revoked, sizeof *revoked)) {
+        return false;
+    }
+    uint32_t known = __atomic_load_n(revoked, __ATOMIC_ACQUIRE);
+    known = (int32_t)(a->known - known) > 0 ? a->known : known;
+    __atomic_store_n(revoked, known, __ATOMIC_RELEASE);
+    if (atomic_exchange(&fake.watch, a)) {
+        complain("two watches at once");
+    }
+    __atomic_store_n(&words->begun, a->number, __ATOMIC_SEQ_CST);
+    for (uint64_t begun = now_ns(), busy = begun, now = begun; now - busy <= a->idle_ns && now - begun <= a->limit_ns;
+         now = now_ns()) {
+        seen = __atomic_load_n(&words->revoked, __ATOMIC_SEQ_CST);
+        if ((int32_t)(seen - known) > 0) {
+            known = seen;
+            pause_at_random(stream);
+            __atomic_store_n(revoked, known, __ATOMIC_RELEASE);
+            break;
+        }
+        if (__atomic_load_n(&words->paused, __ATOMIC_SEQ_CST)) {
+            break;
+        }
+        busy = __atomic_load_n(&words->busy, __ATOMIC_RELAXED) ? now : busy;
+        struct timespec t = {.tv_nsec = 5000};
+        nanosleep(&t, NULL);
+    }
+    pause_at_random(stream);
+    __atomic_store_n(&words->ended, a->number, __ATOMIC_SEQ_CST);
+    seen = __atomic_load_n(&words->revoked, __ATOMIC_SEQ_CST);
+    if ((int32_t)(seen - known) > 0) {
+        __atomic_store_n(revoked, seen, __ATOMIC_RELEASE);
+    }
+    atomic_store(&fake.watch, NULL);
+    return true;
 }
 
 static bool run_node(CUstream stream, CUgraphExec executable, CUgraphNode node)
@@ -1279,6 +1329,9 @@ static bool run_node(CUstream stream, CUgraphExec executable, CUgraphNode node)
         uint64_t source;
         memcpy(&source, node->args, sizeof source);
         return run_pad_close(root_of(stream->base.context), source);
+    }
+    if (!strcmp(name, "reef_watch")) {
+        return run_watch(stream, (const reef_watch_args *)node->args);
     }
     return node->kernel->worker   ? run_worker(stream, executable, node)
            : node->kernel->padded ? run_padded(stream, node)
@@ -1389,6 +1442,10 @@ static void append(CUstream stream, op o)
         stream->first = added;
     }
     stream->last = added;
+    if (!stream->started && pthread_create(&stream->thread, NULL, stream_main, stream)) {
+        abort();
+    }
+    stream->started = true;
     pthread_cond_broadcast(&stream->changed);
     pthread_mutex_unlock(&stream->lock);
 }
@@ -1402,20 +1459,31 @@ static void drain(CUstream stream)
     pthread_mutex_unlock(&stream->lock);
 }
 
-CUresult cuStreamCreateWithPriority(CUstream *out, unsigned flags, int priority)
+static CUstream make_stream(CUcontext context, int priority)
 {
-    IN_CONTEXT(cuStreamCreateWithPriority);
-    (void)flags;
-    CUstream stream = make(STREAM, sizeof *stream, here());
+    CUstream stream = make(STREAM, sizeof *stream, context);
     static _Atomic uint64_t seed = 1;
     stream->priority = priority;
     stream->random = atomic_fetch_add(&seed, 1) * 0x9e3779b97f4a7c15u;
     pthread_mutex_init(&stream->lock, NULL);
     pthread_cond_init(&stream->changed, NULL);
-    if (pthread_create(&stream->thread, NULL, stream_main, stream)) {
-        abort();
-    }
-    *out = stream;
+    return stream;
+}
+
+CUresult cuStreamCreateWithPriority(CUstream *out, unsigned flags, int priority)
+{
+    IN_CONTEXT(cuStreamCreateWithPriority);
+    (void)flags;
+    *out = make_stream(here(), priority);
+    return CUDA_OK;
+}
+
+CUresult cuGreenCtxStreamCreate(CUstream *out, CUgreenCtx green, unsigned flags, int priority)
+{
+    IN_CONTEXT(cuGreenCtxStreamCreate);
+    HANDLE(cuGreenCtxStreamCreate, green, GREEN);
+    (void)flags;
+    *out = make_stream(green->own, priority);
     return CUDA_OK;
 }
 
@@ -1425,8 +1493,11 @@ static void end_stream(CUstream stream)
     pthread_mutex_lock(&stream->lock);
     stream->closing = true;
     pthread_cond_broadcast(&stream->changed);
+    bool started = stream->started;
     pthread_mutex_unlock(&stream->lock);
-    pthread_join(stream->thread, NULL);
+    if (started) {
+        pthread_join(stream->thread, NULL);
+    }
 }
 
 CUresult cuStreamDestroy_v2(CUstream stream)
@@ -1751,6 +1822,10 @@ CUresult cuGraphLaunch(CUgraphExec executable, CUstream stream)
     IN_CONTEXT(cuGraphLaunch);
     HANDLE(cuGraphLaunch, executable, EXECUTABLE);
     HANDLE(cuGraphLaunch, stream, STREAM);
+    const CUcontext context = executable->n ? executable->nodes[0]->context : NULL;
+    if (context && context != stream->base.context) { /* a driver does it, but a quarter of a millisecond later */
+        complain("a graph is launched in a stream of another context than its kernels'");
+    }
     tell(stream, (fake_cuda_step){.moment = FAKE_CUDA_SUBMIT});
     append(stream, (op){.kind = OP_LAUNCH, .executable = executable});
     return CUDA_OK;
@@ -2219,6 +2294,13 @@ bool fake_cuda_written(void)
         }
     }
     pthread_mutex_unlock(&fake.lock);
+    const reef_watch_args *watch = atomic_load(&fake.watch);
+    if (watch) {
+        const uint32_t asked =
+            __atomic_load_n(&((const reef_watch_words *)(uintptr_t)watch->words)->revoked, __ATOMIC_SEQ_CST);
+        all = all &&
+              (int32_t)(asked - __atomic_load_n((const uint32_t *)(uintptr_t)watch->revoked, __ATOMIC_ACQUIRE)) <= 0;
+    }
     return all;
 }
 

@@ -60,7 +60,7 @@ void fake_cuda_contexts_after_fault(bool work);
 /* Bytes of the device's memory; the default is 16 GiB. */
 void fake_cuda_memory(size_t bytes);
 
-/* Has every cuStreamWriteValue32 that was called also been carried out? */
+/* Has every cuStreamWriteValue32 that was called also been carried out, and everything that a watch is to pass on? */
 bool fake_cuda_written(void);
 
 /* Forgets hook, delay, failures, faults, calls and complaints; memory is what it was at first. */

@@ -137,6 +137,9 @@ static reef_event retire(cuda_device *device, cuda_queue *queue, cuda_instance *
         instance->partial &= reached < instance->base.program->plan->n_kernels;
     }
     device->workers -= launch->workers;
+    if (launch->workers && device->workers == 0) {
+        cuda_watch_busy(device, false);
+    }
     instance->in_flight--;
     queue->last_end_ns = now;
     queue->head = (queue->head + 1) % queue->capacity;

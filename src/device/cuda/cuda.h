@@ -18,7 +18,8 @@
  * context and loads every program and instance again (recover.c).
  *
  * Locks, outermost first:
- *   context_lock  read: the context is in use by a call that is not short (loading, measuring); write: it is replaced
+ *   context_lock  read: the context is in use by a call that is not short (loading, measuring: cuda_hold); write: it is
+ *                 replaced
  *   lock          queues, rings, submitting, the lists, the lease, the failure
  * Words: instance->words is pinned host memory, written by the device; everything named *_address is device memory.
  */
@@ -43,11 +44,16 @@ enum {
     CUDA_BE_DEPTH = 2,        /* launches of a BE queue that are in its stream, if it is the only one; otherwise one */
     CUDA_SEGMENT_KERNELS = 8, /* kernels of a BE launch */
     CUDA_MAX_MODULES = 64,
+    CUDA_SHARES = 6,
     CUDA_CONTROL_OFFSET = 128, /* reef_cuda_control, behind reef_io_control */
-    CUDA_LOST_OFFSET = 128,    /* reef_cuda_lost, behind the word of the youngest revoked generation */
+    CUDA_LOST_OFFSET = 128,    /* reef_cuda_lost, behind reef_revoked */
+    /* Generations are compared by their difference: those that count are never further than this from one that was
+     * revoked, as either word of reef_revoked says it. */
+    CUDA_MAX_AHEAD = 1 << 28,
 };
 
 typedef struct cuda_device cuda_device;
+typedef struct cuda_watch cuda_watch;
 
 /* A kernel ready to be put into a graph: its function, launch shape, and arguments whose relocations are filled per
  * instance. */
@@ -86,7 +92,8 @@ enum {
     CUDA_GRAPH_BEGUN_ONLY = 8, /* workers that stop between kernels only */
     CUDA_GRAPH_FRESH = 16,     /* workers of kernels that were not launched in this run before */
     CUDA_GRAPH_PADS = 32,      /* plain kernels with spare blocks; workers that leave what is undone to ride in those */
-    CUDA_GRAPH_SHARE = 64,     /* times 1 + the share's index: it runs on its class's part of the units */
+    CUDA_GRAPH_BESIDE = 64,    /* plain kernels on the part of a share that is for best-effort work */
+    CUDA_GRAPH_SHARE = 128,    /* times 1 + the share's index: it runs on its class's part of the units */
 };
 
 typedef struct cuda_graph {
@@ -111,13 +118,13 @@ typedef struct cuda_instance {
     CUdeviceptr pinned_address;
     reef_io_words *words;
     cuda_graph *graphs;
-    CUstream replay_stream; /* made by the first replay */
-    const void **inputs;    /* of the run under way; borrowed; NULL entries are zeros */
-    void **outputs;         /* the same; NULL entries are not wanted */
-    CUdeviceptr source;     /* reef_pad_source; 0: none of its tiles ride (pad.c) */
-    unsigned slot;          /* of the directory, if it has one */
-    unsigned source_tried;  /* to make it one: padding.freed then, plus 1; 0: not yet */
-    bool staged;            /* the inputs are in pinned memory, or nobody will read them */
+    CUstream replay_streams[1 + CUDA_SHARES]; /* for all units, and for each share; made by the first replay there */
+    const void **inputs;                      /* of the run under way; borrowed; NULL entries are zeros */
+    void **outputs;                           /* the same; NULL entries are not wanted */
+    CUdeviceptr source;                       /* reef_pad_source; 0: none of its tiles ride (pad.c) */
+    unsigned slot;                            /* of the directory, if it has one */
+    unsigned source_tried;                    /* to make it one: padding.freed then, plus 1; 0: not yet */
+    bool staged;                              /* the inputs are in pinned memory, or nobody will read them */
     /* under the device's lock */
     uint64_t submitted;       /* launches ever: the control's `ended` once all are through */
     uint32_t cursor;          /* kernels below it have been submitted in this run, in their plain form */
@@ -149,12 +156,20 @@ typedef struct cuda_launch {
     bool failed;
 } cuda_launch;
 
+/* The units in two parts, for real-time and for best-effort work at the same time (share.c). */
+typedef struct cuda_share {
+    unsigned be_units;
+    CUgreenCtx green[2]; /* for best-effort and for real-time work */
+    CUcontext rt, be;    /* their contexts: of this process, with the same memory, but with some of the units */
+} cuda_share;
+
 typedef struct cuda_queue {
     reef_dqueue base;
     reef_list link; /* in device->queues */
     bool realtime;
     int priority;
     CUstream streams[2], stream;               /* of the least priority and of the greatest; the one in use */
+    CUstream shared[CUDA_SHARES];              /* of its class's part of each share */
     unsigned capacity, head, count, submitted; /* the first `submitted` of `count` are in the stream */
     bool submitting;                           /* the submitter has the next one in hand */
     cuda_launch *ring;
@@ -162,14 +177,6 @@ typedef struct cuda_queue {
     unsigned weight;
     uint64_t served_ns; /* work submitted, in time alone on the GPU, over weight: the queue with the least goes next */
 } cuda_queue;
-
-/* The units in two parts, for real-time and for best-effort work at the same time (share.c). */
-typedef struct cuda_share {
-    unsigned be_units;
-    CUgreenCtx green[2];
-    CUcontext rt, be; /* their contexts: of this process, with the same memory, but with some of the units */
-} cuda_share;
-enum { CUDA_SHARES = 6 };
 
 /* A kernel's function as a ride (pad.c): its address, and what it needs. */
 typedef struct cuda_ride {
@@ -218,8 +225,10 @@ struct cuda_device {
     uint32_t generation; /* the youngest that has been revoked */
     uint64_t revoked_ns; /* when */
     uint32_t youngest;   /* that was ever given to anything */
-    CUdeviceptr revoked; /* the word that says so, and behind it (64 bytes on) reef_cuda_lost */
-    CUstream control;    /* for that word: nothing else is ever in it */
+    CUdeviceptr revoked; /* reef_revoked, which says so, and behind it reef_cuda_lost */
+    CUstream control;    /* for its word by_driver: nothing else is ever in it */
+    uint32_t written;    /* what that was last set to */
+    cuda_watch *watch;   /* watch.c */
     unsigned workers;    /* launches of workers that have not been seen to end */
     bool vacated;        /* workers were revoked, and none were launched since */
     reef_error failure;  /* status OK: none so far */
@@ -344,6 +353,27 @@ void cuda_work(cuda_device *device);
 void cuda_revoke(cuda_device *device);
 /* The word that does it, and its stream. The context is current. */
 reef_status cuda_revoke_load(cuda_device *device, reef_error *error);
+
+/* watch.c: a kernel that passes revocations on. None does it where one of the calls fails, and nobody is told. */
+cuda_watch *cuda_watch_create(void);
+void cuda_watch_destroy(cuda_watch *watch);
+/* The context is current. */
+void cuda_watch_load(cuda_device *device);
+void cuda_watch_unload(cuda_device *device, bool reachable);
+/* One for the workers that are about to be launched, if there is none. By the submitter; the context is current. known: a
+ * generation that is revoked. */
+void cuda_watch_start(cuda_device *device, uint32_t known);
+/* Is one on the GPU, or was just now? */
+bool cuda_watch_is_there(const cuda_device *device);
+/* Under the lock, the context is current: workers are in flight, or none; and "revoked". True: it is being passed on. */
+void cuda_watch_busy(cuda_device *device, bool busy);
+bool cuda_watch_revoke(cuda_device *device, uint32_t generation);
+/* While a caller holds the whole GPU up, or is held up by a kernel that stays. Calls may nest. */
+void cuda_watch_pause(cuda_device *device);
+void cuda_watch_resume(cuda_device *device);
+/* context_lock for a call that is not short, with the watch paused. */
+void cuda_hold(cuda_device *device);
+void cuda_release(cuda_device *device);
 
 /* submit.c */
 /* Puts the queue's next launch into its stream. Under the lock, which is dropped around the driver's calls when `unlocked`; a

@@ -43,6 +43,18 @@ void cuda_leave(const cuda_device *device)
     device->cu->ctx_pop(&left);
 }
 
+void cuda_hold(cuda_device *device)
+{
+    pthread_rwlock_rdlock(&device->context_lock);
+    cuda_watch_pause(device);
+}
+
+void cuda_release(cuda_device *device)
+{
+    cuda_watch_resume(device);
+    pthread_rwlock_unlock(&device->context_lock);
+}
+
 reef_status cuda_settle(const cuda_device *device, reef_error *error)
 {
     return CUDA_TRY(device->cu, error, stream_synchronize(NULL));
@@ -76,6 +88,7 @@ static void cuda_close(reef_dev *dev)
     reef_error ignored;
     if (device->context && !cuda_enter(device, &ignored)) {
         cuda_hint_unload(device, true);
+        cuda_watch_unload(device, true);
         cuda_leave(device);
     }
     cuda_shares_unload(device);
@@ -85,6 +98,7 @@ static void cuda_close(reef_dev *dev)
         device->cu->ctx_destroy(device->context);
     }
     cuda_hint_destroy(device->hint);
+    cuda_watch_destroy(device->watch);
     pthread_mutex_destroy(&device->lock);
     pthread_mutex_destroy(&device->code_lock);
     pthread_mutex_destroy(&device->padding.lock);
@@ -107,6 +121,7 @@ static reef_status set_up(cuda_device *device, reef_error *error)
     status = status ? status : cuda_revoke_load(device, error);
     if (!status) {
         cuda_shares_load(device);
+        cuda_watch_load(device);
     }
     CUcontext created;
     cu->ctx_pop(&created); /* creating made it current; the caller's thread keeps what it had */
@@ -159,10 +174,11 @@ static reef_status cuda_open(const reef_dev_config *config, reef_dev **out, reef
     pthread_mutex_init(&device->padding.lock, NULL);
     pthread_rwlock_init(&device->context_lock, NULL);
     device->hint = cuda_hint_create();
+    device->watch = cuda_watch_create();
     if (config->slice_us) {
         cuda_slice_want(config->slice_us);
     }
-    status = device->hint ? set_up(device, error) : reef_fail(error, REEF_NO_MEMORY, "out of memory");
+    status = device->hint && device->watch ? set_up(device, error) : reef_fail(error, REEF_NO_MEMORY, "out of memory");
     if (status) {
         reef_error_prefix(error, "%s (%s): ", gpu->name, gpu->product);
         cuda_close(&device->base);
@@ -194,6 +210,12 @@ static uint32_t cuda_tiles_left(const reef_instance *base)
     const cuda_program *program = (const cuda_program *)base->program;
     uint32_t kernel = cuda_progress(base);
     return kernel < base->program->plan->n_kernels ? program->kernels[kernel].code.tiles : 0;
+}
+
+/* Where nothing passes a revocation on, it takes longer than a launch. */
+static bool cuda_launch_first(const reef_dev *dev)
+{
+    return !cuda_watch_is_there((const cuda_device *)dev);
 }
 
 static void cuda_lease(reef_dev *dev, reef_lease lease)
@@ -270,7 +292,7 @@ const reef_device_ops reef_cuda_device_ops = {
     .begin = cuda_begin,
     .stage = cuda_stage,
     .warm = cuda_warm,
-    .launch_first = true,
+    .launch_first = cuda_launch_first,
     .progress = cuda_progress,
     .tiles_left = cuda_tiles_left,
     .queue_create = cuda_queue_create,

@@ -170,7 +170,8 @@ typedef struct CUdevResource { /* CUDA 12.4 */
     X(describe_resource, cuDevResourceGenerateDesc, (CUdevResourceDesc * out, CUdevResource * resources, unsigned n))  \
     X(green_create, cuGreenCtxCreate, (CUgreenCtx * out, CUdevResourceDesc desc, CUdevice device, unsigned flags))     \
     X(green_destroy, cuGreenCtxDestroy, (CUgreenCtx context))                                                          \
-    X(green_context, cuCtxFromGreenCtx, (CUcontext * out, CUgreenCtx green))
+    X(green_context, cuCtxFromGreenCtx, (CUcontext * out, CUgreenCtx green))                                           \
+    X(green_stream, cuGreenCtxStreamCreate, (CUstream * out, CUgreenCtx green, unsigned flags, int priority))
 
 typedef struct cuda_driver {
 #define X(member, symbol, parameters) CUresult(*member) parameters;

@@ -101,7 +101,7 @@ static CUcontext context_of(const cuda_device *device, uint32_t kind)
         return device->context;
     }
     const cuda_share *share = share_of(device, kind);
-    return kind & CUDA_GRAPH_WORKERS ? share->be : share->rt;
+    return kind & (CUDA_GRAPH_WORKERS | CUDA_GRAPH_BESIDE) ? share->be : share->rt;
 }
 
 static reef_status add_worker(const draft *d, uint32_t index, char *args, CUgraphNode *out)

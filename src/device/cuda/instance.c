@@ -10,10 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
 
+#include "base/past_caches.h"
 #include "device/cuda/cuda.h"
 
 static size_t lay_out(cuda_instance *instance)
@@ -120,8 +118,10 @@ void cuda_instance_unload(cuda_instance *instance, bool reachable)
     cuda_graphs_destroy(instance, reachable);
     cuda_pad_source_free(instance, reachable);
     if (reachable) {
-        if (instance->replay_stream) {
-            cu->stream_destroy(instance->replay_stream);
+        for (int i = 0; i < 1 + CUDA_SHARES; i++) {
+            if (instance->replay_streams[i]) {
+                cu->stream_destroy(instance->replay_streams[i]);
+            }
         }
         if (instance->pinned_address) {
             cu->host_unregister(instance->pinned);
@@ -130,7 +130,7 @@ void cuda_instance_unload(cuda_instance *instance, bool reachable)
             cu->mem_free(instance->memory);
         }
     }
-    instance->replay_stream = NULL;
+    memset(instance->replay_streams, 0, sizeof instance->replay_streams);
     instance->pinned_address = 0;
     instance->memory = 0;
 }
@@ -179,7 +179,7 @@ reef_status cuda_instance_create(reef_program *base, reef_instance **out, reef_e
     }
     instance->words = (reef_io_words *)instance->pinned;
     instance->current = instance->cursor = (uint32_t)plan->n_kernels; /* nothing to run until begin */
-    pthread_rwlock_rdlock(&device->context_lock);
+    cuda_hold(device);
     reef_status status = cuda_enter(device, error);
     if (!status) {
         status = cuda_instance_load(instance, error);
@@ -193,7 +193,7 @@ reef_status cuda_instance_create(reef_program *base, reef_instance **out, reef_e
         reef_list_insert(&device->instances, &instance->link);
         pthread_mutex_unlock(&device->lock);
     }
-    pthread_rwlock_unlock(&device->context_lock);
+    cuda_release(device);
     if (status) {
         instance_free(instance);
         return status;
@@ -209,7 +209,7 @@ void cuda_instance_destroy(reef_instance *base)
         return;
     }
     cuda_device *device = (cuda_device *)base->program->dev;
-    pthread_rwlock_rdlock(&device->context_lock);
+    cuda_hold(device);
     pthread_mutex_lock(&device->lock);
     reef_list_remove(&instance->link);
     pthread_mutex_unlock(&device->lock);
@@ -219,29 +219,8 @@ void cuda_instance_destroy(reef_instance *base)
     if (reachable) {
         cuda_leave(device);
     }
-    pthread_rwlock_unlock(&device->context_lock);
+    cuda_release(device);
     instance_free(instance);
-}
-
-/* Past the processor's caches. A GPU that reads memory which the processor has just written has to ask the caches for each
- * line: on an H200 the 600 KiB of an image took 70 us longer, and not always the same. */
-static void copy_past_caches(char *to, const char *from, size_t bytes)
-{
-    size_t done = 0;
-#ifdef __SSE2__
-    for (; done + 64 <= bytes; done += 64) { /* `to` is aligned to CUDA_ALIGN */
-        const __m128i *words = (const __m128i *)(from + done);
-        __m128i *target = (__m128i *)(to + done);
-        const __m128i a = _mm_loadu_si128(words), b = _mm_loadu_si128(words + 1);
-        const __m128i c = _mm_loadu_si128(words + 2), d = _mm_loadu_si128(words + 3);
-        _mm_stream_si128(target, a);
-        _mm_stream_si128(target + 1, b);
-        _mm_stream_si128(target + 2, c);
-        _mm_stream_si128(target + 3, d);
-    }
-    _mm_sfence();
-#endif
-    memcpy(to + done, from + done, bytes - done);
 }
 
 void cuda_stage(reef_instance *base)
@@ -251,7 +230,7 @@ void cuda_stage(reef_instance *base)
     for (size_t i = 0; !instance->staged && i < plan->n_inputs; i++) {
         char *to = instance->pinned + instance->pin_offset[i];
         if (instance->inputs[i]) {
-            copy_past_caches(to, instance->inputs[i], plan->inputs[i].bytes);
+            reef_copy_past_caches(to, instance->inputs[i], plan->inputs[i].bytes);
         } else {
             memset(to, 0, plan->inputs[i].bytes);
         }

@@ -182,7 +182,7 @@ reef_status cuda_measure(reef_instance *base, uint32_t index, unsigned runs, uin
         }
         return REEF_OK;
     }
-    pthread_rwlock_rdlock(&device->context_lock);
+    cuda_hold(device);
     reef_status status = cuda_enter(device, error);
     if (!status) {
         status = cuda_bench_create(device, &bench, error);
@@ -196,7 +196,7 @@ reef_status cuda_measure(reef_instance *base, uint32_t index, unsigned runs, uin
         cuda_bench_destroy(&bench);
         cuda_leave(device);
     }
-    pthread_rwlock_unlock(&device->context_lock);
+    cuda_release(device);
     return status;
 }
 
@@ -224,69 +224,143 @@ static reef_status replay(cuda_device *device, cuda_instance *instance, cuda_gra
     return status;
 }
 
-/* With the real-time part of a share's units; -1: with all. */
-static reef_status replay_on(reef_instance *base, int share, bool in, bool out, uint64_t *ns, reef_error *error)
+static reef_status make_stream(const cuda_device *device, int share, CUstream *out, reef_error *error)
+{
+    const int priority = device->greatest_priority;
+    return share < 0 ? CUDA_TRY(device->cu, error, stream_create(out, CUDA_STREAM_NON_BLOCKING, priority))
+                     : CUDA_TRY(device->cu, error,
+                                green_stream(out, device->shares[share].green[1], CUDA_STREAM_NON_BLOCKING, priority));
+}
+
+/* With the real-time part of a share's units; -1: with all. kind: CUDA_GRAPH_IN and OUT. The context is current. */
+static reef_status replay_on(cuda_instance *instance, int share, uint32_t kind, uint64_t *ns, reef_error *error)
+{
+    cuda_device *device = (cuda_device *)instance->base.program->dev;
+    const uint32_t kernels = (uint32_t)instance->base.program->plan->n_kernels;
+    CUstream *stream = &instance->replay_streams[1 + share];
+    cuda_graph *graph;
+    reef_status status =
+        cuda_graph_get(instance, 0, kernels, kind | (uint32_t)(CUDA_GRAPH_SHARE * (1 + share)), &graph, error);
+    if (!status && !*stream) {
+        status = make_stream(device, share, stream, error);
+    }
+    return status ? status : replay(device, instance, graph, *stream, ns, error);
+}
+
+reef_status cuda_replay(reef_instance *base, bool in, bool out, uint64_t *ns, reef_error *error)
 {
     cuda_instance *instance = (cuda_instance *)base;
     cuda_device *device = (cuda_device *)base->program->dev;
-    uint32_t kernels = (uint32_t)base->program->plan->n_kernels;
-    cuda_graph *graph;
     if (in) {
         cuda_stage(base);
     }
-    pthread_rwlock_rdlock(&device->context_lock);
+    cuda_hold(device);
     reef_status status = cuda_enter(device, error);
     if (!status) {
-        status = cuda_graph_get(instance, 0, kernels,
-                                (uint32_t)(CUDA_GRAPH_SHARE * (1 + share)) | (in ? CUDA_GRAPH_IN : 0) |
-                                    (out ? CUDA_GRAPH_OUT : 0),
-                                &graph, error);
-        if (!status && !instance->replay_stream) {
-            status =
-                CUDA_TRY(device->cu, error,
-                         stream_create(&instance->replay_stream, CUDA_STREAM_NON_BLOCKING, device->greatest_priority));
-        }
-        if (!status) {
-            status = replay(device, instance, graph, instance->replay_stream, ns, error);
-        }
+        status = replay_on(instance, -1, (in ? CUDA_GRAPH_IN : 0) | (out ? CUDA_GRAPH_OUT : 0), ns, error);
         cuda_leave(device);
     }
-    pthread_rwlock_unlock(&device->context_lock);
+    cuda_release(device);
     if (!status && out) {
         cuda_instance_outputs(instance);
     }
     return status;
 }
 
-reef_status cuda_replay(reef_instance *base, bool in, bool out, uint64_t *ns, reef_error *error)
+/* Runs that keep the best-effort part of a share busy. */
+typedef struct load {
+    cuda_instance *instance;
+    cuda_graph *graph;
+    CUstream stream;
+} load;
+
+static bool is_running(const load *l)
 {
-    return replay_on(base, -1, in, out, ns, error);
+    return __atomic_load_n(&l->instance->words->ended, __ATOMIC_ACQUIRE) < l->instance->submitted;
 }
 
-/* 0: it cannot be measured. */
-static uint64_t typical_replay_ns(reef_instance *instance, int share)
+/* The context is current. */
+static reef_status load_begin(const cuda_device *device, reef_instance *instance, int share, load *l, reef_error *error)
 {
-    enum { WARM = 3, RUNS = 31 };
+    const uint32_t kind = (uint32_t)(CUDA_GRAPH_SHARE * (1 + share)) | CUDA_GRAPH_BESIDE;
+    *l = (load){.instance = (cuda_instance *)instance};
+    reef_status status =
+        cuda_graph_get(l->instance, 0, (uint32_t)instance->program->plan->n_kernels, kind, &l->graph, error);
+    return status ? status
+                  : CUDA_TRY(device->cu, error,
+                             green_stream(&l->stream, device->shares[share].green[0], CUDA_STREAM_NON_BLOCKING,
+                                          device->greatest_priority));
+}
+
+/* Two runs in the stream, if none is left there. */
+static reef_status load_go_on(const cuda_device *device, load *l, reef_error *error)
+{
+    reef_status status = REEF_OK;
+    for (int i = is_running(l) ? 2 : 0; !status && i < 2; i++) {
+        status = CUDA_TRY(device->cu, error, graph_launch(l->graph->executable, l->stream));
+        l->instance->submitted += !status;
+    }
+    return status;
+}
+
+static void load_end(const cuda_device *device, load *l)
+{
+    if (l->stream) {
+        device->cu->stream_synchronize(l->stream);
+        device->cu->stream_destroy(l->stream);
+    }
+}
+
+/* In the real-time part of a share, while `other` is run in the other part; share -1: alone, with all units. 0: it cannot
+ * be measured. */
+static uint64_t typical_replay_ns(reef_instance *instance, reef_instance *other, int share)
+{
+    enum { WARM = 3, RUNS = 31, MOST = 4 * RUNS };
+    cuda_device *device = (cuda_device *)instance->program->dev;
     uint64_t ns[WARM + RUNS];
     reef_error error;
-    for (int i = 0; i < WARM + RUNS; i++) {
-        if (replay_on(instance, share, false, false, &ns[i], &error)) {
-            return 0;
+    load l = {0};
+    int n = 0;
+    cuda_hold(device);
+    reef_status status = cuda_enter(device, &error);
+    if (!status) {
+        status = share < 0 ? REEF_OK : load_begin(device, other, share, &l, &error);
+        for (int i = 0; i < MOST && n < WARM + RUNS && !status; i++) {
+            status = share < 0 ? REEF_OK : load_go_on(device, &l, &error);
+            status = status ? status : replay_on((cuda_instance *)instance, share, 0, &ns[n], &error);
+            n += share < 0 || is_running(&l); /* still */
         }
+        load_end(device, &l);
+        cuda_leave(device);
+    }
+    cuda_release(device);
+    if (status || n < WARM + RUNS) {
+        return 0;
     }
     qsort(ns + WARM, RUNS, sizeof *ns, reef_compare_ns);
     return ns[WARM + RUNS / 2];
 }
 
+/* Fewer units make a run longer, and so does what the others do meanwhile to the memory that all have in common. What
+ * they will do is not known: the same model stands for it. */
 unsigned cuda_units_needed(reef_instance *instance, unsigned per_mille)
 {
     const cuda_device *device = (const cuda_device *)instance->program->dev;
-    uint64_t all = device->n_shares ? typical_replay_ns(instance, -1) : 0;
-    for (int share = device->n_shares - 1; all && share >= 0; share--) {
-        uint64_t part = typical_replay_ns(instance, share);
+    unsigned units = device->base.units;
+    reef_instance *other = NULL;
+    reef_error error;
+    if (device->n_shares == 0 || cuda_instance_create(instance->program, &other, &error)) {
+        return units;
+    }
+    uint64_t all = typical_replay_ns(instance, NULL, -1);
+    for (int share = device->n_shares - 1; all && share >= 0 && units == device->base.units; share--) {
+        uint64_t part = typical_replay_ns(instance, other, share);
+        fprintf(stderr, "X_CURVE %u %.4f of %lu\n", device->shares[share].be_units, (double)part / (double)all,
+                (unsigned long)all);
         if (part && part * 1000 <= all * (1000 + per_mille)) {
-            return device->base.units - device->shares[share].be_units;
+            units -= device->shares[share].be_units;
         }
     }
-    return device->base.units;
+    cuda_instance_destroy(other);
+    return units;
 }

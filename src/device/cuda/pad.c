@@ -69,7 +69,7 @@ reef_status cuda_pad(reef_dev *dev, bool on, reef_error *error)
     cuda_device *device = (cuda_device *)dev;
     reef_status status = REEF_OK;
     if (on) {
-        pthread_rwlock_rdlock(&device->context_lock);
+        cuda_hold(device);
         status = cuda_enter(device, error);
         if (!status) {
             pthread_mutex_lock(&device->padding.lock);
@@ -77,7 +77,7 @@ reef_status cuda_pad(reef_dev *dev, bool on, reef_error *error)
             pthread_mutex_unlock(&device->padding.lock);
             cuda_leave(device);
         }
-        pthread_rwlock_unlock(&device->context_lock);
+        cuda_release(device);
     }
     if (!status) {
         atomic_store(&device->padding.on, on);

@@ -779,7 +779,7 @@ reef_status cuda_program_create(reef_dev *dev, const reef_plan *plan, const reef
         program_free(program);
         return reef_fail(error, REEF_NO_MEMORY, "out of memory");
     }
-    pthread_rwlock_rdlock(&device->context_lock);
+    cuda_hold(device);
     reef_status status = cuda_enter(device, error);
     if (!status) {
         status = compile_in_context(program, options, false, error);
@@ -793,7 +793,7 @@ reef_status cuda_program_create(reef_dev *dev, const reef_plan *plan, const reef
         reef_list_insert(&device->programs, &program->link);
         pthread_mutex_unlock(&device->lock);
     }
-    pthread_rwlock_unlock(&device->context_lock);
+    cuda_release(device);
     if (status) {
         program_free(program);
         return status;
@@ -810,7 +810,7 @@ void cuda_program_destroy(reef_program *base)
         return;
     }
     cuda_device *device = (cuda_device *)base->dev;
-    pthread_rwlock_rdlock(&device->context_lock);
+    cuda_hold(device);
     pthread_mutex_lock(&device->lock);
     reef_list_remove(&program->link);
     pthread_mutex_unlock(&device->lock);
@@ -819,7 +819,7 @@ void cuda_program_destroy(reef_program *base)
         device->cu->mem_free(program->constants);
         cuda_leave(device);
     }
-    pthread_rwlock_unlock(&device->context_lock);
+    cuda_release(device);
     program_free(program);
 }
 

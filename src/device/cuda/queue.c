@@ -41,6 +41,11 @@ reef_status cuda_queue_load(cuda_queue *queue, reef_error *error)
     for (int i = 0; i < 2 && !status; i++) {
         status = CUDA_TRY(device->cu, error, stream_create(&queue->streams[i], CUDA_STREAM_NON_BLOCKING, priority[i]));
     }
+    for (int i = 0; i < device->n_shares && !status; i++) {
+        status = CUDA_TRY(device->cu, error,
+                          green_stream(&queue->shared[i], device->shares[i].green[queue->realtime],
+                                       CUDA_STREAM_NON_BLOCKING, device->greatest_priority));
+    }
     queue->stream = queue->streams[queue->priority > 0];
     if (status) {
         cuda_queue_unload(queue);
@@ -48,15 +53,21 @@ reef_status cuda_queue_load(cuda_queue *queue, reef_error *error)
     return status;
 }
 
+static void destroy_streams(const cuda_device *device, CUstream *streams, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (streams[i]) {
+            device->cu->stream_destroy(streams[i]); /* fails, and rightly, when the context is gone */
+            streams[i] = NULL;
+        }
+    }
+}
+
 void cuda_queue_unload(cuda_queue *queue)
 {
     const cuda_device *device = (const cuda_device *)queue->base.dev;
-    for (int i = 0; i < 2; i++) {
-        if (queue->streams[i]) {
-            device->cu->stream_destroy(queue->streams[i]); /* fails, and rightly, when the context is gone */
-            queue->streams[i] = NULL;
-        }
-    }
+    destroy_streams(device, queue->streams, 2);
+    destroy_streams(device, queue->shared, CUDA_SHARES);
     queue->stream = NULL;
 }
 
@@ -75,7 +86,7 @@ reef_status cuda_queue_create(reef_dev *dev, bool realtime, unsigned capacity, u
     queue->ring = calloc(capacity, sizeof *queue->ring);
     reef_list_init(&queue->link);
     reef_error error = {0};
-    pthread_rwlock_rdlock(&device->context_lock);
+    cuda_hold(device);
     reef_status status = queue->ring ? cuda_enter(device, &error) : REEF_NO_MEMORY;
     if (!status) {
         status = cuda_queue_load(queue, &error);
@@ -86,7 +97,7 @@ reef_status cuda_queue_create(reef_dev *dev, bool realtime, unsigned capacity, u
         reef_list_insert(&device->queues, &queue->link);
         pthread_mutex_unlock(&device->lock);
     }
-    pthread_rwlock_unlock(&device->context_lock);
+    cuda_release(device);
     if (status) {
         free(queue->ring);
         free(queue);
@@ -104,7 +115,7 @@ void cuda_queue_destroy(reef_dqueue *base)
         return;
     }
     cuda_device *device = (cuda_device *)base->dev;
-    pthread_rwlock_rdlock(&device->context_lock);
+    cuda_hold(device);
     pthread_mutex_lock(&device->lock);
     reef_list_remove(&queue->link);
     pthread_mutex_unlock(&device->lock);
@@ -113,7 +124,7 @@ void cuda_queue_destroy(reef_dqueue *base)
         cuda_queue_unload(queue);
         cuda_leave(device);
     }
-    pthread_rwlock_unlock(&device->context_lock);
+    cuda_release(device);
     free(queue->ring);
     free(queue);
 }
@@ -166,7 +177,7 @@ reef_status cuda_revoke_load(cuda_device *device, reef_error *error)
     reef_status status = CUDA_TRY(cu, error, mem_alloc(&device->revoked, CUDA_ALIGN));
     status = status ? status : CUDA_TRY(cu, error, memset8(device->revoked, 0, CUDA_ALIGN));
     status = status ? status : cuda_settle(device, error);
-    device->generation = device->youngest = 0;
+    device->generation = device->youngest = device->written = 0;
     return status ? status
                   : CUDA_TRY(cu, error,
                              stream_create(&device->control, CUDA_STREAM_NON_BLOCKING, device->greatest_priority));
@@ -175,16 +186,22 @@ reef_status cuda_revoke_load(cuda_device *device, reef_error *error)
 void cuda_revoke(cuda_device *device)
 {
     reef_error error;
-    device->generation = ++device->youngest;
-    if (device->dead || !device->workers || cuda_enter(device, &error)) {
+    if (!device->workers && device->youngest - device->generation <= CUDA_MAX_AHEAD) {
+        return; /* there is nothing to stop: what was stopped before may go on under the generation that it gets then */
+    }
+    if (device->dead || cuda_enter(device, &error)) {
         return;
     }
+    device->generation = ++device->youngest;
     device->vacated = true;
+    const bool passed_on = cuda_watch_revoke(device, device->generation);
     device->revoked_ns = reef_now_ns();
-    /* On a stream of its own it waits for nothing; 4096 generations a second last for days before they come round, and
-     * are compared by their difference anyway. */
-    if (CUDA_TRY(device->cu, &error, stream_write32(device->control, device->revoked, device->generation, 0))) {
-        device->failure = error;
+    /* On a stream of its own it waits for nothing. */
+    if (!passed_on || device->generation - device->written > CUDA_MAX_AHEAD) {
+        device->written = device->generation;
+        if (CUDA_TRY(device->cu, &error, stream_write32(device->control, device->revoked, device->generation, 0))) {
+            device->failure = error;
+        }
     }
     cuda_leave(device);
 }

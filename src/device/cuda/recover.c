@@ -7,6 +7,8 @@
  * not everything can be loaded into it, the device is lost: it has no context from then on, every launch and every other
  * call that needs one fails at once with that reason, and the process and its other devices go on.
  */
+#include <string.h>
+
 #include "device/cuda/cuda.h"
 #include "device/cuda/hint.h"
 
@@ -35,12 +37,14 @@ static void unload_all(cuda_device *device)
         cuda_instance_unload(REEF_CONTAINER(link, cuda_instance, link), reachable);
     }
     cuda_hint_unload(device, reachable);
+    cuda_watch_unload(device, reachable);
     if (reachable) {
         cuda_leave(device);
     }
     for (reef_list *link = device->queues.next; link != &device->queues; link = link->next) {
         cuda_queue *queue = REEF_CONTAINER(link, cuda_queue, link);
         queue->stream = queue->streams[0] = queue->streams[1] = NULL;
+        memset(queue->shared, 0, sizeof queue->shared);
     }
     for (reef_list *link = device->programs.next; link != &device->programs; link = link->next) {
         REEF_CONTAINER(link, cuda_program, link)->constants = 0;
@@ -69,6 +73,7 @@ static reef_status load_all(cuda_device *device, reef_error *error)
     }
     if (!status) {
         cuda_shares_load(device);
+        cuda_watch_load(device);
     }
     for (reef_list *link = device->queues.next; !status && link != &device->queues; link = link->next) {
         status = cuda_queue_load(REEF_CONTAINER(link, cuda_queue, link), error);

@@ -15,8 +15,6 @@
 #include "base/futex.h"
 #include "device/cuda/cuda.h"
 
-/* Generations are compared by their difference: those that count are never far from the one that was revoked last. */
-enum { MAX_AHEAD = 1 << 28 };
 enum { LEAD_NS = 3 * 1000 * 1000 }; /* how far ahead of another a queue may get, in time alone */
 
 /* What the driver is to be asked for; worked out under the lock. */
@@ -25,6 +23,8 @@ typedef struct order {
     uint32_t first, count, kind; /* count 0: nothing */
     uint64_t control;            /* to write first; 0: nothing */
     bool clear, close;           /* close: what has ridden of it may not do so any longer */
+    bool watch;                  /* to be told when units are taken away */
+    uint32_t known;              /* a generation that is revoked */
 } order;
 
 /* Has leased work no units? Some that no share gives are none. */
@@ -116,13 +116,13 @@ void cuda_warm(reef_instance *base, reef_launch_mode mode)
     cuda_instance *instance = (cuda_instance *)base;
     cuda_device *device = (cuda_device *)base->program->dev;
     reef_error ignored;
-    pthread_rwlock_rdlock(&device->context_lock);
+    cuda_hold(device);
     if (!cuda_enter(device, &ignored)) {
         mode != REEF_LAUNCH_PLAIN && ((const cuda_program *)base->program)->has_workers ? warm_segments(instance, mode)
                                                                                         : warm_run(instance);
         cuda_leave(device);
     }
-    pthread_rwlock_unlock(&device->context_lock);
+    cuda_release(device);
 }
 
 /* The kernels of a launch as workers: whole segments, so that few graphs serve all launches; what is done is skipped. */
@@ -144,7 +144,7 @@ static order worker_order(cuda_device *device, cuda_launch *launch)
         o.close = instance->open && instance->source;
         instance->open = false;
         instance->ridden = o.close && instance->generation_run == instance->run;
-        if (device->youngest - device->generation > MAX_AHEAD) {
+        if (device->youngest - device->generation > CUDA_MAX_AHEAD) {
             cuda_revoke(device);
         }
         instance->generation = ++device->youngest;
@@ -157,12 +157,15 @@ static order worker_order(cuda_device *device, cuda_launch *launch)
     if (control != instance->control_written || o.clear) {
         o.control = instance->control_written = control;
     }
+    o.watch = device->share < 0; /* a request that shares the units takes none away from what runs beside it */
+    o.known = device->generation;
     instance->dirty = false;
     instance->untouched = end > instance->untouched ? end : instance->untouched;
     instance->partial = true;
     launch->workers = true;
     device->workers++;
     device->vacated = false;
+    cuda_watch_busy(device, true);
     return o;
 }
 
@@ -187,7 +190,7 @@ static order plain_order(const cuda_device *device, const cuda_launch *launch, b
 
 static reef_status carry_out(const cuda_queue *queue, const order *o, cuda_graph **graph, reef_error *error)
 {
-    const cuda_device *device = (const cuda_device *)queue->base.dev;
+    cuda_device *device = (cuda_device *)queue->base.dev;
     const cuda_instance *instance = o->instance;
     const cuda_program *program = (const cuda_program *)instance->base.program;
     const cuda_driver *cu = device->cu;
@@ -202,6 +205,9 @@ static reef_status carry_out(const cuda_queue *queue, const order *o, cuda_graph
     if (kind & CUDA_GRAPH_WORKERS) {
         cuda_pad_source(o->instance);
         kind = without_pads(instance, kind);
+    }
+    if (o->watch) {
+        cuda_watch_start(device, o->known);
     }
     if (o->close) {
         status = cuda_pad_close(instance, queue->stream, error);
@@ -231,12 +237,29 @@ static reef_status carry_out(const cuda_queue *queue, const order *o, cuda_graph
     return status;
 }
 
+static bool as_workers(const cuda_launch *launch)
+{
+    return launch->mode != REEF_LAUNCH_PLAIN && ((const cuda_program *)launch->instance->base.program)->has_workers;
+}
+
+/* That the launch belongs in: one of the units that it may use. */
+static CUstream stream_of(const cuda_queue *queue, const cuda_launch *launch)
+{
+    const cuda_device *device = (const cuda_device *)queue->base.dev;
+    const cuda_instance *instance = launch->instance;
+    const bool leased = as_workers(launch) && launch->mode == REEF_LAUNCH_LEASED;
+    const bool closes = instance->open && instance->source; /* by a kernel for all units */
+    if (device->share >= 0 && (queue->realtime || leased) && !closes) {
+        return queue->shared[device->share];
+    }
+    return queue->streams[queue->realtime ? queue->priority > 0 : leased]; /* queue.c says why */
+}
+
 void cuda_submit(cuda_queue *queue, bool unlocked)
 {
     cuda_device *device = (cuda_device *)queue->base.dev;
     cuda_launch *launch = &queue->ring[(queue->head + queue->submitted) % queue->capacity];
     cuda_instance *instance = launch->instance;
-    const cuda_program *program = (const cuda_program *)instance->base.program;
     reef_error error = {0};
     if (device->dead || !instance->run) { /* lost with the context: the device, or what the run had done */
         launch->failed = true;
@@ -244,9 +267,9 @@ void cuda_submit(cuda_queue *queue, bool unlocked)
         queue->submitted++;
         return;
     }
-    const bool workers = launch->mode != REEF_LAUNCH_PLAIN && program->has_workers;
-    if (!queue->realtime && queue->submitted == 0) {
-        queue->stream = queue->streams[workers && launch->mode == REEF_LAUNCH_LEASED]; /* queue.c says why */
+    const bool workers = as_workers(launch);
+    if (queue->submitted == 0) {
+        queue->stream = stream_of(queue, launch);
     }
     launch->start_ns = reef_now_ns();
     launch->behind = workers && comes_too_early(device, launch);
@@ -298,7 +321,8 @@ static bool may_submit(const cuda_queue *queue, unsigned depth)
     if (next->mode == REEF_LAUNCH_LEASED && lease_is_empty(device)) {
         return false;
     }
-    return queue->submitted < depth;
+    /* Launches of a queue are one behind the other: while it has some in one stream, none goes into another. */
+    return queue->submitted < depth && (queue->submitted == 0 || queue->stream == stream_of(queue, next));
 }
 
 static uint64_t alone_ns(const cuda_launch *launch)

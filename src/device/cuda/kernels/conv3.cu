@@ -216,7 +216,7 @@ struct conv3 : igemm<REEF_P_F16, BM, BN, 16, BN, STAGES, IGEMM_WGMMA | IGEMM_HAL
                                                          const int (&granule)[granules], int n, const Abandon &abandon)
     {
         constexpr int b_bytes = BN * 128;
-        unsigned word = abandon.look();
+        uint64_t word = abandon.look();
         for (int j = 0, stage = 0, phase = 1; j < n; j++) {
             barrier_wait(at.empty + stage * 8, phase);
             if (Abandon::on && j > 0 && j % halo_taps == 0) {

@@ -129,11 +129,11 @@ struct reef_never {
     {
         return false;
     }
-    __device__ __forceinline__ unsigned look() const
+    __device__ __forceinline__ uint64_t look() const
     {
         return 0;
     }
-    __device__ __forceinline__ bool stopped(unsigned) const
+    __device__ __forceinline__ bool stopped(uint64_t) const
     {
         return false;
     }
@@ -158,23 +158,33 @@ struct reef_never {
 #define REEF_NEVER_REVOKED 0x40000000u /* generations from now: far in the future */
 
 #ifdef __CUDACC__
+/* reef_revoked as it is now; and whether it says so of a generation. */
+static __device__ __forceinline__ uint64_t reef_revoked_now(uint64_t address)
+{
+    return *(const volatile uint64_t *)address;
+}
+static __device__ __forceinline__ bool reef_is_revoked(uint64_t words, unsigned generation)
+{
+    return (int)(generation - (unsigned)words) <= 0 || (int)(generation - (unsigned)(words >> 32)) <= 0;
+}
+
 struct reef_lease_test {
     static constexpr bool on = true;
-    const volatile unsigned *revoked;
+    uint64_t revoked;        /* address */
     volatile unsigned *note; /* shared, three words */
     unsigned generation;
     bool went; /* revoked before the tile began; the same for all threads */
     /* Thread 0's: the word as loaded at the last test but one, and at the last, which may still be on its way. Either was
      * loaded after the wait. Nobody ever stands still for a load that was only just begun. */
-    unsigned seen, coming;
+    uint64_t seen, coming;
 
-    __device__ __forceinline__ unsigned look() const
+    __device__ __forceinline__ uint64_t look() const
     {
-        return *revoked;
+        return reef_revoked_now(revoked);
     }
-    __device__ __forceinline__ bool stopped(unsigned word) const
+    __device__ __forceinline__ bool stopped(uint64_t words) const
     {
-        return (int)(generation - word) <= 0;
+        return reef_is_revoked(words, generation);
     }
     __device__ __forceinline__ void wait()
     {
@@ -241,7 +251,7 @@ static __device__ __forceinline__ void reef_plain(const typename Kernel::args &a
 static __device__ __noinline__ bool reef_begins(const reef_cuda_worker &w, unsigned generation)
 {
     volatile unsigned *begun = (volatile unsigned *)w.begun;
-    if ((int)(generation - *(const volatile unsigned *)w.revoked) > 0) {
+    if (!reef_is_revoked(reef_revoked_now(w.revoked), generation)) {
         *begun = generation;
         return true;
     }
@@ -299,7 +309,7 @@ static __device__ __forceinline__ void reef_block(const typename Kernel::args &a
     enum { REVOKED, GOES, DONE };
     __shared__ unsigned note[3], state;
     const uint2 word = *(const uint2 *)w.control;
-    reef_lease_test test = {(const volatile unsigned *)w.revoked, note, word.x, false, 0, 0};
+    reef_lease_test test = {w.revoked, note, word.x, false, 0, 0};
     if (threadIdx.x == 0) {
         state = reef_goes(w, test) ? GOES : REVOKED;
         if (!w.fresh && reef_is_done(w, blockIdx.x, word.y)) { /* flags are not in the cache: another half microsecond */
@@ -350,7 +360,7 @@ static __device__ __forceinline__ void reef_loop(const typename Kernel::args &a,
     const uint2 word = *(const uint2 *)w.control;
     const unsigned *done = (const unsigned *)w.done;
     unsigned was_done = w.fresh ? 0 : done[blockIdx.x]; /* a run is never number 0 */
-    reef_lease_test test = {(const volatile unsigned *)w.revoked, note, word.x, false, 0, 0};
+    reef_lease_test test = {w.revoked, note, word.x, false, 0, 0};
     if (threadIdx.x == 0) {
         go = reef_goes(w, test);
     }

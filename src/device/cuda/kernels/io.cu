@@ -129,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(REEF_IO_THREADS) reef_io_end(const 
         __shared__ unsigned stopped;
         if (threadIdx.x == 0) {
             const reef_cuda_control *worker = (const reef_cuda_control *)a.worker;
-            stopped = (int)(worker->generation - *(const volatile unsigned *)a.revoked) <= 0;
+            stopped = reef_is_revoked(reef_revoked_now(a.revoked), worker->generation);
         }
         __syncthreads();
         if (stopped && ticket == gridDim.x - 1) {

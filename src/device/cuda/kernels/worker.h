@@ -11,13 +11,19 @@ typedef struct reef_cuda_control {
     uint32_t generation, run;
 } reef_cuda_control;
 
+/* Of the device: the youngest generations that are revoked, as the driver and as the watch (watch.c) has written it. What
+ * either says holds. Read in one piece; neither ever becomes older. */
+typedef struct reef_revoked {
+    uint32_t by_driver, by_watch;
+} reef_revoked;
+
 /* Of the device: tiles that were abandoned, and the clock cycles that units spent on them. */
 typedef struct reef_cuda_lost {
     uint64_t tiles, unit_cycles;
 } reef_cuda_lost;
 
 typedef struct reef_cuda_worker {
-    uint64_t revoked;    /* address of the youngest generation that is revoked, 32 bits */
+    uint64_t revoked;    /* address of reef_revoked */
     uint64_t control;    /* of reef_cuda_control */
     uint64_t done;       /* of a word per tile of this kernel: the run that it was done in */
     uint64_t begun;      /* of a word: the generation that this kernel has begun in */
