@@ -310,6 +310,7 @@ $(O)/tests/preempt: $(O)/tests/stress/preempt.o $(O)/libreef.a
 # tools/h200/gpu_tests.sh.
 CUDA_INCLUDE := $(if $(NVCC),$(abspath $(dir $(realpath $(NVCC)))../include))
 GPU_BIN := $(addprefix $(O)/tests/gpu/,kernel_bench run_profile dump_layers test_cuda_misc naive.cubin)
+GPU_BIN += $(if $(CUDA_PAD_ARCH),$(addprefix $(O)/tests/gpu/,pad_table pad_table.cubin pad_table_pads.cubin pad_table_rides.cubin))
 $(O)/tests/gpu/%.o: CPPFLAGS += -Itests -isystem $(CUDA_INCLUDE)
 $(O)/tests/gpu/test_cuda_misc: $(O)/tests/gpu/test_cuda_misc.o $(O)/tests/gpu/launch.o $(O)/libsupport.a $(O)/libreef.a
 	$(call say,LD,$@)
@@ -317,10 +318,18 @@ $(O)/tests/gpu/test_cuda_misc: $(O)/tests/gpu/test_cuda_misc.o $(O)/tests/gpu/la
 $(addprefix $(O)/tests/gpu/,kernel_bench run_profile dump_layers): $(O)/tests/gpu/%: $(O)/tests/gpu/%.o $(O)/libreef.a
 	$(call say,LD,$@)
 	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS) -lcuda -L$(CUDA_INCLUDE)/../lib64/stubs
-$(O)/tests/gpu/naive.cubin: tests/gpu/naive.cu
+# Linked without libcuda: it says itself that there is none.
+$(O)/tests/gpu/pad_table: $(O)/tests/gpu/pad_table.o $(O)/libreef.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS)
+$(O)/tests/gpu/naive.cubin $(O)/tests/gpu/pad_table.cubin: $(O)/tests/gpu/%.cubin: tests/gpu/%.cu
 	@mkdir -p $(@D)
 	$(call say,NVCC,$@)
-	$(Q)$(NVCC) $(NVCC_FLAGS) -gencode=arch=compute_90a,code=sm_90a -cubin -o $@ $<
+	$(Q)$(NVCC) $(NVCC_FLAGS) -gencode=arch=compute_90a,code=sm_90a -MMD -MP -MT $@ -MF $@.d -cubin -o $@ $<
+# The forms of kernel padding, by the library's own rule.
+$(O)/tests/gpu/pad_table_pads.cubin $(O)/tests/gpu/pad_table_rides.cubin: $(O)/tests/gpu/pad_table_%.cubin: $(BUILD)/cuda/tests/gpu/pad_table_%.sm_90a.cubin
+	@mkdir -p $(@D)
+	$(Q)cp $< $@
 .PHONY: gpu-programs
 gpu-programs: $(if $(NVCC),$(GPU_BIN))
 # Clients of a server under load: tests/serve/load.c.
@@ -445,4 +454,4 @@ help:
 clean:
 	rm -rf $(BUILD)/release $(BUILD)/asan $(BUILD)/tsan $(BUILD)/fuzz $(BUILD)/cuda
 
--include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(NICE_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLIENT_OBJ:.o=.d) $(SERVE_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(FAKE_CUDA_OBJ:.o=.d) $(O)/tests/unit/test_cuda_device.d $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d) $(wildcard $(O)/tests/gpu/*.d $(O)/tests/stress/*.d $(O)/tests/isa/*.d)
+-include $(CUDA_IMAGES:=.d) $(LIB_OBJ:.o=.d) $(NICE_OBJ:.o=.d) $(BENCH_OBJ:.o=.d) $(CLIENT_OBJ:.o=.d) $(SERVE_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(FAKE_OBJ:.o=.d) $(FAKE_CUDA_OBJ:.o=.d) $(O)/tests/unit/test_cuda_device.d $(TEST_OBJ:.o=.d) $(SUPPORT_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d) $(wildcard $(BUILD)/cuda/tests/gpu/*.d $(O)/tests/gpu/*.d $(O)/tests/stress/*.d $(O)/tests/isa/*.d)

@@ -1,10 +1,12 @@
 #!/bin/sh
 # Preemption, DISB, padding and the stress test on a GPU; run.sh brings it to the machine that has one.
 #
-#     tools/h200/bench.sh OUT [preempt|disb|padding|stress]...      (default: all four, about a quarter of an hour)
+#     tools/h200/bench.sh OUT [preempt|disb|padding|stress|table]...   (default: all but table, about a quarter of an hour)
 #
-# OUT gets preempt.json and preempt_trace.json, disb.json and disb.svg, padding.json and padding.svg, stress.json (each
-# with the commit), and a log of each; the exit status says whether all went well and every answer was right to the bit.
+# table: tests/gpu/pad_table.c, a quarter of a minute; needs no models.
+#
+# OUT gets preempt.json and preempt_trace.json, disb.json and disb.svg, padding.json and padding.svg, stress.json, pad_table.json
+# (each with the commit), and a log of each; the exit status says whether all went well and every answer was right to the bit.
 # Environment: MODELS (where model files are made), PRECISION (fp16), COUNT (requests per row of preempt, 300),
 # SECONDS_EACH (of disb, per policy, 4), PAIR_SECONDS (of padding, per pair and policy, 1.8: five minutes), PREEMPTIONS (of
 # stress, 100000).
@@ -13,26 +15,31 @@ cd "$(dirname "$0")/../.."
 out=${1:?where the results go}
 shift
 [ $# -gt 0 ] || set -- preempt disb padding stress
+with_models=0
 for what in "$@"; do
     case $what in
-    preempt | disb | padding | stress) ;;
+    preempt | disb | padding | stress) with_models=1 ;;
+    table) ;;
     *)
-        echo "bench.sh: '$what' is none of preempt, disb, padding and stress" >&2
+        echo "bench.sh: '$what' is none of preempt, disb, padding, stress and table" >&2
         exit 2
         ;;
     esac
 done
 models=${MODELS:-/tmp/reef-models}
 precision=${PRECISION:-fp16}
-mkdir -p "$out" "$models/five"
-python3 tools/models/make_models.py --out "$models" >"$out/models.log" 2>&1 || {
-    echo "bench.sh: the models cannot be made in $models:" >&2
-    tail -3 "$out/models.log" >&2
-    exit 1
-}
-for name in resnet152 densenet201 vgg19 inception_v3 distilbert; do
-    ln -sf "../$name.onnx" "$models/five/$name.onnx"
-done
+mkdir -p "$out"
+if [ $with_models = 1 ]; then
+    mkdir -p "$models/five"
+    python3 tools/models/make_models.py --out "$models" >"$out/models.log" 2>&1 || {
+        echo "bench.sh: the models cannot be made in $models:" >&2
+        tail -3 "$out/models.log" >&2
+        exit 1
+    }
+    for name in resnet152 densenet201 vgg19 inception_v3 distilbert; do
+        ln -sf "../$name.onnx" "$models/five/$name.onnx"
+    done
+fi
 
 failed=0
 # step NAME COMMAND...: a log, and its end.
@@ -69,11 +76,14 @@ for what in "$@"; do
             "$models/five/vgg19.onnx:$image" "$models/five/inception_v3.onnx:input=1x3x299x299" \
             "$models/five/distilbert.onnx:input_ids=1x128,attention_mask=1x128"
         ;;
+    table)
+        step pad_table gpu/pad_table "$out/pad_table.json"
+        ;;
     esac
 done
 # Which sources the program was made from (run.sh writes COMMIT into the stage).
 if [ -f COMMIT ]; then
-    python3 - "$(cat COMMIT)" "$out"/preempt.json "$out"/disb.json "$out"/padding.json "$out"/stress.json <<'EOF'
+    python3 - "$(cat COMMIT)" "$out"/preempt.json "$out"/disb.json "$out"/padding.json "$out"/stress.json "$out"/pad_table.json <<'EOF'
 import json, os, sys
 
 for path in filter(os.path.exists, sys.argv[2:]):

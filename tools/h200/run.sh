@@ -16,8 +16,9 @@
 # torch, torchvision and onnx; for tests, compute-sanitizer.
 #
 # Results: build/h200/out; solo.json, preempt.json, disb.json, padding.json, stress.json, nice.json and serve_nice.json also in
-# docs/results/h200. Environment: MODE (release), SOLO (arguments for solo.py, such as "--precisions fp16 vgg19"), NICE (for
-# nice.py, such as "--only kernel"), SERVE (for serve_nice.py, such as "--ways ring").
+# docs/results/h200, and pad_table.json if it is there (on that machine, in the stage: tools/h200/bench.sh out table). Environment:
+# MODE (release), SOLO (arguments for solo.py, such as "--precisions fp16 vgg19"), NICE (for nice.py, such as "--only kernel"),
+# SERVE (for serve_nice.py, such as "--ways ring").
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -45,6 +46,10 @@ stage() {
             strip "$out/gpu/$program"
         done
         cp "$built/tests/gpu/naive.cubin" "$root/tests/gpu/layers.txt" "$out/gpu/"
+        if [ -x "$built/tests/gpu/pad_table" ]; then
+            cp "$built/tests/gpu/pad_table" "$built"/tests/gpu/pad_table*.cubin "$out/gpu/"
+            strip "$out/gpu/pad_table"
+        fi
         find "$root/build/cuda" -name '*.cubin' ! -name '*_pads.*' ! -name '*_rides.*' -exec cp {} "$out/gpu/cubin/" \;
     fi
     strip "$out/reef" "$out"/tests/*
@@ -92,7 +97,7 @@ collect() {
         mkdir -p "$root/docs/results/h200"
         cp "$1/solo.json" "$root/docs/results/h200/solo.json"
     fi
-    for name in preempt disb padding stress; do
+    for name in preempt disb padding stress pad_table; do
         [ ! -f "$1/$name.json" ] || cp "$1/$name.json" "$root/docs/results/h200/$name.json"
     done
     if [ -f "$1/nice.json" ] && [ -z "${NICE:-}" ]; then
