@@ -355,8 +355,6 @@ unsigned cuda_units_needed(reef_instance *instance, unsigned per_mille)
     uint64_t all = typical_replay_ns(instance, NULL, -1);
     for (int share = device->n_shares - 1; all && share >= 0 && units == device->base.units; share--) {
         uint64_t part = typical_replay_ns(instance, other, share);
-        fprintf(stderr, "X_CURVE %u %.4f of %lu\n", device->shares[share].be_units, (double)part / (double)all,
-                (unsigned long)all);
         if (part && part * 1000 <= all * (1000 + per_mille)) {
             units -= device->shares[share].be_units;
         }
