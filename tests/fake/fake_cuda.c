@@ -176,7 +176,7 @@ static struct {
     char complaint[400], faults[100];
     _Atomic unsigned delay_us;
     const reef_watch_args *_Atomic watch; /* that is running */
-    _Atomic uint64_t committed, abandoned, skipped, ridden;
+    _Atomic uint64_t committed, abandoned, skipped, ridden, closes;
 } fake = {.lock = PTHREAD_MUTEX_INITIALIZER, .memory = (size_t)16 << 30};
 
 static _Thread_local struct {
@@ -1844,6 +1844,7 @@ CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned 
         abort();
     }
     executable->nodes[executable->n++] = node_make((CUkernel)function, here(), gx, params);
+    atomic_fetch_add(&fake.closes, !strcmp(((CUkernel)function)->name, "reef_pad_close"));
     append(stream, (op){.kind = OP_LAUNCH, .executable = executable});
     kill_object(executable);
     return CUDA_OK;
@@ -2342,7 +2343,8 @@ void fake_cuda_count(fake_cuda_counts *out)
                               .tiles_committed = atomic_load(&fake.committed),
                               .tiles_abandoned = atomic_load(&fake.abandoned),
                               .tiles_skipped = atomic_load(&fake.skipped),
-                              .tiles_ridden = atomic_load(&fake.ridden)};
+                              .tiles_ridden = atomic_load(&fake.ridden),
+                              .closes = atomic_load(&fake.closes)};
     pthread_mutex_unlock(&fake.lock);
 }
 

@@ -100,6 +100,13 @@ static uint64_t ridden(void)
     return counts.tiles_ridden;
 }
 
+static uint64_t closes(void)
+{
+    fake_cuda_counts counts;
+    fake_cuda_count(&counts);
+    return counts.closes;
+}
+
 static uint64_t committed(void)
 {
     fake_cuda_counts counts;
@@ -358,11 +365,11 @@ static void workers_wait_for_what_is_riding(void **state)
         begin(r, c);
         hold_a_ride(r, c, kernel);
         const uint64_t ran = committed();
-        const unsigned closes = fake_cuda_calls("cuLaunchKernel");
+        const uint64_t before = closes();
         give_units(r);
         const uint32_t k = r->ops->progress(c->instance);
         assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, k, KERNELS - k), REEF_OK);
-        while (fake_cuda_calls("cuLaunchKernel") == closes) {
+        while (closes() == before) {
             sched_yield();
         }
         for (int i = 0; i < 200; i++) {
@@ -421,9 +428,9 @@ static void an_instance_is_not_destroyed_while_its_tiles_ride(void **state)
         hold_a_ride(r, &r->be[0], kernel);
         destruction d = {.rig = r};
         pthread_t thread;
-        const unsigned closes = fake_cuda_calls("cuLaunchKernel");
+        const uint64_t before = closes();
         assert_int_equal(pthread_create(&thread, NULL, destroy_first, &d), 0);
-        while (fake_cuda_calls("cuLaunchKernel") == closes) {
+        while (closes() == before) {
             sched_yield();
         }
         for (int i = 0; i < 200; i++) {
@@ -608,11 +615,11 @@ static void a_block_that_opens_too_late_is_waited_for(void **state)
         assert_int_equal(launch_padded(r), REEF_OK);
         wait_for(&r->waiting, 1);
         const uint64_t ran = committed();
-        const unsigned closes = fake_cuda_calls("cuLaunchKernel");
+        const uint64_t before = closes();
         begin(r, c); /* it was cancelled; this is another run */
         give_units(r);
         assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, 0, KERNELS), REEF_OK);
-        while (fake_cuda_calls("cuLaunchKernel") == closes) {
+        while (closes() == before) {
             sched_yield();
         }
         for (int i = 0; i < 200; i++) {
@@ -849,7 +856,7 @@ static void a_source_that_could_not_be_closed_is_closed_later(void **state)
         wait_for(&c->events, events + 2);
         assert_int_equal(atomic_exchange(&c->failed, 0), 1);
         const uint64_t ran = committed();
-        const unsigned closes = fake_cuda_calls("cuLaunchKernel");
+        const uint64_t before = closes();
         assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, k, KERNELS - k), REEF_OK);
         for (int i = 0; i < 200; i++) {
             sched_yield();
@@ -857,7 +864,7 @@ static void a_source_that_could_not_be_closed_is_closed_later(void **state)
         assert_int_equal(committed(), ran);
         let_it_ride(r, rt_events);
         wait_for(&c->events, events + 3);
-        assert_int_equal(fake_cuda_calls("cuLaunchKernel"), closes + 1);
+        assert_int_equal(closes(), before + 1);
         assert_answer(r, c);
     }
     rig_free(r);
@@ -875,9 +882,9 @@ static void an_instance_whose_source_cannot_be_closed_is_destroyed(void **state)
         fake_cuda_fail(kernel % 2 ? "cuLaunchKernel" : "cuStreamSynchronize", 0, 1, FAKE_CUDA_LAUNCH_FAILED);
         destruction d = {.rig = r};
         pthread_t thread;
-        const unsigned closes = fake_cuda_calls("cuLaunchKernel");
+        const uint64_t before = closes();
         assert_int_equal(pthread_create(&thread, NULL, destroy_first, &d), 0);
-        while (fake_cuda_calls("cuLaunchKernel") == closes) {
+        while (closes() == before) {
             sched_yield();
         }
         for (int i = 0; i < 200; i++) {

@@ -206,9 +206,6 @@ static reef_status carry_out(const cuda_queue *queue, const order *o, cuda_graph
         cuda_pad_source(o->instance);
         kind = without_pads(instance, kind);
     }
-    if (o->watch) {
-        cuda_watch_start(device, o->known);
-    }
     if (o->close) {
         status = cuda_pad_close(instance, queue->stream, error);
     }
@@ -231,6 +228,9 @@ static reef_status carry_out(const cuda_queue *queue, const order *o, cuda_graph
     }
     if (!status && o->count) {
         status = cuda_graph_get(o->instance, o->first, o->count, kind, graph, error);
+        if (o->watch && !status) {
+            cuda_watch_start(device, o->known); /* before they fill the GPU */
+        }
         status = status ? status : CUDA_TRY(cu, error, graph_launch((*graph)->executable, queue->stream));
     }
     cuda_leave(device);
