@@ -55,7 +55,6 @@ enum {
     LARGE_BYTES = 1 << 20,
     MAX_TOLD = 4,
     UNIT_REGISTERS = 65536,
-    RIDE_REGISTERS = 127,
     PAD_STATIC_BYTES = 1000,
     VERSION = 13000,
 };
@@ -2100,7 +2099,8 @@ CUresult cuLibraryGetKernel(CUkernel *out, CUlibrary library, const char *name)
     int level;
     kernel->type = type_of(name, &kernel->worker, &level);
     kernel->padded = level > 0;
-    kernel->registers = level ? level : RIDE_REGISTERS;
+    const char *rider = strstr(name, "_rider");
+    kernel->registers = rider ? atoi(rider + 6) - 1 : level;
     snprintf(kernel->name, sizeof kernel->name, "%s", name);
     *out = kernel;
     return CUDA_OK;
@@ -2141,17 +2141,18 @@ CUresult cuKernelGetAttribute(int *value, int attribute, CUkernel kernel, CUdevi
     }
     return CUDA_OK;
 }
-/* The only variables are NAME_at of the modules with rides; each context has its own. */
+/* The only variables are NAME_at128 and the like of the modules with rides; each context has its own. */
 CUresult cuLibraryGetGlobal(CUdeviceptr *at, size_t *bytes, CUlibrary library, const char *name)
 {
     IN_CONTEXT(cuLibraryGetGlobal);
     HANDLE(cuLibraryGetGlobal, library, LIBRARY);
-    size_t length = strlen(name);
+    const char *end = strrchr(name, '_');
+    const size_t length = end ? (size_t)(end - name) : 0;
     char entry[120];
     snprintf(entry, sizeof entry, ".global %s;", name);
     const kernel_type *type = NULL;
-    for (size_t i = 0; i < sizeof types / sizeof types[0] && ends_with(name, length, "_at"); i++) {
-        const bool is = strlen(types[i].name) == length - 3 && !strncmp(types[i].name, name, length - 3);
+    for (size_t i = 0; i < sizeof types / sizeof types[0] && end && !strncmp(end, "_at", 3); i++) {
+        const bool is = strlen(types[i].name) == length && !strncmp(types[i].name, name, length);
         type = is ? &types[i] : type;
     }
     if (!type || !strstr(library->text, entry)) {

@@ -63,7 +63,7 @@ void fake_cuda_memory(size_t bytes);
 /* Registers of a unit, by which padded forms fit into it; the default is 65536. */
 void fake_cuda_unit_registers(unsigned n);
 /* What the function, at most four in all, has for each thread. Otherwise a padded form takes the registers of
- * its level, a ride 127, and nobody local memory. */
+ * its level, a ride one less, and nobody local memory. */
 void fake_cuda_takes(const char *function, int registers, int local_bytes);
 
 /* Has every cuStreamWriteValue32 that was called also been carried out? */

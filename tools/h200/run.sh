@@ -45,7 +45,7 @@ stage() {
             strip "$out/gpu/$program"
         done
         cp "$built/tests/gpu/naive.cubin" "$root/tests/gpu/layers.txt" "$out/gpu/"
-        find "$root/build/cuda" -name '*.cubin' ! -name '*_pads*' ! -name '*_rides.*' -exec cp {} "$out/gpu/cubin/" \;
+        find "$root/build/cuda" -name '*.cubin' ! -name '*_pads*' ! -name '*_rides*' -exec cp {} "$out/gpu/cubin/" \;
     fi
     strip "$out/reef" "$out"/tests/*
     git -C "$root" rev-parse HEAD | sed "$(git -C "$root" diff --quiet HEAD -- src include tools tests || echo 's/$/ and changes/')" \

@@ -36,18 +36,12 @@ static const reef_cuda_image *best_for(const char *name, const cuda_gpu *gpu)
     return best;
 }
 
-/* Of "conv3_pads64": the level, 64. 0: it is no such module. */
+/* The level of a module of kernel padding: 64 of "pool_pads64" and "pool_rides64". 0: it is none. */
 static unsigned pad_level(const reef_cuda_image *image)
 {
     const char *end = strrchr(image->name, '_');
-    return end && !strncmp(end, "_pads", 5) ? (unsigned)strtoul(end + 5, NULL, 10) : 0;
-}
-
-/* Of kernel padding: that, or "conv3_rides". */
-static bool is_pad_module(const reef_cuda_image *image)
-{
-    const char *end = strrchr(image->name, '_');
-    return pad_level(image) || (end && !strcmp(end, "_rides"));
+    unsigned level = 0;
+    return end && (sscanf(end, "_pads%u", &level) == 1 || sscanf(end, "_rides%u", &level) == 1) ? level : 0;
 }
 
 static bool first_of_its_name(const reef_cuda_image *image)
@@ -78,7 +72,7 @@ static reef_status load_modules(cuda_device *device, bool of_padding, reef_error
     const cuda_gpu *gpu = device->gpu;
     reef_status status = REEF_OK;
     for (const reef_cuda_image *image = reef_cuda_images; !status && image->name; image++) {
-        if (is_pad_module(image) != of_padding || !first_of_its_name(image)) {
+        if ((pad_level(image) != 0) != of_padding || !first_of_its_name(image)) {
             continue;
         }
         const reef_cuda_image *best = best_for(image->name, gpu);
@@ -223,7 +217,7 @@ static void add_level(cuda_padding *padding, unsigned level)
 reef_status cuda_code_load_pads(cuda_device *device, reef_error *error)
 {
     for (unsigned i = 0; i < device->n_modules; i++) {
-        if (is_pad_module(device->images[i])) {
+        if (pad_level(device->images[i])) {
             return REEF_OK;
         }
     }
@@ -258,11 +252,11 @@ static unsigned up_to_scratch(unsigned bytes)
 }
 
 /* The address of a function that was compiled into a module is in a variable of it. */
-reef_status cuda_code_ride(cuda_device *device, const char *function, cuda_ride *out, reef_error *error)
+reef_status cuda_code_ride(cuda_device *device, const char *function, unsigned level, cuda_ride *out, reef_error *error)
 {
     char name[160];
     cuda_function *rider;
-    snprintf(name, sizeof name, "%s_rider", function);
+    snprintf(name, sizeof name, "%s_rider%u", function, level);
     pthread_mutex_lock(&device->code_lock);
     reef_status status = find_with(device, name, 0, &rider, error);
     pthread_mutex_unlock(&device->code_lock);
@@ -271,7 +265,7 @@ reef_status cuda_code_ride(cuda_device *device, const char *function, cuda_ride 
     }
     CUdeviceptr variable;
     size_t bytes;
-    snprintf(name, sizeof name, "%s_at", function);
+    snprintf(name, sizeof name, "%s_at%u", function, level);
     status = CUDA_TRY(device->cu, error, library_global(&variable, &bytes, device->modules[rider->module], name));
     status =
         status ? status : CUDA_TRY(device->cu, error, memcpy_to_host(&out->address, variable, sizeof out->address));

@@ -267,7 +267,9 @@ reef_status cuda_code_function(cuda_device *device, const char *name, unsigned d
 
 /* The modules of kernel padding, which are not loaded with the others. Loading them again does nothing. */
 reef_status cuda_code_load_pads(cuda_device *device, reef_error *error);
-reef_status cuda_code_ride(cuda_device *device, const char *function, cuda_ride *out, reef_error *error);
+/* Sets all of *out but its name and place in a list. */
+reef_status cuda_code_ride(cuda_device *device, const char *function, unsigned level, cuda_ride *out,
+                           reef_error *error);
 typedef struct cuda_pad_form {
     CUfunction function;
     unsigned regs, local_bytes;     /* local_bytes: for what rides, without the kernel's own */

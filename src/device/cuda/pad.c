@@ -101,6 +101,27 @@ void cuda_padding_get(const reef_dev *dev, reef_dev_padding *out)
 
 /* --------------------------------------------------------------- sources -- */
 
+/* A compiler that has registers left takes them: at its highest level nearly every function takes them all, and would fit into no
+ * launch of a lower one. At a lower level it fits into every launch. That is the better one unless it spills: what it saves around
+ * a call, a few registers more or less, is nothing to a tile. */
+static void choose_ride(cuda_device *device, const char *function, cuda_ride *ride)
+{
+    enum { SAVED_BYTES = 32 };
+    const unsigned *levels = device->padding.levels;
+    unsigned most = 0;
+    for (unsigned i = 0; i < REEF_PAD_LEVELS && levels[i]; i++) {
+        cuda_ride at;
+        reef_error ignored;
+        if (!cuda_code_ride(device, function, levels[i], &at, &ignored) && (!ride->address || at.local_bytes <= most)) {
+            most = ride->address ? most : at.local_bytes + SAVED_BYTES;
+            ride->address = at.address;
+            ride->regs = at.regs;
+            ride->local_bytes = at.local_bytes;
+            ride->scratch = at.scratch;
+        }
+    }
+}
+
 /* What a function needs; NULL: it does not ride. */
 static const cuda_ride *find_ride(cuda_device *device, const char *function)
 {
@@ -115,10 +136,7 @@ static const cuda_ride *find_ride(cuda_device *device, const char *function)
         return NULL;
     }
     memcpy(ride->name, function, strlen(function) + 1);
-    reef_error ignored;
-    if (cuda_code_ride(device, function, ride, &ignored)) {
-        ride->address = 0;
-    }
+    choose_ride(device, function, ride);
     ride->next = padding->rides;
     padding->rides = ride;
     return ride->address ? ride : NULL;
