@@ -54,13 +54,21 @@ CUDA_PTX   ?= 75
 NVCC_FLAGS := -std=c++17 -O3 -Isrc -DREEF_CUDA_WORKERS --expt-relaxed-constexpr -Wno-deprecated-gpu-targets
 CUDA_SRC   := $(wildcard src/device/cuda/kernels/*.cu)
 # Kernel padding needs two more forms of each source with tiles in it, for GPUs with clusters and programmatic launches: kernels
-# with spare blocks, and tiles as functions that are called in them (kernels/pad.cuh). REGS and STACK: what those may use.
+# with spare blocks, and tiles as functions that are called in them (kernels/pad.cuh). STACK: what those may use. LEVELS: registers of a
+# thread, the highest first; there is a module of either form for each. wgmma rides, at the highest level only, and carries nothing.
 CUDA_PAD_ARCH  ?= $(filter 90a,$(CUDA_ARCHS))
 # A riding function runs with the constant banks of the kernel that it rides in: it may not have any of its own.
-CUDA_PAD_FLAGS := -Xptxas -disable-optimizer-consts -rdc=true -maxrregcount=128 -DREEF_PAD_REGS=128 -DREEF_PAD_STACK=512
-CUDA_PAD_SRC   := $(shell grep -l '^REEF_KERNEL' $(CUDA_SRC))
+CUDA_PAD_FLAGS := -Xptxas -disable-optimizer-consts -rdc=true -DREEF_PAD_STACK=512
+CUDA_PAD_LEVELS ?= 128 64
+CUDA_PAD_FIRST  := $(firstword $(CUDA_PAD_LEVELS))
+CUDA_PAD_LOWER  := $(filter-out $(CUDA_PAD_FIRST),$(CUDA_PAD_LEVELS))
+CUDA_PAD_SRC    := $(basename $(shell grep -l '^REEF_KERNEL' $(CUDA_SRC)))
+# conv3 has nothing else.
+CUDA_PAD_LIGHT  := $(filter-out %/conv3,$(CUDA_PAD_SRC))
+CUDA_PAD_FORMS  := $(CUDA_PAD_SRC:%=%_rides$(CUDA_PAD_FIRST)) \
+                   $(foreach s,$(CUDA_PAD_LIGHT),$(CUDA_PAD_LEVELS:%=$(s)_pads%) $(CUDA_PAD_LOWER:%=$(s)_rides%))
 ifneq ($(NVCC),)
-CUDA_IMAGES := $(foreach a,$(CUDA_PAD_ARCH),$(foreach s,$(CUDA_PAD_SRC:%.cu=$(BUILD)/cuda/%),$(s)_pads.sm_$(a).cubin $(s)_rides.sm_$(a).cubin))
+CUDA_IMAGES := $(foreach a,$(CUDA_PAD_ARCH),$(CUDA_PAD_FORMS:%=$(BUILD)/cuda/%.sm_$(a).cubin))
 CUDA_IMAGES += $(foreach s,$(CUDA_SRC:%.cu=$(BUILD)/cuda/%),$(CUDA_ARCHS:%=$(s).sm_%.cubin) $(CUDA_PTX:%=$(s).compute_%.ptx))
 else ifeq ($(filter clean help,$(MAKECMDGOALS)),)
 $(info reef: no nvcc found (set NVCC=...): building the CPU-only library)
@@ -155,16 +163,20 @@ $(BUILD)/cuda/%.sm_$(1).cubin: %.cu
 	$$(Q)$(NVCC) $(NVCC_FLAGS) $(if $(filter %a,$(1)),-DREEF_WGMMA_BUILD) -gencode=arch=compute_$(1),code=sm_$(1) -MMD -MP -MT $$@ -MF $$@.d -cubin -o $$@ $$<
 endef
 $(foreach a,$(CUDA_ARCHS),$(eval $(call cubin_rule,$(a))))
+# $(1): architecture; $(2): pads or rides; $(3): level; $(4): more flags.
 define pad_rule
-$(BUILD)/cuda/%_$(2).sm_$(1).cubin: %.cu
+$(BUILD)/cuda/%_$(2)$(3).sm_$(1).cubin: %.cu
 	@mkdir -p $$(@D)
 	$$(call say,NVCC,$$@)
-	$$(Q)$(NVCC) $(NVCC_FLAGS) $(CUDA_PAD_FLAGS) -DREEF_CUDA_$(3) $(if $(filter RIDES,$(3)),-DREEF_WGMMA_BUILD) -gencode=arch=compute_$(1),code=sm_$(1) -MMD -MP -MT $$@ -MF $$@.d -cubin -o $$@.o $$<
+	$$(Q)$(NVCC) $(NVCC_FLAGS) $(CUDA_PAD_FLAGS) -maxrregcount=$(3) -DREEF_PAD_REGS=$(3) $(4) -gencode=arch=compute_$(1),code=sm_$(1) -MMD -MP -MT $$@ -MF $$@.d -cubin -o $$@.o $$<
 	$$(Q)$(dir $(NVCC))nvlink -arch=sm_$(1) -o $$@.linked $$@.o
-	$$(Q)$(if $(filter RIDES,$(3)),! readelf -SW $$@.linked 2>/dev/null | grep -o '\.nv\.constant[1-9][^ ]*' || { echo "$$@: constants in a riding function" >&2; exit 1; })
+	$$(Q)$(if $(filter rides,$(2)),! readelf -SW $$@.linked 2>/dev/null | grep -o '\.nv\.constant[1-9][^ ]*' || { echo "$$@: constants in a riding function" >&2; exit 1; })
 	$$(Q)mv $$@.linked $$@
 endef
-$(foreach a,$(CUDA_PAD_ARCH),$(eval $(call pad_rule,$(a),pads,PADS))$(eval $(call pad_rule,$(a),rides,RIDES)))
+$(foreach a,$(CUDA_PAD_ARCH),$(eval $(call pad_rule,$(a),pads,$(CUDA_PAD_FIRST),-DREEF_CUDA_PADS)))
+$(foreach a,$(CUDA_PAD_ARCH),$(eval $(call pad_rule,$(a),rides,$(CUDA_PAD_FIRST),-DREEF_CUDA_RIDES -DREEF_WGMMA_BUILD)))
+$(foreach a,$(CUDA_PAD_ARCH),$(foreach l,$(CUDA_PAD_LOWER),$(eval $(call pad_rule,$(a),pads,$(l),-DREEF_CUDA_PADS -DREEF_PAD_CAPPED))))
+$(foreach a,$(CUDA_PAD_ARCH),$(foreach l,$(CUDA_PAD_LOWER),$(eval $(call pad_rule,$(a),rides,$(l),-DREEF_CUDA_RIDES))))
 define ptx_rule
 $(BUILD)/cuda/%.compute_$(1).ptx: %.cu
 	@mkdir -p $$(@D)

@@ -124,10 +124,12 @@ typedef struct reef_device_stats {
 /* A snapshot; counters only grow. */
 void reef_device_stats_get(const reef_device *device, reef_device_stats *out);
 
+enum { REEF_PAD_LEVELS = 4 };
 typedef struct reef_padding_info {
-    size_t proxy_bytes;     /* device memory taken by the kernels that carry tiles of others; 0 where none are needed */
-    uint64_t selections;    /* RT launches for which the host has chosen best-effort tiles so far */
-    uint64_t select_p50_ns; /* what that took, of the newest 1024; 0: the host chooses none */
+    size_t proxy_bytes; /* device memory taken by the kernels that carry tiles of others; 0 where none are needed */
+    unsigned levels[REEF_PAD_LEVELS]; /* registers of a thread that they are built for, the highest first; then 0 */
+    uint64_t selections;              /* RT launches for which the host has chosen best-effort tiles so far */
+    uint64_t select_p50_ns;           /* what that took, of the newest 1024; 0: the host chooses none */
 } reef_padding_info;
 /* What kernel padding (policy pad) costs besides the time of its tiles. UNSUPPORTED where the device has none; *out is
  * then untouched. Thread safe. */
@@ -217,6 +219,7 @@ typedef struct reef_kernel_info {
     uint64_t tile_ns;                  /* one tile, measured or estimated */
     unsigned units;                    /* compute units it can fill */
     unsigned tiles_per_unit;           /* that run at once on one unit (a GPU's occupancy) */
+    unsigned pad_level; /* at which it carries tiles of others; 0: none, or policy pad has not launched it */
 } reef_kernel_info;
 bool reef_model_kernel(const reef_model *model, size_t i, reef_kernel_info *out);
 

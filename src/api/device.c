@@ -245,7 +245,12 @@ reef_status reef_device_padding(const reef_device *device, reef_padding_info *ou
         return reef_fail(error, REEF_UNSUPPORTED, "device '%s' has no launches that carry tiles of others", ops->name);
     }
     reef_sched *sched = (reef_sched *)(uintptr_t)&device->sched; /* for its lock */
-    *out = (reef_padding_info){.proxy_bytes = ops->proxy_bytes ? ops->proxy_bytes(device->dev) : 0};
+    reef_dev_padding padding = {0};
+    if (ops->padding) {
+        ops->padding(device->dev, &padding);
+    }
+    *out = (reef_padding_info){.proxy_bytes = padding.proxy_bytes};
+    memcpy(out->levels, padding.levels, sizeof out->levels);
     out->select_p50_ns = reef_sched_select_p50_ns(sched, &out->selections);
     return REEF_OK;
 }

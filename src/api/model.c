@@ -287,6 +287,7 @@ bool reef_model_kernel(const reef_model *model, size_t i, reef_kernel_info *out)
         .tile_ns = model->costs[i].tile_ns,
         .units = info.tiles < units ? info.tiles : units,
         .tiles_per_unit = info.blocks_per_unit ? info.blocks_per_unit : 1,
+        .pad_level = info.pad_level,
     };
     pthread_mutex_unlock(&model->device->sched.lock);
     memcpy(out->out_dims, kernel->y.dims, sizeof out->out_dims);

@@ -243,6 +243,15 @@ bool padding_empty_at(const padding_report *report, size_t i, padding_row *out)
     return false;
 }
 
+const bench_model_row *padding_model(const padding_report *report, const char *model)
+{
+    size_t i = 0;
+    while (i < report->bench.n_models && strcmp(report->bench.models[i].name, model) != 0) {
+        i++;
+    }
+    return i < report->bench.n_models ? &report->bench.models[i] : NULL;
+}
+
 bool padding_sum_at(const padding_report *report, size_t i, padding_sum *out)
 {
     padding_row row, first;

@@ -492,6 +492,16 @@ static void print_pairs(const padding_report *report, FILE *out)
     }
 }
 
+/* "  vgg19  kernels that carry others: 3 at 128 registers, 5 at 64, 11 carry none" */
+static void print_padded(const reef_padding_info *padding, const bench_model_row *model, FILE *out)
+{
+    fprintf(out, "  %-20s kernels that carry others:", model->name);
+    for (size_t i = 0; i < REEF_PAD_LEVELS && padding->levels[i]; i++) {
+        fprintf(out, " %zu at %u%s,", model->padded[i], padding->levels[i], i ? "" : " registers");
+    }
+    fprintf(out, " %zu carry none\n", model->plain);
+}
+
 static void print_empty(const padding_report *report, FILE *out)
 {
     padding_row line;
@@ -508,6 +518,9 @@ static void print_empty(const padding_report *report, FILE *out)
         print_faults(line.row, out);
     }
     const reef_padding_info *padding = &report->bench.padding;
+    for (size_t i = 0; padding->levels[0] && padding_empty_at(report, i, &line); i++) {
+        print_padded(padding, padding_model(report, line.rt), out);
+    }
     if (report->bench.padded) {
         fprintf(out, "  kernels that carry others: %zu bytes of device memory; choosing on the host: ",
                 padding->proxy_bytes);
@@ -577,15 +590,32 @@ static json_t *padding_row_json(const padding_row *line)
     return object;
 }
 
-/* {"empty_pad_overhead_pct": {model: pct}, ..., "policies": {policy: {...}}} */
+/* {"128": kernels that carry others at that level, ..., "none": the others} */
+static json_t *padded_json(const reef_padding_info *padding, const bench_model_row *model)
+{
+    json_t *object = json_object();
+    for (size_t i = 0; i < REEF_PAD_LEVELS && padding->levels[i]; i++) {
+        char level[16];
+        snprintf(level, sizeof level, "%u", padding->levels[i]);
+        put_count(object, level, model->padded[i]);
+    }
+    put_count(object, "none", model->plain);
+    return object;
+}
+
+/* {"empty_pad_overhead_pct": {model: pct}, ..., "padded_kernels": {model: {...}}, ..., "policies": {policy: {...}}} */
 static json_t *padding_summary_json(const padding_report *report)
 {
     padding_row line;
     padding_sum sum;
     json_t *root = json_object(), *p50 = json_object(), *p99 = json_object(), *policies = json_object();
+    json_t *padded = json_object();
     for (size_t i = 0; padding_empty_at(report, i, &line); i++) {
         put(p50, line.rt, line.over_p50_pct);
         put(p99, line.rt, line.over_p99_pct);
+        if (report->bench.padding.levels[0]) {
+            json_object_set_new(padded, line.rt, padded_json(&report->bench.padding, padding_model(report, line.rt)));
+        }
     }
     for (size_t i = 0; padding_sum_at(report, i, &sum); i++) {
         json_t *figures = json_object();
@@ -603,6 +633,7 @@ static json_t *padding_summary_json(const padding_report *report)
     const bench_report *bench = &report->bench;
     json_object_set_new(root, "empty_pad_overhead_pct", p50);
     json_object_set_new(root, "empty_pad_overhead_p99_pct", p99);
+    json_object_set_new(root, "padded_kernels", padded);
     json_object_set_new(root, "proxy_bytes",
                         bench->padded ? json_integer((json_int_t)bench->padding.proxy_bytes) : json_null());
     json_object_set_new(root, "selection_ns_p50",

@@ -62,8 +62,9 @@ typedef struct bench_part {
 typedef struct bench_model_row {
     const char *name;
     double solo_us;
-    size_t kernels, preemptible; /* preemptible: may be stopped inside */
-    char why_not[200];           /* the first that may not: its name and the reason */
+    size_t kernels, preemptible;           /* preemptible: may be stopped inside */
+    char why_not[200];                     /* the first that may not: its name and the reason */
+    size_t padded[REEF_PAD_LEVELS], plain; /* kernels that carry others' tiles, by level; and those that carry none */
 } bench_model_row;
 
 /* Borrows names from the workloads and the options it was made from. */
@@ -170,6 +171,8 @@ typedef struct padding_sum {
 bool padding_row_at(const padding_report *report, size_t i, padding_row *out);
 /* The i-th policy; false past the end. */
 bool padding_sum_at(const padding_report *report, size_t i, padding_sum *out);
+/* What is known of the model, which bench.padding's levels go with. */
+const bench_model_row *padding_model(const padding_report *report, const char *model);
 /* The i-th RT model under policy pad with nothing to pad (its be is NULL); false past the end. */
 bool padding_empty_at(const padding_report *report, size_t i, padding_row *out);
 

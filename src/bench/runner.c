@@ -629,6 +629,15 @@ static reef_status choose_policies(runner *r, bench_report *report, reef_error *
     return REEF_OK;
 }
 
+static void count_padded(const reef_padding_info *padding, const reef_kernel_info *kernel, bench_model_row *row)
+{
+    size_t *count = &row->plain;
+    for (size_t i = 0; i < REEF_PAD_LEVELS; i++) {
+        count = kernel->pad_level && kernel->pad_level == padding->levels[i] ? &row->padded[i] : count;
+    }
+    ++*count;
+}
+
 /* What a reader of the results should know of the models. */
 static reef_status describe_models(const runner *r, bench_report *report)
 {
@@ -643,8 +652,9 @@ static reef_status describe_models(const runner *r, bench_report *report)
                                  .solo_us = (double)r->models[i].solo_ns / 1e3,
                                  .kernels = info.kernels,
                                  .preemptible = info.kernels_preemptible};
-        for (size_t k = 0; !row->why_not[0] && reef_model_kernel(model, k, &kernel); k++) {
-            if (!kernel.preemptible) {
+        for (size_t k = 0; reef_model_kernel(model, k, &kernel); k++) {
+            count_padded(&report->padding, &kernel, row);
+            if (!kernel.preemptible && !row->why_not[0]) {
                 snprintf(row->why_not, sizeof row->why_not, "%.80s: %s", kernel.name,
                          kernel.why_not ? kernel.why_not : "unknown");
             }
@@ -757,11 +767,10 @@ reef_status bench_run(const bench_workload *workloads, size_t n_workloads, const
     if (!status) {
         status = bench_traced(r.device, options->trace, play_all, &(play_context){&r, &report}, error);
     }
-    if (!status && describe_models(&r, &report)) {
-        status = reef_fail(error, REEF_NO_MEMORY, "out of memory for the report");
-    }
     if (!status) {
         ask_padding(&r, &report);
+        status =
+            describe_models(&r, &report) ? reef_fail(error, REEF_NO_MEMORY, "out of memory for the report") : REEF_OK;
     }
     clean_up(&r);
     if (status) {

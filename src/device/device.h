@@ -126,7 +126,14 @@ typedef struct reef_dev_kernel {
     const char *why_not, *variant; /* static, or the program's */
     uint64_t tile_ns;              /* estimate for one tile */
     unsigned blocks_per_unit;      /* tiles that a unit runs at once; 0: one */
+    unsigned pad_level; /* reef_dev_padding's, at which it carries others' tiles; 0: none, or not launched so */
 } reef_dev_kernel;
+
+/* What the kernels are that carry others' tiles. */
+typedef struct reef_dev_padding {
+    size_t proxy_bytes;               /* memory of the device that those in use take */
+    unsigned levels[REEF_PAD_LEVELS]; /* registers of a thread, the highest first; then 0 */
+} reef_dev_padding;
 
 typedef struct reef_program_options {
     reef_precision precision; /* a device may be more precise */
@@ -213,8 +220,8 @@ struct reef_device_ops {
     reef_status (*hint)(reef_dev *dev, uint64_t hold_ns, reef_error *error);
     /* The time slice that config.slice_us has led to. UNSUPPORTED: none, and why. NULL: the device has no time slices. */
     reef_status (*slice)(const reef_dev *dev, uint32_t *us, reef_error *error);
-    /* Memory of the device that its proxy kernels take, which carry tiles of others. NULL: it needs none. */
-    size_t (*proxy_bytes)(const reef_dev *dev);
+    /* NULL: it needs no kernels of their own for what rides. */
+    void (*padding)(const reef_dev *dev, reef_dev_padding *out);
 };
 
 /* The i-th backend of this build; NULL past the end. */

@@ -365,6 +365,8 @@ def work(t: Suite) -> None:
             assert abs(row["rt_p50_us"] / row["rt_alone_p50_us"] - 1 - row["rt_overhead_p50_pct"] / 100) < 0.01, row
         summary = result["summary"]
         assert list(summary["empty_pad_overhead_pct"]) == ["relu", "odd/conv.onnx"], summary
+        padded = {"128": 0, "64": 1, "none": 0}  # of the fake; other processors need no kernels of their own for it
+        assert summary["padded_kernels"] == ({"relu": padded, "odd/conv.onnx": padded} if t.fake else {}), summary
         assert isinstance(summary["proxy_bytes"], int) and isinstance(summary["selection_ns_p50"], int), summary
         assert list(summary["policies"]) == ["pad", "streams"] and summary["policies"]["pad"]["pairs"] == 2, summary
         assert [model["model"] for model in result["models"]] == ["relu", "odd/conv.onnx"], result["models"]  # each loaded once

@@ -13,11 +13,14 @@ static const char text[] =
     ".entry reef_io_in(\n.entry reef_io_end(\n.entry reef_pad_close(\n.entry reef_watch(\n" BOTH("reef_elt_f32_v1")
         BOTH("reef_elt_f32_v4") BOTH("reef_spin") BOTH("reef_short_v1") BOTH("reef_short_v4") BOTH("reef_short_v8");
 #ifdef FAKE_CUDA_PADS
-#define PAD(name)  ".entry " name "_pad(\n"
-#define RIDE(name) ".entry " name "_rider(\n.global " name "_at;\n"
-static const char pads[] = PAD("reef_elt_f32_v1") PAD("reef_elt_f32_v4") PAD("reef_spin");
+#define PAD(name, level)  ".entry " name "_pad" #level "(\n"
+#define RIDE(name, level) ".entry " name "_rider" #level "(\n.global " name "_at" #level ";\n"
+#define PADS(level)                                                                                                    \
+    PAD("reef_nothing", level) PAD("reef_elt_f32_v1", level) PAD("reef_elt_f32_v4", level) PAD("reef_spin", level)
+static const char pads64[] = PADS(64), pads128[] = PADS(128);
 /* One of them does not ride. */
-static const char rides[] = RIDE("reef_elt_f32_v4") RIDE("reef_spin");
+static const char rides64[] = RIDE("reef_elt_f32_v4", 64) RIDE("reef_spin", 64);
+static const char rides128[] = RIDE("reef_elt_f32_v4", 128) RIDE("reef_spin", 128);
 #endif
 
 #define IMAGE(name, text)                                                                                              \
@@ -27,8 +30,10 @@ static const char rides[] = RIDE("reef_elt_f32_v4") RIDE("reef_spin");
 const reef_cuda_image reef_cuda_images[] = {
     IMAGE("fake", text),
 #ifdef FAKE_CUDA_PADS
-    IMAGE("fake_pads", pads),
-    IMAGE("fake_rides", rides),
+    IMAGE("fake_pads64", pads64),
+    IMAGE("fake_pads128", pads128),
+    IMAGE("fake_rides64", rides64),
+    IMAGE("fake_rides128", rides128),
 #endif
     {NULL, NULL, NULL, 0, 0},
 };

@@ -54,7 +54,8 @@ enum {
     MAX_DEPTH = 8,
     MAX_PARAMS_BYTES = 8192,
     LARGE_BYTES = 1 << 20,
-    PAD_REGISTERS = 128, /* of padded forms; rides have one less */
+    MAX_TOLD = 4,
+    UNIT_REGISTERS = 65536,
     PAD_STATIC_BYTES = 1000,
     VERSION = 13000,
 };
@@ -104,6 +105,7 @@ struct CUkern_st {
     CUlibrary library;
     const struct kernel_type *type; /* NULL: does nothing */
     bool worker, padded;
+    int registers; /* unless the test says otherwise */
     char name[100];
 };
 struct CUevent_st {
@@ -174,10 +176,15 @@ static struct {
     void (*hook)(void *, const fake_cuda_step *);
     void *hook_context;
     char complaint[400], faults[100];
+    struct {
+        char name[100];
+        int registers, local_bytes;
+    } told[MAX_TOLD]; /* of kernels */
+    unsigned n_told, registers;
     _Atomic unsigned delay_us;
     const reef_watch_args *_Atomic watch; /* that is running */
     _Atomic uint64_t committed, abandoned, skipped, ridden, closes;
-} fake = {.lock = PTHREAD_MUTEX_INITIALIZER, .memory = (size_t)16 << 30};
+} fake = {.lock = PTHREAD_MUTEX_INITIALIZER, .memory = (size_t)16 << 30, .registers = UNIT_REGISTERS};
 
 static _Thread_local struct {
     CUcontext stack[MAX_DEPTH];
@@ -658,12 +665,14 @@ static bool ends_with(const char *name, size_t length, const char *end)
     return length > n && !strncmp(name + length - n, end, n);
 }
 
-static const kernel_type *type_of(const char *name, bool *worker, bool *padded)
+/* *level: of a padded form, "reef_spin_pad64", the number; otherwise 0. */
+static const kernel_type *type_of(const char *name, bool *worker, int *level)
 {
+    const char *pad = strstr(name, "_pad");
     size_t length = strlen(name);
     *worker = ends_with(name, length, "_be");
-    *padded = ends_with(name, length, "_pad");
-    length -= *worker ? 3 : *padded ? 4 : 0;
+    *level = pad ? atoi(pad + 4) : 0;
+    length -= *worker ? 3 : *level ? strlen(pad) : 0;
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
         if (strlen(types[i].name) == length && !strncmp(types[i].name, name, length)) {
             return &types[i];
@@ -2163,7 +2172,11 @@ CUresult cuLibraryGetKernel(CUkernel *out, CUlibrary library, const char *name)
     }
     CUkernel kernel = make(KERNEL, sizeof *kernel, NULL);
     kernel->library = library;
-    kernel->type = type_of(name, &kernel->worker, &kernel->padded);
+    int level;
+    kernel->type = type_of(name, &kernel->worker, &level);
+    kernel->padded = level > 0;
+    const char *rider = strstr(name, "_rider");
+    kernel->registers = rider ? atoi(rider + 6) - 1 : level;
     snprintf(kernel->name, sizeof kernel->name, "%s", name);
     *out = kernel;
     return CUDA_OK;
@@ -2175,30 +2188,47 @@ CUresult cuKernelSetAttribute(int attribute, int value, CUkernel kernel, CUdevic
     (void)attribute, (void)value, (void)device;
     return CUDA_OK;
 }
+/* What a thread of it takes. */
+static void ask_kernel(CUkernel kernel, int *registers, int *local_bytes)
+{
+    *registers = kernel->registers;
+    *local_bytes = 0;
+    pthread_mutex_lock(&fake.lock);
+    for (unsigned i = 0; i < fake.n_told; i++) {
+        if (!strcmp(fake.told[i].name, kernel->name)) {
+            *registers = fake.told[i].registers;
+            *local_bytes = fake.told[i].local_bytes;
+        }
+    }
+    pthread_mutex_unlock(&fake.lock);
+}
 CUresult cuKernelGetAttribute(int *value, int attribute, CUkernel kernel, CUdevice device)
 {
     IN_CONTEXT(cuKernelGetAttribute);
     HANDLE(cuKernelGetAttribute, kernel, KERNEL);
     (void)device;
+    int registers, local_bytes;
+    ask_kernel(kernel, &registers, &local_bytes);
     switch (attribute) {
     case CUDA_FUNC_STATIC_SMEM: *value = PAD_STATIC_BYTES; break;
-    case CUDA_FUNC_LOCAL_BYTES: *value = 0; break;
-    case CUDA_FUNC_REGISTERS: *value = kernel->padded ? PAD_REGISTERS : PAD_REGISTERS - 1; break;
+    case CUDA_FUNC_LOCAL_BYTES: *value = local_bytes; break;
+    case CUDA_FUNC_REGISTERS: *value = registers; break;
     default: return INVALID_VALUE;
     }
     return CUDA_OK;
 }
-/* The only variables are NAME_at of the modules with rides; each context has its own. */
+/* The only variables are NAME_at128 and the like of the modules with rides; each context has its own. */
 CUresult cuLibraryGetGlobal(CUdeviceptr *at, size_t *bytes, CUlibrary library, const char *name)
 {
     IN_CONTEXT(cuLibraryGetGlobal);
     HANDLE(cuLibraryGetGlobal, library, LIBRARY);
-    size_t length = strlen(name);
+    const char *end = strrchr(name, '_');
+    const size_t length = end ? (size_t)(end - name) : 0;
     char entry[120];
     snprintf(entry, sizeof entry, ".global %s;", name);
     const kernel_type *type = NULL;
-    for (size_t i = 0; i < sizeof types / sizeof types[0] && ends_with(name, length, "_at"); i++) {
-        const bool is = strlen(types[i].name) == length - 3 && !strncmp(types[i].name, name, length - 3);
+    for (size_t i = 0; i < sizeof types / sizeof types[0] && end && !strncmp(end, "_at", 3); i++) {
+        const bool is = strlen(types[i].name) == length && !strncmp(types[i].name, name, length);
         type = is ? &types[i] : type;
     }
     if (!type || !strstr(library->text, entry)) {
@@ -2226,6 +2256,12 @@ CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, CUfunction fun
     HANDLE(cuOccupancyMaxActiveBlocksPerMultiprocessor, function, KERNEL);
     (void)dynamic_smem;
     *blocks = threads > 512 ? 1 : 2;
+    const CUkernel kernel = (CUkernel)function;
+    if (kernel->padded) {
+        pthread_mutex_lock(&fake.lock);
+        *blocks = (int)fake.registers / (kernel->registers * threads);
+        pthread_mutex_unlock(&fake.lock);
+    }
     return CUDA_OK;
 }
 
@@ -2279,6 +2315,23 @@ void fake_cuda_memory(size_t bytes)
     pthread_mutex_unlock(&fake.lock);
 }
 
+void fake_cuda_unit_registers(unsigned n)
+{
+    pthread_mutex_lock(&fake.lock);
+    fake.registers = n;
+    pthread_mutex_unlock(&fake.lock);
+}
+
+void fake_cuda_takes(const char *function, int registers, int local_bytes)
+{
+    pthread_mutex_lock(&fake.lock);
+    const unsigned i = fake.n_told++;
+    snprintf(fake.told[i].name, sizeof fake.told[i].name, "%s", function);
+    fake.told[i].registers = registers;
+    fake.told[i].local_bytes = local_bytes;
+    pthread_mutex_unlock(&fake.lock);
+}
+
 bool fake_cuda_written(void)
 {
     bool all = true;
@@ -2318,6 +2371,8 @@ void fake_cuda_reset(void)
     fake.lost = fake.no_new_contexts = false;
     fake.complaint[0] = fake.faults[0] = '\0';
     fake.memory = DEFAULT_MEMORY;
+    fake.registers = UNIT_REGISTERS;
+    fake.n_told = 0;
     pthread_mutex_unlock(&fake.lock);
 }
 

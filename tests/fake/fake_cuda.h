@@ -60,6 +60,12 @@ void fake_cuda_contexts_after_fault(bool work);
 /* Bytes of the device's memory; the default is 16 GiB. */
 void fake_cuda_memory(size_t bytes);
 
+/* Registers of a unit, by which padded forms fit into it; the default is 65536. */
+void fake_cuda_unit_registers(unsigned n);
+/* What the function, at most four in all, has for each thread. Otherwise a padded form takes the registers of
+ * its level, a ride one less, and nobody local memory. */
+void fake_cuda_takes(const char *function, int registers, int local_bytes);
+
 /* Has every cuStreamWriteValue32 that was called also been carried out, and everything that a watch is to pass on? */
 bool fake_cuda_written(void);
 

@@ -344,7 +344,7 @@ reef_status reef_device_padding(const reef_device *device, reef_padding_info *ou
     if (getenv("FAKE_REEF_NO_PAD")) {
         return reef_fail(error, REEF_UNSUPPORTED, "device 'cpu' was told to have no padding");
     }
-    *out = (reef_padding_info){.proxy_bytes = 4096, .selections = 3, .select_p50_ns = 170};
+    *out = (reef_padding_info){.proxy_bytes = 4096, .levels = {128, 64}, .selections = 3, .select_p50_ns = 170};
     return REEF_OK;
 }
 
@@ -465,7 +465,8 @@ bool reef_model_kernel(const reef_model *model, size_t i, reef_kernel_info *out)
                               .out_rank = 2,
                               .solo_p50_ns = model->profiled ? model->request_ns : 0,
                               .tile_ns = model->request_ns,
-                              .units = 1};
+                              .units = 1,
+                              .pad_level = 64};
     return i == 0;
 }
 

@@ -764,6 +764,8 @@ static uint32_t wait_report(const uint64_t *report, uint32_t generation)
     }
 }
 
+static unsigned other_stops[2]; /* before any tile was done; when all were */
+
 /* Best-effort workers, stopped at some moment: when does the host know the first tile that is not done? */
 static void measure_stops(samples *us)
 {
@@ -806,6 +808,8 @@ static void measure_stops(samples *us)
         /* Not those that had ended, or not begun; nor the first, for which the driver loads what it needs. */
         if (generation > WARM_RUNS && first > 0 && first < WORKER_TILES) {
             add_sample(us, took);
+        } else if (generation > WARM_RUNS) {
+            other_stops[first > 0]++;
         }
     }
     cu->graph_exec_destroy(executable);
@@ -904,11 +908,12 @@ static void write_all(FILE *json, unsigned rounds, samples *stops, double second
     fprintf(json, "],\n \"tables\": [\n");
     write_tables(json);
     const double p50 = percentile(stops, 50), p99 = percentile(stops, 99);
-    fprintf(json, "],\n \"progress_known_us\": {\"p50\": %.2f, \"p99\": %.2f, \"stops\": %zu},\n \"errors\": %u}\n",
-            p50, p99, stops->n, errors);
+    fprintf(json, "],\n \"progress_known_us\": {\"p50\": %.2f, \"p99\": %.2f, \"stops\": %zu, \"too_early\": %u, \"too_late\": %u},\n"
+                  " \"errors\": %u}\n",
+            p50, p99, stops->n, other_stops[0], other_stops[1], errors);
     printf("\nfrom the decision to stop best-effort work until its progress is known: p50 %.2f us, p99 %.2f us (%zu "
-           "stops)\n",
-           p50, p99, stops->n);
+           "stops; %u before any tile was done, %u when all were)\n",
+           p50, p99, stops->n, other_stops[0], other_stops[1]);
 }
 
 /* ------------------------------------------------------------------ main -- */

@@ -757,6 +757,15 @@ static void padding_is_measured_for_every_pair_and_policy(void **state)
     reef_error error = {0};
     assert_int_equal(padding_chart_write(&report, chart, &error), REEF_OK);
     unlink(chart);
+    json_t *json = padding_report_json(&report), *summary = json_object_get(json, "summary");
+    for (int i = 0; i < 2; i++) { /* as the fake engine has it */
+        json_t *padded = json_object_get(json_object_get(summary, "padded_kernels"), paths[i]);
+        assert_int_equal(json_object_size(padded), 3);
+        assert_int_equal(json_integer_value(json_object_get(padded, "128")), 0);
+        assert_int_equal(json_integer_value(json_object_get(padded, "64")), 1);
+        assert_int_equal(json_integer_value(json_object_get(padded, "none")), 0);
+    }
+    json_decref(json);
     padding_report_free(&report);
 }
 
@@ -780,6 +789,7 @@ static void without_padding_the_other_policies_are_measured(void **state)
     assert_int_equal(json_array_size(json_object_get(json, "rows")), 1);
     assert_int_equal(json_object_size(json_object_get(summary, "empty_pad_overhead_pct")), 0);
     assert_true(json_is_null(json_object_get(summary, "proxy_bytes")));
+    assert_int_equal(json_object_size(json_object_get(summary, "padded_kernels")), 0);
     json_decref(json);
     padding_report_free(&report);
 }

@@ -900,7 +900,10 @@ static void a_build_without_padded_forms_says_so(void **state)
         assert_non_null(strstr(error.message, "no kernels that carry others' tiles"));
     }
     assert_int_equal(r->ops->pad(r->dev, false, &error), REEF_OK);
-    assert_int_equal(r->ops->proxy_bytes(r->dev), 0);
+    reef_dev_padding padding;
+    r->ops->padding(r->dev, &padding);
+    assert_int_equal(padding.proxy_bytes, 0);
+    assert_int_equal(padding.levels[0], 0);
     begin(r, &r->be[0]);
     finish(r, &r->be[0]);
     assert_answer(r, &r->be[0]);

@@ -575,7 +575,7 @@ static void a_block_that_takes_too_late_gets_nothing(void **state)
         begin(r, c);
         stop_in(r, c, kernel);
         const uint32_t k = r->ops->progress(c->instance);
-        gate gates[2] = {{"reef_elt_f32_v4_pad", FAKE_CUDA_TAKE, 0, 1, 0},
+        gate gates[2] = {{"reef_elt_f32_v4_pad128", FAKE_CUDA_TAKE, 0, 1, 0},
                          {"reef_elt_f32_v4_be", FAKE_CUDA_COMMIT, k + 1, 1, 0}};
         fake_cuda_hook(at_either, gates);
         assert_int_equal(launch_padded(r), REEF_OK);
@@ -611,7 +611,7 @@ static void a_block_that_opens_too_late_is_waited_for(void **state)
         const uint32_t rt_events = atomic_load(&r->rt.events), events = atomic_load(&c->events);
         begin(r, c);
         stop_in(r, c, kernel);
-        close_gate_of(r, "reef_elt_f32_v4_pad", FAKE_CUDA_OPEN, 0);
+        close_gate_of(r, "reef_elt_f32_v4_pad128", FAKE_CUDA_OPEN, 0);
         assert_int_equal(launch_padded(r), REEF_OK);
         wait_for(&r->waiting, 1);
         const uint64_t ran = committed();
@@ -631,6 +631,121 @@ static void a_block_that_opens_too_late_is_waited_for(void **state)
         assert_answer(r, c);
     }
     rig_free(r);
+}
+
+/* ----------------------------------------------------------------- levels -- */
+
+/* A unit with so many registers; a kernel has 16 blocks of 64 threads, and so has the one behind it, unless it is the last. All of
+ * them fit in each level of 32 units with room for spare blocks if a unit takes two. */
+enum { TWO_AT_128 = 16384, ONE_AT_128 = 8192, ONE_AT_64 = 4096 };
+
+static rig *rig_of_levels(unsigned unit_registers, const char *function, int registers, int local_bytes)
+{
+    rig *r = rig_make(1);
+    fake_cuda_unit_registers(unit_registers);
+    if (function) {
+        fake_cuda_takes(function, registers, local_bytes);
+    }
+    assert_int_equal(r->ops->pad(r->dev, true, NULL), REEF_OK);
+    return r;
+}
+
+static unsigned kernels_at(rig *r, unsigned level)
+{
+    unsigned n = 0;
+    for (uint32_t k = 0; k < KERNELS; k++) {
+        reef_dev_kernel info;
+        r->ops->kernel_info(r->program, k, &info);
+        n += info.pad_level == level;
+    }
+    return n;
+}
+
+/* Tiles that ride in one real-time request beside work that was stopped at its beginning. */
+static uint64_t rides_in_a_request(rig *r)
+{
+    caller *c = &r->be[0];
+    begin(r, c);
+    stop_in(r, c, 0);
+    const uint64_t rode = ridden();
+    run_padded(r);
+    const uint64_t rides = ridden() - rode;
+    give_units(r);
+    finish(r, c);
+    assert_answer(r, c);
+    return rides;
+}
+
+static void a_kernel_with_room_is_padded_at_the_highest_level(void **state)
+{
+    (void)state;
+    rig *r = rig_of_levels(TWO_AT_128, NULL, 0, 0);
+    reef_dev_padding padding;
+    r->ops->padding(r->dev, &padding);
+    assert_int_equal(padding.levels[0], 128);
+    assert_int_equal(padding.levels[1], 64);
+    assert_int_equal(padding.levels[2], 0);
+    assert_int_equal(kernels_at(r, 0), KERNELS); /* nothing was launched yet */
+    assert_true(rides_in_a_request(r) > 0);
+    assert_int_equal(kernels_at(r, 128), KERNELS);
+    rig_free(r);
+}
+
+/* Only the last kernel has room at 128, behind which none is set up. What takes more than 64 registers rides there alone: also
+ * what could do with fewer but would spill for it. */
+static void a_kernel_with_room_at_a_lower_level_carries_what_is_light(void **state)
+{
+    (void)state;
+    static const struct {
+        int registers, local_bytes;
+        bool light;
+    } rides[] = {{64, 0, true}, {65, 0, false}, {64, 32, true}, {64, 40, false}};
+    for (size_t i = 0; i < sizeof rides / sizeof rides[0]; i++) {
+        rig *r = rig_of_levels(ONE_AT_128, "reef_elt_f32_v4_rider64", rides[i].registers, rides[i].local_bytes);
+        fake_cuda_takes("reef_nothing_pad64", 64, 528);
+        fake_cuda_takes("reef_elt_f32_v4_pad64", 64, 528);
+        const uint64_t n = rides_in_a_request(r);
+        assert_int_equal(kernels_at(r, 128), 1);
+        assert_int_equal(kernels_at(r, 64), KERNELS - 1);
+        assert_true(rides[i].light ? n > 10 * TILES : n > 0 && n <= TILES);
+        rig_free(r);
+    }
+}
+
+static void a_kernel_without_room_stays_plain(void **state)
+{
+    (void)state;
+    rig *r = rig_of_levels(ONE_AT_64, NULL, 0, 0);
+    assert_in_range(rides_in_a_request(r), 1, TILES); /* of the last kernel */
+    assert_int_equal(kernels_at(r, 128), 0);
+    assert_int_equal(kernels_at(r, 64), 1);
+    assert_int_equal(kernels_at(r, 0), KERNELS - 1);
+    fake_cuda_unit_registers(0);
+    caller_close(r, &r->rt);
+    r->rt = (caller){0};
+    caller_open(r, &r->rt, true);
+    run_padded(r);
+    assert_int_equal(kernels_at(r, 0), KERNELS);
+    rig_free(r);
+}
+
+/* Spare blocks need a stack, with or without the kernel's own tiles; and the plain form may have spilled as well. */
+static void a_form_that_spills_more_than_the_plain_one_is_not_used(void **state)
+{
+    (void)state;
+    static const struct {
+        int plain, nothing, form;
+        unsigned padded;
+    } cases[] = {{0, 528, 528, KERNELS - 1}, {0, 528, 536, 0}, {24, 528, 552, KERNELS - 1}, {24, 528, 560, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        rig *r = rig_of_levels(ONE_AT_128, "reef_elt_f32_v4", 40, cases[i].plain);
+        fake_cuda_takes("reef_nothing_pad64", 64, cases[i].nothing);
+        fake_cuda_takes("reef_elt_f32_v4_pad64", 64, cases[i].form);
+        run_padded(r);
+        assert_int_equal(kernels_at(r, 128), 1);
+        assert_int_equal(kernels_at(r, 64), cases[i].padded);
+        rig_free(r);
+    }
 }
 
 /* ----------------------------------------------------------------- stress -- */
@@ -795,7 +910,7 @@ static void whichever_call_fails_answers_stay_right(void **state)
 static void after_a_fault_sources_are_made_again(void **state)
 {
     (void)state;
-    static const char *const faults[] = {"reef_elt_f32_v4_pad", "reef_elt_f32_v4_be", "reef_pad_close"};
+    static const char *const faults[] = {"reef_elt_f32_v4_pad128", "reef_elt_f32_v4_be", "reef_pad_close"};
     for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
         rig *r = padding_rig(2);
         caller *c = &r->be[0];
@@ -1032,6 +1147,10 @@ int main(void)
         cmocka_unit_test(outputs_are_of_a_run_that_is_over),
         cmocka_unit_test(a_block_that_takes_too_late_gets_nothing),
         cmocka_unit_test(a_block_that_opens_too_late_is_waited_for),
+        cmocka_unit_test(a_kernel_with_room_is_padded_at_the_highest_level),
+        cmocka_unit_test(a_kernel_with_room_at_a_lower_level_carries_what_is_light),
+        cmocka_unit_test(a_kernel_without_room_stays_plain),
+        cmocka_unit_test(a_form_that_spills_more_than_the_plain_one_is_not_used),
         cmocka_unit_test(real_time_requests_come_one_behind_the_other),
         cmocka_unit_test(whichever_call_fails_answers_stay_right),
         cmocka_unit_test(after_a_fault_sources_are_made_again),

@@ -50,7 +50,7 @@ stage() {
             cp "$built/tests/gpu/pad_table" "$built"/tests/gpu/pad_table*.cubin "$out/gpu/"
             strip "$out/gpu/pad_table"
         fi
-        find "$root/build/cuda" -name '*.cubin' ! -name '*_pads.*' ! -name '*_rides.*' -exec cp {} "$out/gpu/cubin/" \;
+        find "$root/build/cuda" -name '*.cubin' ! -name '*_pads*' ! -name '*_rides*' -exec cp {} "$out/gpu/cubin/" \;
     fi
     strip "$out/reef" "$out"/tests/*
     git -C "$root" rev-parse HEAD | sed "$(git -C "$root" diff --quiet HEAD -- src include tools tests || echo 's/$/ and changes/')" \

@@ -36,11 +36,12 @@ static const reef_cuda_image *best_for(const char *name, const cuda_gpu *gpu)
     return best;
 }
 
-/* Of kernel padding: "conv3_pads", "conv3_rides". */
-static bool is_pad_module(const reef_cuda_image *image)
+/* The level of a module of kernel padding: 64 of "pool_pads64" and "pool_rides64". 0: it is none. */
+static unsigned pad_level(const reef_cuda_image *image)
 {
     const char *end = strrchr(image->name, '_');
-    return end && (!strcmp(end, "_pads") || !strcmp(end, "_rides"));
+    unsigned level = 0;
+    return end && (sscanf(end, "_pads%u", &level) == 1 || sscanf(end, "_rides%u", &level) == 1) ? level : 0;
 }
 
 static bool first_of_its_name(const reef_cuda_image *image)
@@ -71,7 +72,7 @@ static reef_status load_modules(cuda_device *device, bool of_padding, reef_error
     const cuda_gpu *gpu = device->gpu;
     reef_status status = REEF_OK;
     for (const reef_cuda_image *image = reef_cuda_images; !status && image->name; image++) {
-        if (is_pad_module(image) != of_padding || !first_of_its_name(image)) {
+        if ((pad_level(image) != 0) != of_padding || !first_of_its_name(image)) {
             continue;
         }
         const reef_cuda_image *best = best_for(image->name, gpu);
@@ -201,10 +202,22 @@ reef_status cuda_code_function(cuda_device *device, const char *name, unsigned d
 
 /* ------------------------------------------------------- kernel padding -- */
 
+/* Keeps the levels in order, the highest first. Those that there is no place for have modules in vain. */
+static void add_level(cuda_padding *padding, unsigned level)
+{
+    for (unsigned i = 0; level && i < REEF_PAD_LEVELS && padding->levels[i] != level; i++) {
+        if (padding->levels[i] < level) {
+            const unsigned lower = padding->levels[i];
+            padding->levels[i] = level;
+            level = lower;
+        }
+    }
+}
+
 reef_status cuda_code_load_pads(cuda_device *device, reef_error *error)
 {
     for (unsigned i = 0; i < device->n_modules; i++) {
-        if (is_pad_module(device->images[i])) {
+        if (pad_level(device->images[i])) {
             return REEF_OK;
         }
     }
@@ -215,6 +228,9 @@ reef_status cuda_code_load_pads(cuda_device *device, reef_error *error)
         device->cu->library_unload(device->modules[--device->n_modules]);
     }
     pthread_mutex_unlock(&device->code_lock);
+    for (unsigned i = before; i < device->n_modules; i++) {
+        add_level(&device->padding, pad_level(device->images[i]));
+    }
     return status || device->n_modules > before
                ? status
                : reef_fail(error, REEF_UNSUPPORTED, "this build has no kernels that carry others' tiles");
@@ -236,11 +252,11 @@ static unsigned up_to_scratch(unsigned bytes)
 }
 
 /* The address of a function that was compiled into a module is in a variable of it. */
-reef_status cuda_code_ride(cuda_device *device, const char *function, cuda_ride *out, reef_error *error)
+reef_status cuda_code_ride(cuda_device *device, const char *function, unsigned level, cuda_ride *out, reef_error *error)
 {
     char name[160];
     cuda_function *rider;
-    snprintf(name, sizeof name, "%s_rider", function);
+    snprintf(name, sizeof name, "%s_rider%u", function, level);
     pthread_mutex_lock(&device->code_lock);
     reef_status status = find_with(device, name, 0, &rider, error);
     pthread_mutex_unlock(&device->code_lock);
@@ -249,7 +265,7 @@ reef_status cuda_code_ride(cuda_device *device, const char *function, cuda_ride 
     }
     CUdeviceptr variable;
     size_t bytes;
-    snprintf(name, sizeof name, "%s_at", function);
+    snprintf(name, sizeof name, "%s_at%u", function, level);
     status = CUDA_TRY(device->cu, error, library_global(&variable, &bytes, device->modules[rider->module], name));
     status =
         status ? status : CUDA_TRY(device->cu, error, memcpy_to_host(&out->address, variable, sizeof out->address));
@@ -283,28 +299,43 @@ static size_t code_bytes(const reef_cuda_image *image, const char *function)
     return 0;
 }
 
-reef_status cuda_code_padded(cuda_device *device, const char *function, unsigned dynamic_smem, cuda_pad_form *out,
-                             reef_error *error)
+reef_status cuda_code_padded(cuda_device *device, const char *function, unsigned level, unsigned dynamic_smem,
+                             cuda_pad_form *out, reef_error *error)
 {
-    char name[160];
-    snprintf(name, sizeof name, "%s_pad", function);
-    cuda_function *found;
+    char name[160], nothing_name[40];
+    cuda_function *found, *plain, *nothing;
+    snprintf(name, sizeof name, "%s_pad%u", function, level);
+    snprintf(nothing_name, sizeof nothing_name, "reef_nothing_pad%u", level);
     pthread_mutex_lock(&device->code_lock);
     reef_status status = find_with(device, name, dynamic_smem, &found, error);
-    if (!status && !found->counted) {
-        found->counted = true;
-        atomic_fetch_add(&device->padding.proxy_bytes, code_bytes(device->images[found->module], name));
-    }
+    status = status ? status : find(device, function, &plain, error);
+    status = status ? status : find(device, nothing_name, &nothing, error);
     pthread_mutex_unlock(&device->code_lock);
     if (status) {
         return status;
     }
     out->function = (CUfunction)found->kernel;
     out->regs = attribute(device, CUDA_FUNC_REGISTERS, found->kernel, &status, error);
-    out->local_bytes = attribute(device, CUDA_FUNC_LOCAL_BYTES, found->kernel, &status, error);
+    out->local_bytes = attribute(device, CUDA_FUNC_LOCAL_BYTES, nothing->kernel, &status, error);
+    out->spills = attribute(device, CUDA_FUNC_LOCAL_BYTES, found->kernel, &status, error) >
+                  out->local_bytes + attribute(device, CUDA_FUNC_LOCAL_BYTES, plain->kernel, &status, error);
     out->shared_bytes = attribute(device, CUDA_FUNC_STATIC_SMEM, found->kernel, &status, error);
     out->scratch = up_to_scratch(out->shared_bytes);
     return status;
+}
+
+void cuda_code_count_padded(cuda_device *device, const char *function, unsigned level)
+{
+    char name[160];
+    cuda_function *found;
+    reef_error ignored;
+    snprintf(name, sizeof name, "%s_pad%u", function, level);
+    pthread_mutex_lock(&device->code_lock);
+    if (!find(device, name, &found, &ignored) && !found->counted) {
+        found->counted = true;
+        atomic_fetch_add(&device->padding.proxy_bytes, code_bytes(device->images[found->module], name));
+    }
+    pthread_mutex_unlock(&device->code_lock);
 }
 
 void cuda_code_unload(cuda_device *device)

@@ -43,7 +43,7 @@ enum {
     CUDA_MAX_ARGS = 4096,
     CUDA_BE_DEPTH = 2,        /* launches of a BE queue that are in its stream, if it is the only one; otherwise one */
     CUDA_SEGMENT_KERNELS = 8, /* kernels of a BE launch */
-    CUDA_MAX_MODULES = 64,
+    CUDA_MAX_MODULES = 128,
     CUDA_SHARES = 6,
     CUDA_CONTROL_OFFSET = 128, /* reef_cuda_control, behind reef_io_control */
     CUDA_LOST_OFFSET = 128,    /* reef_cuda_lost, behind reef_revoked */
@@ -67,8 +67,9 @@ typedef struct cuda_kernel {
     size_t constants_offset, constants_bytes; /* where those that only this kernel reads are */
     const struct cuda_kernel *done_by; /* the kernel that does this one's work too, or NULL: never launched then */
     unsigned blocks_per_sm, workers_per_sm;
-    uint32_t first_tile; /* tiles of the kernels before it: where its own are among an instance's flags */
-    uint64_t solo_ns;    /* measured when the variant was chosen; 0: not measured */
+    uint32_t first_tile;        /* tiles of the kernels before it: where its own are among an instance's flags */
+    uint64_t solo_ns;           /* measured when the variant was chosen; 0: not measured */
+    _Atomic unsigned pad_level; /* of its latest graph that may carry others' tiles; 0: it has no room for any */
 } cuda_kernel;
 
 typedef struct cuda_program {
@@ -192,6 +193,7 @@ typedef struct cuda_padding {
     pthread_mutex_t lock;  /* guards what follows */
     CUdeviceptr directory; /* reef_pad_directory; 0: not loaded */
     CUfunction close;
+    unsigned levels[REEF_PAD_LEVELS]; /* the highest first, then 0; set before padding is on */
     cuda_ride *rides;
     bool slots[REEF_PAD_SOURCES]; /* taken */
     _Atomic unsigned freed;       /* how often one was given back */
@@ -274,15 +276,20 @@ reef_status cuda_code_function(cuda_device *device, const char *name, unsigned d
 
 /* The modules of kernel padding, which are not loaded with the others. Loading them again does nothing. */
 reef_status cuda_code_load_pads(cuda_device *device, reef_error *error);
-reef_status cuda_code_ride(cuda_device *device, const char *function, cuda_ride *out, reef_error *error);
+/* Sets all of *out but its name and place in a list. */
+reef_status cuda_code_ride(cuda_device *device, const char *function, unsigned level, cuda_ride *out,
+                           reef_error *error);
 typedef struct cuda_pad_form {
     CUfunction function;
-    unsigned regs, local_bytes, shared_bytes,
-        scratch; /* shared: without dynamic memory; scratch: up to the tile's own */
+    unsigned regs, local_bytes;     /* local_bytes: for what rides, without the kernel's own */
+    unsigned shared_bytes, scratch; /* shared: without dynamic memory; scratch: up to the tile's own */
+    bool spills;                    /* the kernel keeps more in local memory than its plain form does */
 } cuda_pad_form;
-/* The padded form of a function, counted in proxy_bytes when it is first asked for. */
-reef_status cuda_code_padded(cuda_device *device, const char *function, unsigned dynamic_smem, cuda_pad_form *out,
-                             reef_error *error);
+/* The padded form of a function at one of the device's levels. */
+reef_status cuda_code_padded(cuda_device *device, const char *function, unsigned level, unsigned dynamic_smem,
+                             cuda_pad_form *out, reef_error *error);
+/* It is used: it counts in proxy_bytes, once. */
+void cuda_code_count_padded(cuda_device *device, const char *function, unsigned level);
 
 /* program.c */
 reef_status cuda_program_create(reef_dev *dev, const reef_plan *plan, const reef_program_options *options,
@@ -392,7 +399,7 @@ unsigned cuda_units_needed(reef_instance *instance, unsigned per_mille);
 
 /* pad.c */
 reef_status cuda_pad(reef_dev *dev, bool on, reef_error *error);
-size_t cuda_proxy_bytes(const reef_dev *dev);
+void cuda_padding_get(const reef_dev *dev, reef_dev_padding *out);
 /* The context is current. */
 reef_status cuda_pad_load(cuda_device *device, reef_error *error);
 void cuda_pad_unload(cuda_device *device);
@@ -403,7 +410,7 @@ void cuda_pad_source_free(cuda_instance *instance, bool reachable);
 reef_status cuda_pad_close(const cuda_instance *instance, CUstream stream, reef_error *error);
 /* Takes note of what has ridden. By whoever owns the instance's progress: nothing of it is in flight. */
 void cuda_pad_progress(cuda_instance *instance);
-/* How kernel k is launched with spare blocks; false: it has no room for any. */
+/* How kernel k is launched with spare blocks; false: it has no room for any. Either way it is noted in the kernel. */
 typedef struct cuda_padded {
     CUfunction function;
     unsigned dynamic_smem, spare;

@@ -9,6 +9,11 @@
  * and that carrying it does not lower the kernel's occupancy. Which tile it is a spare block decides when it runs, because
  * only then is it known how far best-effort work has come.
  *
+ * The paper compiles its proxies once per occupancy and takes the highest that what it carries fits into. Here every kernel with
+ * spare blocks is there once per level of registers. What it will carry is not known when its graph is made; so it takes the
+ * level with the most registers, into which most fits, of those at which spare blocks have room beside all of its own.
+ * A kernel of many blocks has that at a lower level only, where it carries light tiles; or at none, and stays plain.
+ *
  * The kernels for it are in modules of their own, which are loaded when a policy first asks for them.
  */
 #include <stdlib.h>
@@ -85,12 +90,37 @@ reef_status cuda_pad(reef_dev *dev, bool on, reef_error *error)
     return status;
 }
 
-size_t cuda_proxy_bytes(const reef_dev *dev)
+void cuda_padding_get(const reef_dev *dev, reef_dev_padding *out)
 {
-    return atomic_load(&((const cuda_device *)dev)->padding.proxy_bytes);
+    cuda_padding *padding = &((cuda_device *)(uintptr_t)dev)->padding; /* for its lock */
+    out->proxy_bytes = atomic_load(&padding->proxy_bytes);
+    pthread_mutex_lock(&padding->lock);
+    memcpy(out->levels, padding->levels, sizeof out->levels);
+    pthread_mutex_unlock(&padding->lock);
 }
 
 /* --------------------------------------------------------------- sources -- */
+
+/* A compiler that has registers left takes them: at its highest level nearly every function takes them all, and would fit into no
+ * launch of a lower one. At a lower level it fits into every launch. That is the better one unless it spills: what it saves around
+ * a call, a few registers more or less, is nothing to a tile. */
+static void choose_ride(cuda_device *device, const char *function, cuda_ride *ride)
+{
+    enum { SAVED_BYTES = 32 };
+    const unsigned *levels = device->padding.levels;
+    unsigned most = 0;
+    for (unsigned i = 0; i < REEF_PAD_LEVELS && levels[i]; i++) {
+        cuda_ride at;
+        reef_error ignored;
+        if (!cuda_code_ride(device, function, levels[i], &at, &ignored) && (!ride->address || at.local_bytes <= most)) {
+            most = ride->address ? most : at.local_bytes + SAVED_BYTES;
+            ride->address = at.address;
+            ride->regs = at.regs;
+            ride->local_bytes = at.local_bytes;
+            ride->scratch = at.scratch;
+        }
+    }
+}
 
 /* What a function needs; NULL: it does not ride. */
 static const cuda_ride *find_ride(cuda_device *device, const char *function)
@@ -106,10 +136,7 @@ static const cuda_ride *find_ride(cuda_device *device, const char *function)
         return NULL;
     }
     memcpy(ride->name, function, strlen(function) + 1);
-    reef_error ignored;
-    if (cuda_code_ride(device, function, ride, &ignored)) {
-        ride->address = 0;
-    }
+    choose_ride(device, function, ride);
     ride->next = padding->rides;
     padding->rides = ride;
     return ride->address ? ride : NULL;
@@ -325,7 +352,8 @@ static bool is_alone(const reef_plan *plan, uint32_t k)
     return alone;
 }
 
-bool cuda_pad_plan(const cuda_program *program, uint32_t k, cuda_padded *out)
+/* Are there spare blocks at this level, while as many of the kernel's own run at once as without them? */
+static bool plan_level(const cuda_program *program, uint32_t k, unsigned level, cuda_padded *out)
 {
     static const unsigned sizes[] = {72 << 10, 50 << 10, 26 << 10, 0};
     cuda_device *device = (cuda_device *)program->base.dev;
@@ -337,11 +365,10 @@ bool cuda_pad_plan(const cuda_program *program, uint32_t k, cuda_padded *out)
         beside = program->kernels[i].done_by ? 0 : program->kernels[i].code.tiles;
     }
     reef_error ignored;
-    const bool alone = is_alone(program->base.plan, k);
-    for (size_t i = 0; alone && i < sizeof sizes / sizeof sizes[0]; i++) {
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         const unsigned smem = code->dynamic_smem > sizes[i] ? code->dynamic_smem : sizes[i];
         cuda_pad_form form;
-        if (cuda_code_padded(device, code->function, smem + REEF_PAD_SCRATCH, &form, &ignored)) {
+        if (cuda_code_padded(device, code->function, level, smem + REEF_PAD_SCRATCH, &form, &ignored) || form.spills) {
             return false;
         }
         const unsigned dynamic = smem + form.scratch - form.shared_bytes;
@@ -366,7 +393,20 @@ bool cuda_pad_plan(const cuda_program *program, uint32_t k, cuda_padded *out)
                                .local_bytes = (uint16_t)form.local_bytes,
                                .cluster = (uint16_t)cluster}},
         };
+        cuda_code_count_padded(device, code->function, level);
         return true;
     }
     return false;
+}
+
+bool cuda_pad_plan(const cuda_program *program, uint32_t k, cuda_padded *out)
+{
+    const unsigned *levels = ((const cuda_device *)program->base.dev)->padding.levels;
+    unsigned i = is_alone(program->base.plan, k) ? 0 : REEF_PAD_LEVELS;
+    while (i < REEF_PAD_LEVELS && levels[i] && !plan_level(program, k, levels[i], out)) {
+        i++;
+    }
+    const unsigned level = i < REEF_PAD_LEVELS ? levels[i] : 0;
+    atomic_store(&program->kernels[k].pad_level, level);
+    return level != 0;
 }

@@ -846,7 +846,8 @@ void cuda_kernel_info(const reef_program *base, uint32_t index, reef_dev_kernel 
                                  .why_not = described->why_not,
                                  .variant = "with its neighbour",
                                  .tile_ns = 1,
-                                 .blocks_per_unit = kernel->blocks_per_sm};
+                                 .blocks_per_unit = kernel->blocks_per_sm,
+                                 .pad_level = atomic_load(&kernel->done_by->pad_level)};
         return;
     }
     *out = (reef_dev_kernel){
@@ -858,5 +859,6 @@ void cuda_kernel_info(const reef_program *base, uint32_t index, reef_dev_kernel 
         .variant = kernel->code.variant,
         .tile_ns = cuda_tile_ns(program, index),
         .blocks_per_unit = kernel->blocks_per_sm,
+        .pad_level = atomic_load(&kernel->pad_level),
     };
 }

@@ -1,16 +1,21 @@
 /*
  * pad.cuh - kernel padding, the device half: real-time kernels with spare blocks, and tiles that ride in them.
  *
- *      padded form   name_pad(args, reef_cuda_pad)      blocks below pad.tiles: the kernel's own tiles, as in the plain form;
+ *      padded form   name_pad128(args, reef_cuda_pad)   blocks below pad.tiles: the kernel's own tiles, as in the plain form;
  *                                                       the others: whatever fits, of whichever source has something open
- *      ride          name_ride(args*, tile, kernel*)    a tile of the same kernel as a function that does not return
+ *      ride          name_ride128(args*, tile, kernel*) a tile of the same kernel as a function that does not return
  *
  * The paper's proxies call every tile through a pointer; here only what rides is, so that a padded launch with nothing to
  * pad is the plain kernel. A function that never returns has no registers to save for its caller, but it runs with the
  * registers, the shared memory, the stack, the barriers and the constant banks of the launch that it rides in. So the two forms are
- * built apart: rides with at most REEF_PAD_REGS registers and no constants of their own, padded kernels with exactly as many
- * registers, whatever they need themselves: the linker counts what the functions need whose address a module takes, and
- * takes reef_ballast into account though it is never called.
+ * built apart: rides with at most REEF_PAD_REGS registers and no constants of their own, padded kernels with as many registers,
+ * however few they need themselves: the linker counts what the functions need whose address a module takes, and takes
+ * reef_ballast into account though it is never called.
+ *
+ * Both are built once per level, which is a number of registers and so an occupancy (the Makefile's CUDA_PAD_LEVELS). Padded kernels
+ * of the highest level take more registers where they need more themselves. Those of lower levels (REEF_PAD_CAPPED) do
+ * with what the level has, and the host leaves alone the ones that spill for it. A ride takes what its level has, because nothing
+ * tells the compiler to take less; the host has one of a lower level ride, everywhere, if it hardly spills (pad.c).
  *
  * Kernels with wgmma have no padded form, they only ride. ptxas lets no two wgmma of a function overlap if the function
  * calls another; and with their tiles in a function of its own, which then has to find its arguments in shared memory, a
@@ -36,6 +41,10 @@
 
 typedef __attribute__((noreturn)) void (*reef_ride_function)(const void *args, uint32_t tile,
                                                              const reef_pad_kernel *kernel);
+
+/* name, form and level in one word. */
+#define REEF_LEVEL_NAME_OF(name, form, level) name##form##level
+#define REEF_LEVEL_NAME(name, form, level)    REEF_LEVEL_NAME_OF(name, form, level)
 
 /* Where a tile's own shared memory begins. (Not a number: an address in shared memory says in which block of a cluster.) */
 static __device__ __forceinline__ char *reef_tile_smem(void)
@@ -230,6 +239,21 @@ static __device__ __forceinline__ void reef_padded(const typename Kernel::args &
     Kernel::tile(a, blockIdx.x, reef_tile_smem(), never);
 }
 
+/* Blocks of more threads have no room with these registers. */
+static constexpr int reef_pad_threads(int threads)
+{
+    return threads < 65536 / REEF_PAD_REGS ? threads : 65536 / REEF_PAD_REGS;
+}
+/* So many blocks must fit a unit: where there are launch bounds, ptxas keeps to the registers for that, not to -maxrregcount. */
+static constexpr int reef_pad_blocks(int threads)
+{
+#ifdef REEF_PAD_CAPPED
+    return 65536 / REEF_PAD_REGS / reef_pad_threads(threads);
+#else
+    return 1;
+#endif
+}
+
 /* Never called; for what its presence makes the linker reserve for every kernel of the module: registers, stack, barriers. */
 extern "C" __device__ __noinline__ __attribute__((noreturn)) void reef_ballast(const void *args, uint32_t tile,
                                                                              const reef_pad_kernel *kernel)
@@ -252,14 +276,19 @@ extern "C" __device__ __noinline__ __attribute__((noreturn)) void reef_ballast(c
     __builtin_unreachable();
 }
 static __device__ reef_ride_function reef_ballast_at = reef_ballast;
-extern "C" __global__ void reef_ballast_keep(uint64_t *to)
+
+/* A kernel without tiles, never launched: the driver tells of it what spare blocks alone take. */
+extern "C" __global__ void REEF_LEVEL_NAME(reef_nothing, _pad, REEF_PAD_REGS)(const __grid_constant__ reef_cuda_pad p)
 {
-    *to = (uint64_t)reef_ballast_at;
+    *(volatile uint64_t *)p.directory = (uint64_t)reef_ballast_at; /* it is kept for this */
+    reef_ride_along(p);
 }
 
 #define REEF_KERNEL_PADDED(name, ...)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(__VA_ARGS__::threads < 512 ? __VA_ARGS__::threads : 512)              \
-        name##_pad(const __grid_constant__ __VA_ARGS__::args a, const __grid_constant__ reef_cuda_pad p)               \
+    extern "C" __global__ void                                                                                         \
+        __launch_bounds__(reef_pad_threads(__VA_ARGS__::threads), reef_pad_blocks(__VA_ARGS__::threads))               \
+            REEF_LEVEL_NAME(name, _pad, REEF_PAD_REGS)(const __grid_constant__ __VA_ARGS__::args a,                    \
+                                                       const __grid_constant__ reef_cuda_pad p)                        \
     {                                                                                                                  \
         reef_padded<__VA_ARGS__>(a, p);                                                                                \
     }
@@ -296,20 +325,23 @@ static __device__ __forceinline__ void reef_ride(const void *args, uint32_t tile
 
 /* _rider is never launched: the driver tells of it what the function takes. */
 #define REEF_KERNEL_RIDE(name, ...)                                                                                    \
-    extern "C" __device__ __noinline__ __attribute__((noreturn)) void name##_ride(const void *args, uint32_t tile,     \
-                                                                                  const reef_pad_kernel *kernel)       \
+    REEF_KERNEL_RIDE_OF(REEF_LEVEL_NAME(name, _ride, REEF_PAD_REGS), REEF_LEVEL_NAME(name, _rider, REEF_PAD_REGS),     \
+                        REEF_LEVEL_NAME(name, _at, REEF_PAD_REGS), __VA_ARGS__)
+#define REEF_KERNEL_RIDE_OF(ride, rider, at, ...)                                                                      \
+    extern "C" __device__ __noinline__ __attribute__((noreturn)) void ride(const void *args, uint32_t tile,            \
+                                                                           const reef_pad_kernel *kernel)              \
     {                                                                                                                  \
         reef_ride<__VA_ARGS__>(args, tile, kernel);                                                                    \
         asm volatile("exit;");                                                                                         \
         __builtin_unreachable();                                                                                       \
     }                                                                                                                  \
     extern "C" {                                                                                                       \
-    __device__ reef_ride_function name##_at = name##_ride;                                                             \
+    __device__ reef_ride_function at = ride;                                                                           \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(__VA_ARGS__::threads < 512 ? __VA_ARGS__::threads : 512)              \
-        name##_rider(const void *args, const reef_pad_kernel *kernel)                                                  \
+        rider(const void *args, const reef_pad_kernel *kernel)                                                         \
     {                                                                                                                  \
-        name##_ride(args, blockIdx.x, kernel);                                                                         \
+        ride(args, blockIdx.x, kernel);                                                                                \
     }
 #endif
 
