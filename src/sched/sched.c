@@ -11,6 +11,9 @@
 #include "sched/pad.h"
 #include "sched/timeline.h"
 
+/* Of real-time requests that come right behind each other one so long makes room for best-effort work. */
+enum { BE_TURN_NS = 2 * 1000 * 1000 };
+
 static const reef_device_ops *ops_of(const reef_sched *sched)
 {
     return sched->dev->ops;
@@ -204,6 +207,7 @@ static void settle_rt(reef_sched *sched)
         if (sched->rt_mode) {
             sched->rt_mode = false;
             sched->rt_units = 0;
+            sched->be_turn_ns = sched->clock.now_ns(sched->clock.context);
             ops_of(sched)->lease(sched->dev, reef_lease_make(0, sched->dev->units));
             reef_timeline_mode(sched);
         }
@@ -349,12 +353,15 @@ static void rt_event(reef_sched *sched, const reef_event *event)
 }
 
 /* Whoever hears of a request's end may submit the next one on the spot. Where best-effort work would get units back and lose
- * them again in between, it waits until that has been heard. (Not under pad: a request that was finished by riding needs a
- * moment of its own to end.) */
+ * them again in between, it waits until that has been heard; but what has none at all meanwhile has its turn now and
+ * then. */
 static bool waits_to_be_heard(const reef_sched *sched)
 {
-    return !sched->rt_running && sched->rt_mode && sched->policy->lease != REEF_LEASE_ALL && !sched->policy->pad &&
-           reef_list_empty(&sched->rt_waiting) && !delivering;
+    if (sched->rt_running || !sched->rt_mode || sched->policy->lease == REEF_LEASE_ALL || delivering ||
+        !reef_list_empty(&sched->rt_waiting)) {
+        return false;
+    }
+    return sched->be_beside_rt || sched->clock.now_ns(sched->clock.context) - sched->be_turn_ns < BE_TURN_NS;
 }
 
 void reef_sched_event(void *context, const reef_event *event)

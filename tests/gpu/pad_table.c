@@ -908,8 +908,10 @@ static void write_all(FILE *json, unsigned rounds, samples *stops, double second
     fprintf(json, "],\n \"tables\": [\n");
     write_tables(json);
     const double p50 = percentile(stops, 50), p99 = percentile(stops, 99);
-    fprintf(json, "],\n \"progress_known_us\": {\"p50\": %.2f, \"p99\": %.2f, \"stops\": %zu, \"too_early\": %u, \"too_late\": %u},\n"
-                  " \"errors\": %u}\n",
+    fprintf(json,
+            "],\n \"progress_known_us\": {\"p50\": %.2f, \"p99\": %.2f, \"stops\": %zu, \"too_early\": %u, "
+            "\"too_late\": %u},\n"
+            " \"errors\": %u}\n",
             p50, p99, stops->n, other_stops[0], other_stops[1], errors);
     printf("\nfrom the decision to stop best-effort work until its progress is known: p50 %.2f us, p99 %.2f us (%zu "
            "stops; %u before any tile was done, %u when all were)\n",

@@ -361,6 +361,7 @@ void cuda_revoke(cuda_device *device);
 /* The word that does it, and its stream. The context is current. */
 reef_status cuda_revoke_load(cuda_device *device, reef_error *error);
 
+enum { CUDA_WATCH_THREADS = 32 };
 /* watch.c: a kernel that passes revocations on. None does it where one of the calls fails, and nobody is told. */
 cuda_watch *cuda_watch_create(void);
 void cuda_watch_destroy(cuda_watch *watch);

@@ -113,6 +113,11 @@ static reef_status add_worker(const draft *d, uint32_t index, char *args, CUgrap
     const uint32_t kind = d->wanted->kind;
     const cuda_share *share = share_of(device, kind);
     unsigned most = (share ? share->be_units : device->gpu->sms) * kernel->workers_per_sm;
+    /* Where they fill every thread of a unit, one place is left for the watch: a block without a place would begin when the
+     * others have done all their tiles. */
+    const bool full =
+        (kernel->workers_per_sm * kernel->code.threads + CUDA_WATCH_THREADS) > device->gpu->threads_per_sm;
+    most -= !share && full && most > 1;
     reef_cuda_worker worker = {
         .revoked = device->revoked,
         .lost = device->revoked + CUDA_LOST_OFFSET,

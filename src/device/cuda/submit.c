@@ -228,10 +228,11 @@ static reef_status carry_out(const cuda_queue *queue, const order *o, cuda_graph
     }
     if (!status && o->count) {
         status = cuda_graph_get(o->instance, o->first, o->count, kind, graph, error);
-        if (o->watch && !status) {
-            cuda_watch_start(device, o->known); /* before they fill the GPU */
-        }
         status = status ? status : CUDA_TRY(cu, error, graph_launch((*graph)->executable, queue->stream));
+        if (o->watch && !status) {
+            cuda_watch_start(
+                device, o->known); /* behind them: they leave it room (graph.c), and need not wait for its launch */
+        }
     }
     cuda_leave(device);
     return status;

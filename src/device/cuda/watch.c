@@ -68,8 +68,7 @@ void cuda_watch_load(cuda_device *device)
         return;
     }
     if (CUDA_TRY(cu, &ignored, host_device_pointer(&watch->address, watch->words, 0)) ||
-        CUDA_TRY(cu, &ignored,
-                 stream_create(&watch->stream, CUDA_STREAM_NON_BLOCKING, device->greatest_priority))) {
+        CUDA_TRY(cu, &ignored, stream_create(&watch->stream, CUDA_STREAM_NON_BLOCKING, device->greatest_priority))) {
         cu->host_unregister(watch->words);
         watch->stream = NULL;
     }
@@ -133,8 +132,9 @@ void cuda_watch_start(cuda_device *device, uint32_t known)
     };
     void *parameters[] = {&args};
     reef_error ignored;
-    if (!CUDA_TRY(device->cu, &ignored,
-                  launch_kernel(watch->function, 1, 1, 1, 32, 1, 1, 0, watch->stream, parameters, NULL))) {
+    if (!CUDA_TRY(
+            device->cu, &ignored,
+            launch_kernel(watch->function, 1, 1, 1, CUDA_WATCH_THREADS, 1, 1, 0, watch->stream, parameters, NULL))) {
         atomic_store(&watch->written, known);
         atomic_store(&watch->number, number);
     }
