@@ -269,6 +269,16 @@ static void start_be(reef_sched *sched, reef_vhq *vhq)
     }
 }
 
+/* While real-time work has all units, what rides in it needs a launch of its own to begin with, and one to end. */
+static bool needs_launch(const reef_sched *sched, const reef_vhq *vhq)
+{
+    const reef_task *task = vhq->running;
+    if (!sched->policy->pad || !ops_of(sched)->pad || !task || vhq->on_device || vhq->evicting) {
+        return false;
+    }
+    return !task->start_ns || ops_of(sched)->progress(task->instance) + 1 >= task->kernels;
+}
+
 static void settle_be(reef_sched *sched)
 {
     const reef_policy *policy = sched->policy;
@@ -282,7 +292,7 @@ static void settle_be(reef_sched *sched)
         if (start) {
             start_be(sched, vhq);
         }
-        if (fill && vhq->padding == 0) {
+        if ((fill || needs_launch(sched, vhq)) && vhq->padding == 0) {
             reef_vhq_fill(vhq, policy->be_mode);
             if (vhq->running && vhq->on_device) {
                 note_launch(sched, vhq->running);

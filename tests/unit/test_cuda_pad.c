@@ -177,6 +177,43 @@ static void a_request_is_finished_by_riding_alone(void **state)
     rig_free(r);
 }
 
+/* Real-time work never pauses: a launch that does no tile of its own opens the source, another hands over the outputs. */
+static void a_request_begins_and_ends_while_real_time_work_has_all_units(void **state)
+{
+    (void)state;
+    rig *r = padding_rig(1);
+    caller *c = &r->be[0];
+    take_units(r);
+    for (uint32_t round = 0; round < 10; round++) {
+        const uint64_t ran = committed(), rode = ridden();
+        begin(r, c);
+        const uint32_t events = atomic_load(&c->events), evicted = atomic_load(&c->evicted);
+        assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, 0, 8), REEF_OK);
+        wait_for(&c->events, events + 1);
+        assert_int_equal(atomic_load(&c->evicted), evicted + 1);
+        assert_int_equal(r->ops->progress(c->instance), 0);
+        assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, 0, 8), REEF_OK); /* there is nothing to help: it waits */
+        for (int i = 0; i < 200; i++) {
+            sched_yield();
+        }
+        assert_int_equal(atomic_load(&c->events), events + 1);
+        reef_evicted taken;
+        r->ops->evict(c->queue, REEF_EVICT_NOW, &taken);
+        assert_int_equal(taken.launches, 1);
+        while (ridden() - rode < KERNELS * TILES) {
+            run_padded(r);
+        }
+        assert_int_equal(r->ops->progress(c->instance), KERNELS - 1);
+        assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, KERNELS - 1, 1), REEF_OK);
+        wait_for(&c->events, events + 2);
+        assert_int_equal(r->ops->progress(c->instance), KERNELS);
+        assert_answer(r, c);
+        assert_int_equal(committed(), ran);
+    }
+    give_units(r);
+    rig_free(r);
+}
+
 static void several_sources_ride_at_once(void **state)
 {
     (void)state;
@@ -997,9 +1034,9 @@ static void an_instance_whose_source_cannot_be_closed_is_destroyed(void **state)
         fake_cuda_fail(kernel % 2 ? "cuLaunchKernel" : "cuStreamSynchronize", 0, 1, FAKE_CUDA_LAUNCH_FAILED);
         destruction d = {.rig = r};
         pthread_t thread;
-        const uint64_t before = closes();
+        const unsigned before = fake_cuda_calls("cuLaunchKernel");
         assert_int_equal(pthread_create(&thread, NULL, destroy_first, &d), 0);
-        while (closes() == before) {
+        while (fake_cuda_calls("cuLaunchKernel") == before) {
             sched_yield();
         }
         for (int i = 0; i < 200; i++) {
@@ -1136,6 +1173,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_stopped_rides_in_real_time_launches),
         cmocka_unit_test(a_request_is_finished_by_riding_alone),
+        cmocka_unit_test(a_request_begins_and_ends_while_real_time_work_has_all_units),
         cmocka_unit_test(several_sources_ride_at_once),
         cmocka_unit_test(more_sources_than_the_directory_has_room_for),
         cmocka_unit_test(padding_is_switched_on_and_off),

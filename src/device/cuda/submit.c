@@ -15,6 +15,7 @@
 #include "base/futex.h"
 #include "device/cuda/cuda.h"
 
+enum { LONG_NS = 15 * 1000 };       /* of a kernel */
 enum { LEAD_NS = 3 * 1000 * 1000 }; /* how far ahead of another a queue may get, in time alone */
 
 /* What the driver is to be asked for; worked out under the lock. */
@@ -125,6 +126,18 @@ void cuda_warm(reef_instance *base, reef_launch_mode mode)
     cuda_release(device);
 }
 
+/* Is there a kernel that a request might wait for? Others are over before the driver has written the word. */
+static bool runs_long(const cuda_instance *instance, uint32_t first, uint32_t end)
+{
+    const cuda_program *program = (const cuda_program *)instance->base.program;
+    bool any = false;
+    for (uint32_t k = first; k < end && !any; k++) {
+        const uint64_t tile_ns = cuda_tile_ns(program, k), at_once = program->kernels[k].blocks_per_sm;
+        any = tile_ns * program->kernels[k].code.tiles > LONG_NS * at_once * program->base.dev->units;
+    }
+    return any;
+}
+
 /* The kernels of a launch as workers: whole segments, so that few graphs serve all launches; what is done is skipped. */
 static order worker_order(cuda_device *device, cuda_launch *launch)
 {
@@ -140,14 +153,15 @@ static order worker_order(cuda_device *device, cuda_launch *launch)
         .count = end - first,
         .clear = instance->dirty,
     };
-    if (is_revoked(device, instance) || instance->generation_run != instance->run) {
+    const bool stands_still = launch->mode == REEF_LAUNCH_LEASED && lease_is_empty(device); /* opens or ends it */
+    if (stands_still || is_revoked(device, instance) || instance->generation_run != instance->run) {
         o.close = instance->open && instance->source;
         instance->open = false;
         instance->ridden = o.close && instance->generation_run == instance->run;
         if (device->youngest - device->generation > CUDA_MAX_AHEAD) {
             cuda_revoke(device);
         }
-        instance->generation = ++device->youngest;
+        instance->generation = stands_still ? device->generation : ++device->youngest;
         instance->generation_run = instance->run;
     }
     o.kind = worker_kind(instance, first, end, first >= instance->untouched && !instance->ridden) |
@@ -157,7 +171,9 @@ static order worker_order(cuda_device *device, cuda_launch *launch)
     if (control != instance->control_written || o.clear) {
         o.control = instance->control_written = control;
     }
-    o.watch = device->share < 0; /* a request that shares the units takes none away from what runs beside it */
+    o.watch =
+        device->share < 0 && !stands_still &&
+        runs_long(instance, first, end); /* a request that shares the units takes none away from what runs beside it */
     o.known = device->generation;
     instance->dirty = false;
     instance->untouched = end > instance->untouched ? end : instance->untouched;
@@ -228,11 +244,10 @@ static reef_status carry_out(const cuda_queue *queue, const order *o, cuda_graph
     }
     if (!status && o->count) {
         status = cuda_graph_get(o->instance, o->first, o->count, kind, graph, error);
-        status = status ? status : CUDA_TRY(cu, error, graph_launch((*graph)->executable, queue->stream));
         if (o->watch && !status) {
-            cuda_watch_start(
-                device, o->known); /* behind them: they leave it room (graph.c), and need not wait for its launch */
+            cuda_watch_start(device, o->known); /* before they fill the GPU */
         }
+        status = status ? status : CUDA_TRY(cu, error, graph_launch((*graph)->executable, queue->stream));
     }
     cuda_leave(device);
     return status;
@@ -308,6 +323,21 @@ void cuda_submit(cuda_queue *queue, bool unlocked)
 
 /* --------------------------------------------------------- the submitter -- */
 
+/* While real-time work has all units, tiles ride in it (pad.c). A launch of workers whose generation is revoked from the
+ * start does no tile: it takes in the inputs and opens the source, or hands over the outputs of what has ridden to its
+ * end. */
+static bool helps_riding(const cuda_instance *instance)
+{
+    const cuda_device *device = (const cuda_device *)instance->base.program->dev;
+    if (!pad_kind(device) || instance->in_flight || !((const cuda_program *)instance->base.program)->has_workers) {
+        return false;
+    }
+    const uint64_t word = __atomic_load_n(&instance->words->ridden, __ATOMIC_RELAXED);
+    const bool through =
+        (uint32_t)(word >> 32) == instance->run && (uint32_t)word >= instance->base.program->plan->n_kernels;
+    return !instance->open || instance->generation_run != instance->run || (through && instance->source);
+}
+
 /* depth: launches that a queue may have in its stream. */
 static bool may_submit(const cuda_queue *queue, unsigned depth)
 {
@@ -319,7 +349,7 @@ static bool may_submit(const cuda_queue *queue, unsigned depth)
     if (device->dead) {
         return true;
     }
-    if (next->mode == REEF_LAUNCH_LEASED && lease_is_empty(device)) {
+    if (next->mode == REEF_LAUNCH_LEASED && lease_is_empty(device) && !helps_riding(next->instance)) {
         return false;
     }
     /* Launches of a queue are one behind the other: while it has some in one stream, none goes into another. */

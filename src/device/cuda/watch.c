@@ -4,7 +4,8 @@
  *      host    stores "revoked up to g" in pinned memory
  *      watch   a kernel of one thread, on the GPU while workers are: copies it to the word that workers look at, and leaves
  *
- * The submitter starts one in front of the workers' launches. It may be on its way, or have left: the host looks whether one
+ * The submitter starts one in front of workers that a request would wait for (submit.c): it costs best-effort work a few
+ * percent, because a block here and there does not find its place. It may be on its way, or have left: the host looks whether one
  * is there after it has stored the word, and otherwise has the driver write another word, which means the same. Each of the
  * two words has one stream that writes it, so that neither ever becomes older.
  *
