@@ -25,8 +25,8 @@
  * are left out. Checked: every word that was stored; that every tile that was given out ran once, behind all of the kernel
  * before, and no other.
  *
- * Then what the host needs: the time to fill the table, that of the copy, and the time from its decision to stop
- * best-effort work until it knows how far that has come. Before that it cannot begin to fill a table.
+ * Then what the host needs: the time to fill the table, and that of the copy. What it needs besides is to know how far the
+ * stopped work has come; a trace says how long that takes ("leaves the device" of reef bench preempt --trace).
  */
 #include <dlfcn.h>
 #include <math.h>
@@ -49,9 +49,6 @@ enum {
     MAX_BLOCKS = 132, /* of a kernel of the chain: its own, or spare ones */
     SOURCE_KERNELS = KERNELS + 4,
     SOURCE_TILES = 132,
-    WORKERS = 132,
-    WORKER_TILES = WORKERS * 120,
-    STOPS = 300,
     COPIES = 200,
     WARM_RUNS = 20,
     MAX_ROUNDS = 100,
@@ -126,10 +123,10 @@ static struct {
 
 static const cuda_driver *cu;
 static cuda_device device; /* as much of it as cuda_graph_add reads */
-static CUstream stream, side;
+static CUstream stream;
 static CUevent start, end;
 static struct {
-    CUfunction plain, pad, slots, delay, copy, check, workers, report;
+    CUfunction plain, pad, slots, delay, copy, check;
 } functions;
 static struct {
     unsigned regs, local_bytes, shared_bytes, scratch;
@@ -336,8 +333,6 @@ static void load_code(void)
     functions.delay = function_of(plain, "pad_table_delay");
     functions.copy = function_of(plain, "pad_table_copy");
     functions.check = function_of(plain, "pad_table_check");
-    functions.workers = function_of(plain, "pad_table_workers");
-    functions.report = function_of(plain, "pad_table_report");
     functions.pad = function_of(pads, "pad_table_work_pad");
     functions.slots = function_of(pads, "pad_table_work_slots");
     const CUfunction rider = function_of(rides, "pad_table_work_rider"),
@@ -391,8 +386,6 @@ static void open_device(void)
     CU(ctx_create(&device.context, CUDA_CTX_MAP_HOST, device.gpu->device));
     CU(ctx_priorities(&device.least_priority, &device.greatest_priority));
     CU(stream_create(&stream, CUDA_STREAM_NON_BLOCKING, device.greatest_priority));
-    CU(stream_create(&side, CUDA_STREAM_NON_BLOCKING,
-                     device.least_priority)); /* or it waits for the other one's kernel */
     CU(event_create(&start, 0));
     CU(event_create(&end, 0));
 }
@@ -741,81 +734,6 @@ static void measure_copies(shape *s)
     }
 }
 
-/* -------------------------------------------------------------- progress -- */
-
-static void pause_us(unsigned us)
-{
-    const uint64_t begun = reef_now_ns();
-    while (reef_now_ns() - begun < us * 1000u) {
-    }
-}
-
-/* Pairs with the release in pad_table_report. */
-static uint32_t wait_report(const uint64_t *report, uint32_t generation)
-{
-    const uint64_t begun = reef_now_ns();
-    for (;;) {
-        const uint64_t word = __atomic_load_n(report, __ATOMIC_ACQUIRE);
-        if ((uint32_t)(word >> 32) == generation) {
-            return (uint32_t)word;
-        }
-        if (is_late(begun)) {
-            give_up("the report of stopped workers");
-        }
-    }
-}
-
-static unsigned other_stops[2]; /* before any tile was done; when all were */
-
-/* Best-effort workers, stopped at some moment: when does the host know the first tile that is not done? */
-static void measure_stops(samples *us)
-{
-    static uint32_t flags[WORKER_TILES];
-    doing = "stopping workers";
-    alarm(30);
-    table_workers args = {
-        .words = alloc(sizeof(table_words)), .done = alloc(sizeof flags), .tiles = WORKER_TILES, .fmas = BE_FMAS};
-    CUdeviceptr report_at;
-    const uint64_t *report = alloc_pinned(sizeof *report, &report_at);
-    args.report = report_at;
-    const CUdeviceptr generation_at = args.words + offsetof(table_words, generation),
-                      revoked_at = args.words + offsetof(table_words, revoked);
-    CUgraph graph;
-    CU(graph_create(&graph, 0));
-    const CUgraphNode workers = add_node(graph, functions.workers, WORKERS, TABLE_THREADS, 0, &args, NULL, NULL);
-    add_node(graph, functions.report, 1, TABLE_REPORT_THREADS, 0, &args, NULL, workers);
-    const CUgraphExec executable = finish(graph);
-    CU(ctx_synchronize());
-    unsigned wait = 1;
-    for (uint32_t generation = 1; us->n < STOPS && generation < 2 * STOPS; generation++) {
-        CU(stream_write32(stream, generation_at, generation, 0));
-        CU(graph_launch(executable, stream));
-        wait = (wait * 1103515245u + 12345u) & 0x7fffffff;
-        pause_us(60 + (wait >> 8) % 150);
-        const uint64_t begun = reef_now_ns();
-        CU(stream_write32(side, revoked_at, generation, 0));
-        const uint32_t first = wait_report(report, generation);
-        const double took = (double)(reef_now_ns() - begun) * 1e-3;
-        wait_for(stream, "workers");
-        wait_for(side, "the word that stops workers");
-        CU(memcpy_to_host(flags, args.done, sizeof flags));
-        uint32_t missing = 0;
-        while (missing < WORKER_TILES && flags[missing] == generation) {
-            missing++;
-        }
-        if (missing != first) {
-            mistake("first tile that is not done", doing, first, missing);
-        }
-        /* Not those that had ended, or not begun; nor the first, for which the driver loads what it needs. */
-        if (generation > WARM_RUNS && first > 0 && first < WORKER_TILES) {
-            add_sample(us, took);
-        } else if (generation > WARM_RUNS) {
-            other_stops[first > 0]++;
-        }
-    }
-    cu->graph_exec_destroy(executable);
-}
-
 /* ---------------------------------------------------------------- output -- */
 
 /* As "580.159.04", or the CUDA version that it is for. */
@@ -893,7 +811,7 @@ static void write_tables(FILE *json)
     }
 }
 
-static void write_all(FILE *json, unsigned rounds, samples *stops, double seconds)
+static void write_all(FILE *json, unsigned rounds, double seconds)
 {
     char driver[64];
     driver_version(driver, sizeof driver);
@@ -908,15 +826,7 @@ static void write_all(FILE *json, unsigned rounds, samples *stops, double second
     write_rows(json);
     fprintf(json, "],\n \"tables\": [\n");
     write_tables(json);
-    const double p50 = percentile(stops, 50), p99 = percentile(stops, 99);
-    fprintf(json,
-            "],\n \"progress_known_us\": {\"p50\": %.2f, \"p99\": %.2f, \"stops\": %zu, \"too_early\": %u, "
-            "\"too_late\": %u},\n"
-            " \"errors\": %u}\n",
-            p50, p99, stops->n, other_stops[0], other_stops[1], errors);
-    printf("\nfrom the decision to stop best-effort work until its progress is known: p50 %.2f us, p99 %.2f us (%zu "
-           "stops; %u before any tile was done, %u when all were)\n",
-           p50, p99, stops->n, other_stops[0], other_stops[1]);
+    fprintf(json, "],\n \"errors\": %u}\n", errors);
 }
 
 /* ------------------------------------------------------------------ main -- */
@@ -1025,7 +935,6 @@ int main(int argc, char **argv)
     fclose(open_out()); /* before a GPU's time is spent on it; what is left of a run that fails is no file */
     remove(options.out);
     set_up();
-    samples stops = {0};
     unsigned rounds = 0;
     for (unsigned i = 0; i < SHAPES; i++) {
         for (unsigned v = 0; v < VARIANTS; v++) {
@@ -1033,7 +942,6 @@ int main(int argc, char **argv)
         }
         measure_copies(&shapes[i]);
     }
-    measure_stops(&stops);
     while (rounds < options.rounds && (rounds == 0 || reef_now_ns() - begun < options.seconds * UINT64_C(1000000000))) {
         for (unsigned i = 0; i < SHAPES; i++) {
             for (unsigned v = 0; v < VARIANTS; v++) {
@@ -1044,7 +952,7 @@ int main(int argc, char **argv)
     }
     alarm(0);
     FILE *json = open_out();
-    write_all(json, rounds, &stops, (double)(reef_now_ns() - begun) * 1e-9);
+    write_all(json, rounds, (double)(reef_now_ns() - begun) * 1e-9);
     if (fclose(json)) {
         fprintf(stderr, "pad_table: cannot write %s\n", options.out);
         return 1;

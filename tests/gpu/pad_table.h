@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-enum { TABLE_THREADS = 256, TABLE_REPORT_THREADS = 1024 };
+enum { TABLE_THREADS = 256 };
 
 /* A kernel of tiles that only compute. A tile stores a word per thread and counts itself. All uint64_t are addresses. */
 typedef struct table_work {
@@ -55,15 +55,5 @@ typedef struct table_check {
     uint64_t found;
     uint32_t want; /* how often a tile has run, if it has */
 } table_check;
-
-/* Workers that are stopped, and the report of how far they have come. */
-typedef struct table_words {
-    uint32_t generation, revoked; /* device memory, written by the host */
-} table_words;
-typedef struct table_workers {
-    uint64_t words, done; /* done: u32 (tiles): the generation that it was done in */
-    uint64_t report;      /* pinned: generation << 32 | first tile that is not done */
-    uint32_t tiles, fmas;
-} table_workers;
 
 #endif
