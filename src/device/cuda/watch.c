@@ -54,6 +54,31 @@ void cuda_watch_destroy(cuda_watch *watch)
     }
 }
 
+/* The context is current. */
+static bool launch(const cuda_device *device, uint32_t known, uint64_t limit_ns)
+{
+    cuda_watch *watch = device->watch;
+    const uint32_t number = atomic_load_explicit(&watch->number, memory_order_relaxed) + 1;
+    reef_watch_args args = {
+        .words = watch->address,
+        .revoked = device->revoked + offsetof(reef_revoked, by_watch),
+        .idle_ns = IDLE_NS,
+        .limit_ns = limit_ns,
+        .number = number,
+        .known = known,
+    };
+    void *parameters[] = {&args};
+    reef_error ignored;
+    const bool launched = !CUDA_TRY(
+        device->cu, &ignored,
+        launch_kernel(watch->function, 1, 1, 1, CUDA_WATCH_THREADS, 1, 1, 0, watch->stream, parameters, NULL));
+    if (launched) {
+        atomic_store(&watch->written, known);
+        atomic_store(&watch->number, number);
+    }
+    return launched;
+}
+
 void cuda_watch_load(cuda_device *device)
 {
     cuda_watch *watch = device->watch;
@@ -72,6 +97,10 @@ void cuda_watch_load(cuda_device *device)
         CUDA_TRY(cu, &ignored, stream_create(&watch->stream, CUDA_STREAM_NON_BLOCKING, device->greatest_priority))) {
         cu->host_unregister(watch->words);
         watch->stream = NULL;
+    }
+    /* The driver loads a kernel when it is first launched, which takes long. */
+    if (watch->stream && launch(device, 0, 0)) {
+        cu->stream_synchronize(watch->stream);
     }
 }
 
@@ -118,26 +147,9 @@ bool cuda_watch_is_there(const cuda_device *device)
 
 void cuda_watch_start(cuda_device *device, uint32_t known)
 {
-    cuda_watch *watch = device->watch;
-    if (!watch->stream || is_out(watch) || __atomic_load_n(&watch->words->paused, __ATOMIC_RELAXED)) {
-        return;
-    }
-    const uint32_t number = atomic_load_explicit(&watch->number, memory_order_relaxed) + 1;
-    reef_watch_args args = {
-        .words = watch->address,
-        .revoked = device->revoked + offsetof(reef_revoked, by_watch),
-        .idle_ns = IDLE_NS,
-        .limit_ns = LIMIT_NS,
-        .number = number,
-        .known = known,
-    };
-    void *parameters[] = {&args};
-    reef_error ignored;
-    if (!CUDA_TRY(
-            device->cu, &ignored,
-            launch_kernel(watch->function, 1, 1, 1, CUDA_WATCH_THREADS, 1, 1, 0, watch->stream, parameters, NULL))) {
-        atomic_store(&watch->written, known);
-        atomic_store(&watch->number, number);
+    const cuda_watch *watch = device->watch;
+    if (watch->stream && !is_out(watch) && !__atomic_load_n(&watch->words->paused, __ATOMIC_RELAXED)) {
+        launch(device, known, LIMIT_NS);
     }
 }
 
