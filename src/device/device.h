@@ -213,6 +213,9 @@ struct reef_device_ops {
      * device itself chooses which. Off: never again, until it is on. UNSUPPORTED: it cannot, and why. NULL: launches carry the
      * pads that the caller has chosen (REEF_CAP_PAD). */
     reef_status (*pad)(reef_dev *dev, bool on, reef_error *error);
+    /* Dividing the units, or putting them together again, holds up whatever runs for a while: a lease that leaves best-effort work
+     * some beside real-time work is only asked for when real-time work has not paused for so long. 0: at once. */
+    uint64_t divide_after_ns;
     /* Taking units away takes longer, at the moment, than handing a launch over: a real-time launch goes first. NULL: never. */
     bool (*launch_first)(const reef_dev *dev);
     /* A real-time request is about to come: makes the device ready for it (a GPU switches to this process) and keeps it so

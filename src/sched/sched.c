@@ -13,6 +13,8 @@
 
 /* Of real-time requests that come right behind each other one so long makes room for best-effort work. */
 enum { BE_TURN_NS = 2 * 1000 * 1000 };
+/* What counts as a pause of real-time work; and how long units stay divided in one, once they are. */
+enum { PAUSE_NS = 50 * 1000, LINGER_NS = 1000 * 1000 };
 
 static const reef_device_ops *ops_of(const reef_sched *sched)
 {
@@ -71,12 +73,44 @@ static reef_task *next_rt(reef_sched *sched)
     return NULL;
 }
 
+/* Units that real-time work keeps for itself under a policy that leaves the others to best-effort work. Where dividing
+ * them takes long, they are divided when real-time work comes without a pause, and by what the widest of it needs. */
+static unsigned units_kept(reef_sched *sched, const reef_task *task)
+{
+    const unsigned units = sched->dev->units, needed = task->units_needed < units ? task->units_needed : units;
+    if (!ops_of(sched)->divide_after_ns) {
+        return needed;
+    }
+    const uint64_t now = sched->clock.now_ns(sched->clock.context);
+    if (now - sched->rt_left_ns > (sched->be_beside_rt ? LINGER_NS : PAUSE_NS)) {
+        sched->rt_since_ns = now;
+        sched->rt_most = 0;
+    }
+    sched->rt_most = needed > sched->rt_most ? needed : sched->rt_most;
+    return now - sched->rt_since_ns < ops_of(sched)->divide_after_ns ? units : sched->rt_most;
+}
+
+/* Are the units to stay divided for a while, though no real-time request is there? */
+static bool lingers(const reef_sched *sched)
+{
+    return sched->policy->lease == REEF_LEASE_LEFTOVER && sched->be_beside_rt && ops_of(sched)->divide_after_ns &&
+           sched->clock.now_ns(sched->clock.context) - sched->rt_left_ns <= LINGER_NS;
+}
+
+/* Is the request to have all units, as the one before had? */
+static bool leaves_nothing(reef_sched *sched, const reef_task *task)
+{
+    return sched->policy->lease == REEF_LEASE_NOTHING ||
+           (sched->policy->lease == REEF_LEASE_LEFTOVER && !sched->be_beside_rt &&
+            units_kept(sched, task) == sched->dev->units);
+}
+
 static void set_lease_for(reef_sched *sched, const reef_task *task)
 {
     unsigned units = sched->dev->units, first = 0;
     switch (sched->policy->lease) {
     case REEF_LEASE_ALL: break;
-    case REEF_LEASE_LEFTOVER: first = task->units_needed < units ? task->units_needed : units; break;
+    case REEF_LEASE_LEFTOVER: first = units_kept(sched, task); break;
     case REEF_LEASE_NOTHING: first = units; break;
     }
     sched->be_beside_rt = sched->policy->be_fill && first < units;
@@ -186,8 +220,8 @@ static void start_rt(reef_sched *sched, reef_task *task, bool take_units)
     if (ops_of(sched)->stage) {
         ops_of(sched)->stage(task->instance);
     }
-    bool launch_first = ops_of(sched)->launch_first && sched->policy->lease == REEF_LEASE_NOTHING &&
-                        ops_of(sched)->launch_first(sched->dev);
+    bool launch_first =
+        ops_of(sched)->launch_first && leaves_nothing(sched, task) && ops_of(sched)->launch_first(sched->dev);
     if (take_units && !launch_first) {
         set_lease_for(sched, task);
     }
@@ -204,8 +238,8 @@ static void settle_rt(reef_sched *sched)
     }
     reef_task *task = next_rt(sched);
     if (!task) {
-        if (sched->rt_mode) {
-            sched->rt_mode = false;
+        if (sched->rt_mode && !lingers(sched)) {
+            sched->rt_mode = sched->be_beside_rt = false;
             sched->rt_units = 0;
             sched->be_turn_ns = sched->clock.now_ns(sched->clock.context);
             ops_of(sched)->lease(sched->dev, reef_lease_make(0, sched->dev->units));
@@ -356,6 +390,7 @@ static void rt_event(reef_sched *sched, const reef_event *event)
         return;
     }
     sched->rt_running = NULL;
+    sched->rt_left_ns = sched->clock.now_ns(sched->clock.context);
     task->pool->free[task->pool->n_free++] = task->instance;
     task->instance = NULL;
     sched->stats.rt_completed += done;

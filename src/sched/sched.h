@@ -56,9 +56,11 @@ typedef struct reef_sched {
     reef_list queues; /* of reef_vhq; rotated so that padding takes turns */
     reef_list ended;  /* tasks to deliver once the lock is dropped */
     reef_sched_stats stats;
-    reef_trace *trace;   /* NULL: nothing is recorded */
-    uint64_t mode_ns;    /* with a trace: when real-time mode was entered */
-    uint64_t be_turn_ns; /* when best-effort work had all units last */
+    reef_trace *trace;                /* NULL: nothing is recorded */
+    uint64_t mode_ns;                 /* with a trace: when real-time mode was entered */
+    uint64_t be_turn_ns;              /* when best-effort work had all units last */
+    uint64_t rt_since_ns, rt_left_ns; /* real-time work has not paused since; its last request ended */
+    unsigned rt_most;                 /* units that any of it has needed since */
 } reef_sched;
 
 /* dev's events must be routed to reef_sched_event with this scheduler. clock: NULL for the real one. */

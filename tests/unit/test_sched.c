@@ -295,6 +295,44 @@ static void lease_leaves_the_units_that_the_plan_cannot_fill(void **state)
     world_free(w);
 }
 
+/* Where dividing the units takes long, they are divided when real-time work does not pause, and stay so for a moment. */
+static void lease_divides_slowly_where_dividing_takes_long(void **state)
+{
+    (void)state;
+    world *w = world_make("lease", 1, 3, 12, 8); /* RT kernels of 3 tiles on 4 units */
+    reef_device_ops ops = *w->device.base.ops;
+    ops.divide_after_ns = 50000000;
+    w->device.base.ops = &ops;
+    w->now = 1000000000;
+    submit_be(w, 0, 0, 0);
+    fake_finish_tiles(&w->device, "be0", 1);
+    fake_log(&w->device);
+    submit_rt(w, 1, 0);
+    assert_log(w, "lease 4..4\nlaunch rt 0+1\nevict be0 now\n"); /* as reset */
+    submit_rt(w, 2, 0);
+    w->now += 49000000;
+    fake_finish(&w->device, "rt");
+    assert_log(w, "lease 4..4\nlaunch rt 0+1\n");
+    submit_rt(w, 3, 0);
+    w->now += 1000000;
+    fake_finish(&w->device, "rt"); /* 50 ms without a pause */
+    assert_log(w, "lease 3..4\nlaunch rt 0+1\nlaunch be0 0+4 leased\nlaunch be0 4+4 leased\n");
+    w->now += 1000000;
+    fake_finish(&w->device, "rt"); /* none is there, but it may come */
+    assert_log(w, "");
+    w->now += 900000;
+    submit_rt(w, 4, 0);
+    assert_log(w, "lease 3..4\nlaunch rt 0+1\n");
+    fake_finish(&w->device, "rt");
+    w->now += 1100000;
+    fake_finish(&w->device, "be0"); /* now it is over */
+    assert_log(w, "lease 0..4\nlaunch be0 8+4 leased\n");
+    submit_rt(w, 5, 0); /* the next one begins anew */
+    assert_log(w, "lease 4..4\nlaunch rt 0+1\nevict be0 now\n");
+    drain(w);
+    world_free(w);
+}
+
 static void lease_is_reset_when_nothing_is_left_over(void **state)
 {
     (void)state;
@@ -760,6 +798,7 @@ int main(void)
         cmocka_unit_test(streams_gives_both_classes_the_same_priority_and_stops_nothing),
         cmocka_unit_test(priority_differs_from_streams_in_the_device_priority_alone),
         cmocka_unit_test(lease_leaves_the_units_that_the_plan_cannot_fill),
+        cmocka_unit_test(lease_divides_slowly_where_dividing_takes_long),
         cmocka_unit_test(lease_is_reset_when_nothing_is_left_over),
         cmocka_unit_test(lease_counts_a_preemption_once_however_many_wide_requests_follow),
         cmocka_unit_test(pad_fills_spare_slots_with_tiles_that_fit),

@@ -293,6 +293,7 @@ const reef_device_ops reef_cuda_device_ops = {
     .stage = cuda_stage,
     .warm = cuda_warm,
     .launch_first = cuda_launch_first,
+    .divide_after_ns = 50 * 1000 * 1000, /* 165 us (H200) are lost, once in so long at most */
     .progress = cuda_progress,
     .tiles_left = cuda_tiles_left,
     .queue_create = cuda_queue_create,
