@@ -309,6 +309,7 @@ static void lease_divides_slowly_where_dividing_takes_long(void **state)
     fake_log(&w->device);
     submit_rt(w, 1, 0);
     assert_log(w, "lease 4..4\nlaunch rt 0+1\nevict be0 now\n"); /* as reset */
+    fake_leave(&w->device, "be0");
     submit_rt(w, 2, 0);
     w->now += 49000000;
     fake_finish(&w->device, "rt");
@@ -325,7 +326,9 @@ static void lease_divides_slowly_where_dividing_takes_long(void **state)
     assert_log(w, "lease 3..4\nlaunch rt 0+1\n");
     fake_finish(&w->device, "rt");
     w->now += 1100000;
-    fake_finish(&w->device, "be0"); /* now it is over */
+    for (int k = 0; k < 4; k++) {
+        fake_finish(&w->device, "be0"); /* its launch ends: now that is over */
+    }
     assert_log(w, "lease 0..4\nlaunch be0 8+4 leased\n");
     submit_rt(w, 5, 0); /* the next one begins anew */
     assert_log(w, "lease 4..4\nlaunch rt 0+1\nevict be0 now\n");
