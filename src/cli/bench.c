@@ -559,15 +559,13 @@ int cli_bench(int argc, char **argv)
             "pad. A\n"
             "closed loop never idles: its next request comes from the callback of the one before, so that BE work has "
             "what a\n"
-            "policy gives it beside RT work, and the few microseconds between two requests, in which policies that "
-            "stop "
-            "it\n"
-            "hand the device over and take it back. --think US makes that gap so long. It belongs to no request, but "
-            "BE "
-            "work\n"
-            "done in it counts. Nothing measures how busy compute units are: RT busy and BE work stand for it. BE "
-            "requests that\n"
-            "had not ended when the load stopped count for nothing.",
+            "policy gives it beside RT work, and, every 2 ms, the few microseconds between two requests. --think US "
+            "makes\n"
+            "that gap so long, between any two. It belongs to no request, but BE work done in it counts. Nothing "
+            "measures\n"
+            "how busy compute units are: RT busy and BE work stand for it. BE requests that had not ended when the "
+            "load\n"
+            "stopped count for nothing.",
         .examples =
             "  reef bench A --models models --policy seq,wait,reset --json a.json --chart a.svg\n"
             "  reef bench all --models models --device cuda:0 --precision fp16 --seconds 6 --warmup 0.2 --json "

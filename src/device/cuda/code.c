@@ -40,8 +40,8 @@ static const reef_cuda_image *best_for(const char *name, const cuda_gpu *gpu)
 static unsigned pad_level(const reef_cuda_image *image)
 {
     const char *end = strrchr(image->name, '_');
-    unsigned level = 0;
-    return end && (sscanf(end, "_pads%u", &level) == 1 || sscanf(end, "_rides%u", &level) == 1) ? level : 0;
+    const size_t length = !end ? 0 : !strncmp(end, "_pads", 5) ? 5 : !strncmp(end, "_rides", 6) ? 6 : 0;
+    return length ? (unsigned)strtoul(end + length, NULL, 10) : 0;
 }
 
 static bool first_of_its_name(const reef_cuda_image *image)
