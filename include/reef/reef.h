@@ -270,7 +270,9 @@ typedef struct reef_request_info {
 } reef_request_info;
 
 /* Fires exactly once per accepted request, after its outputs are written, on a device thread (or, for a request that
- * is cancelled or refused before it ran, on the thread that found out). The request may be released from it. */
+ * is cancelled or refused before it ran, on the thread that found out). The request may be released from it. It should be
+ * short: meanwhile nobody hears of other requests' ends, and best-effort work may be waiting for whether another real-time
+ * request comes from it. */
 typedef void (*reef_callback)(void *context, reef_request *request, const reef_request_info *info);
 
 typedef struct reef_submit_options {

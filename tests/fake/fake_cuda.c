@@ -183,7 +183,7 @@ static struct {
     unsigned n_told, registers;
     _Atomic unsigned delay_us;
     const reef_watch_args *_Atomic watch; /* that is running */
-    _Atomic uint64_t committed, abandoned, skipped, ridden, closes;
+    _Atomic uint64_t committed, abandoned, skipped, ridden, closes, passed_on;
 } fake = {.lock = PTHREAD_MUTEX_INITIALIZER, .memory = (size_t)16 << 30, .registers = UNIT_REGISTERS};
 
 static _Thread_local struct {
@@ -1294,6 +1294,7 @@ static bool run_watch(CUstream stream, const reef_watch_args *a)
             known = seen;
             pause_at_random(stream);
             __atomic_store_n(revoked, known, __ATOMIC_RELEASE);
+            atomic_fetch_add(&fake.passed_on, 1);
             break;
         }
         if (__atomic_load_n(&words->paused, __ATOMIC_SEQ_CST)) {
@@ -2399,7 +2400,8 @@ void fake_cuda_count(fake_cuda_counts *out)
                               .tiles_abandoned = atomic_load(&fake.abandoned),
                               .tiles_skipped = atomic_load(&fake.skipped),
                               .tiles_ridden = atomic_load(&fake.ridden),
-                              .closes = atomic_load(&fake.closes)};
+                              .closes = atomic_load(&fake.closes),
+                              .passed_on = atomic_load(&fake.passed_on)};
     pthread_mutex_unlock(&fake.lock);
 }
 

@@ -77,7 +77,8 @@ typedef struct fake_cuda_counts {
     unsigned contexts, greens, streams, events, graphs, executables, libraries, registered; /* alive */
     uint64_t tiles_committed, tiles_abandoned, tiles_skipped;                               /* of workers, ever */
     uint64_t tiles_ridden;                                                                  /* in padded launches */
-    uint64_t closes; /* of sources, ordered ever */
+    uint64_t closes;    /* of sources, ordered ever */
+    uint64_t passed_on; /* revocations, by watches, ever */
 } fake_cuda_counts;
 void fake_cuda_count(fake_cuda_counts *out);
 

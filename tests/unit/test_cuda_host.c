@@ -457,9 +457,11 @@ static void sessions_are_served_under_every_policy(void **state)
         assert_int_equal(status, REEF_OK);
         reef_model *quick, *large, *small;
         assert_int_equal(reef_model_create_synthetic(device, 3, 4, 2000, &quick, &error), REEF_OK);
-        assert_int_equal(reef_model_create_synthetic(device, 70, 9, 3000, &large, &error), REEF_OK);
+        assert_int_equal(reef_model_create_synthetic(device, 70, 96, 20000, &large, &error), REEF_OK);
         assert_int_equal(reef_model_create_synthetic(device, 20, 3, 3000, &small, &error), REEF_OK);
         const bool alone = !strcmp(policy, "rt-only");
+        fake_cuda_counts before, after;
+        fake_cuda_count(&before);
         tally best[3] = {{.left = 6}, {.left = 12}, {.left = 12}};
         reef_model *models[] = {large, small, small};
         for (int j = 0; j < 3 && !alone; j++) {
@@ -487,8 +489,13 @@ static void sessions_are_served_under_every_policy(void **state)
         }
         reef_device_stats stats;
         reef_device_stats_get(device, &stats);
-        print_message("%s: %llu preemptions, %llu tiles abandoned\n", policy, (unsigned long long)stats.preemptions,
-                      (unsigned long long)stats.tiles_abandoned);
+        fake_cuda_count(&after);
+        const uint64_t passed_on = after.passed_on - before.passed_on;
+        print_message("%s: %llu preemptions, %llu tiles abandoned; %llu times a watch said so\n", policy,
+                      (unsigned long long)stats.preemptions, (unsigned long long)stats.tiles_abandoned,
+                      (unsigned long long)passed_on);
+        assert_int_equal(passed_on > 0,
+                         !strcmp(policy, "reset") || !strcmp(policy, "lease") || !strcmp(policy, "wait"));
         reef_session_destroy(rt);
         reef_model_destroy(quick);
         reef_model_destroy(large);

@@ -874,7 +874,8 @@ static void real_time_requests_come_one_behind_the_other(void **state)
     }
     print_message("%llu tiles rode, %llu were run by workers, %u runs were given up\n",
                   (unsigned long long)(ridden() - rode), (unsigned long long)(committed() - ran), given_up);
-    assert_true(ridden() > rode + 500 && committed() > ran + 500);
+    /* Nothing waits for a pause to begin riding, so that workers have what there is in pauses. */
+    assert_true(ridden() > rode + 500 && committed() > ran + 50);
     rig_free(r);
 }
 

@@ -26,7 +26,8 @@ enum {
 struct cuda_watch {
     reef_watch_words *words;
     CUdeviceptr address; /* of them */
-    CUstream stream;     /* NULL: there is none in this context */
+    CUstream stream;
+    _Atomic bool loaded; /* into this context: there is a stream; asked without a lock */
     CUfunction function;
     _Atomic uint32_t number;  /* of the youngest that was launched */
     _Atomic uint32_t written; /* a generation that its word has reached, or is about to */
@@ -96,10 +97,11 @@ void cuda_watch_load(cuda_device *device)
     if (CUDA_TRY(cu, &ignored, host_device_pointer(&watch->address, watch->words, 0)) ||
         CUDA_TRY(cu, &ignored, stream_create(&watch->stream, CUDA_STREAM_NON_BLOCKING, device->greatest_priority))) {
         cu->host_unregister(watch->words);
-        watch->stream = NULL;
+        return;
     }
+    atomic_store(&watch->loaded, true);
     /* The driver loads a kernel when it is first launched, which takes long. */
-    if (watch->stream && launch(device, 0, 0)) {
+    if (launch(device, 0, 0)) {
         cu->stream_synchronize(watch->stream);
     }
 }
@@ -107,7 +109,7 @@ void cuda_watch_load(cuda_device *device)
 void cuda_watch_unload(cuda_device *device, bool reachable)
 {
     cuda_watch *watch = device->watch;
-    if (!watch || !watch->stream) {
+    if (!watch || !atomic_exchange(&watch->loaded, false)) {
         return;
     }
     if (reachable) {
@@ -117,7 +119,6 @@ void cuda_watch_unload(cuda_device *device, bool reachable)
         device->cu->host_unregister(watch->words);
         cuda_watch_resume(device);
     }
-    watch->stream = NULL;
 }
 
 void cuda_watch_pause(cuda_device *device)
@@ -133,14 +134,14 @@ void cuda_watch_resume(cuda_device *device)
 /* Launched, and not seen to have ended. */
 static bool is_out(const cuda_watch *watch)
 {
-    return __atomic_load_n(&watch->words->ended, __ATOMIC_ACQUIRE) !=
+    return __atomic_load_n(&watch->words->ended, __ATOMIC_SEQ_CST) !=
            atomic_load_explicit(&watch->number, memory_order_relaxed);
 }
 
 bool cuda_watch_is_there(const cuda_device *device)
 {
     const cuda_watch *watch = device->watch;
-    return watch->stream && is_out(watch) &&
+    return atomic_load_explicit(&watch->loaded, memory_order_relaxed) && is_out(watch) &&
            __atomic_load_n(&watch->words->begun, __ATOMIC_RELAXED) ==
                atomic_load_explicit(&watch->number, memory_order_relaxed);
 }
@@ -148,7 +149,7 @@ bool cuda_watch_is_there(const cuda_device *device)
 void cuda_watch_start(cuda_device *device, uint32_t known)
 {
     const cuda_watch *watch = device->watch;
-    if (watch->stream && !is_out(watch) && !__atomic_load_n(&watch->words->paused, __ATOMIC_RELAXED)) {
+    if (atomic_load(&watch->loaded) && !is_out(watch) && !__atomic_load_n(&watch->words->paused, __ATOMIC_RELAXED)) {
         launch(device, known, LIMIT_NS);
     }
 }
@@ -162,12 +163,11 @@ bool cuda_watch_revoke(cuda_device *device, uint32_t generation)
 {
     cuda_watch *watch = device->watch;
     reef_error ignored;
-    if (!watch->stream) {
+    if (!atomic_load(&watch->loaded)) {
         return false;
     }
     /* In this order for all to see: the watch says that it leaves before it looks for the last time. */
-    __atomic_store_n(&watch->words->revoked, generation, __ATOMIC_SEQ_CST);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    __atomic_exchange_n(&watch->words->revoked, generation, __ATOMIC_SEQ_CST);
     if (cuda_watch_is_there(device)) {
         return true;
     }
