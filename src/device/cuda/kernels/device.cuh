@@ -149,8 +149,9 @@ struct reef_never {
     }
 
 /* ---- worker form -------------------------------------------------------------------------------------------------- */
-/* A worker runs a tile, or several, but for those that an earlier launch of the same run has done. It may be told to stop at any time, by a word of the device that holds the youngest generation that
- * has been revoked; a launch belongs to the generation in its instance's control word and goes on while that is younger.
+/* A worker runs a tile, or several, but for those that an earlier launch of the same run has done. It may be told to stop
+ * at any time, by a word of the device that holds the youngest generation that has been revoked; a launch belongs to the
+ * generation in its instance's control word and goes on while that is younger.
  *
  * Generations only grow. So a worker that finds its own not revoked, at a moment when the kernel before it has ended,
  * knows that no worker of that kernel had found it revoked either: every tile of every kernel before is done. One test,

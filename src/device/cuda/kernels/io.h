@@ -35,8 +35,8 @@ typedef struct reef_io_words {
     volatile uint64_t ended;                    /* stored last, with release: outputs in pinned memory come before it */
     /* by ended % REEF_IO_REPORTS: the first kernel of the launch that is not done, or where the launch ends */
     volatile uint32_t progress[REEF_IO_REPORTS];
-    volatile uint64_t
-        ridden; /* run << 32 | first kernel that is not done: what has ridden in padded launches (pad.h) */
+    /* run << 32 | first kernel that is not done: what has ridden in padded launches (pad.h) */
+    volatile uint64_t ridden;
 } reef_io_words;
 
 #endif

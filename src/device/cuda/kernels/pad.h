@@ -14,8 +14,8 @@ enum {
     REEF_PAD_SOURCES = 32,              /* one for each lane of a warp */
     REEF_PAD_MAX_TILES = (1 << 18) - 1, /* of a kernel, and kernels of a plan, that a claim has bits for */
     REEF_PAD_MAX_KERNELS = (1 << 12) - 1,
-    REEF_PAD_SCRATCH =
-        1024, /* bytes: shared memory begins with the function's variables, a multiple of this; then the tile's */
+    /* bytes: shared memory begins with the function's variables, a multiple of this; then come the tile's */
+    REEF_PAD_SCRATCH = 1024,
 };
 #define REEF_PAD_END 0xffffffffu
 
