@@ -97,22 +97,20 @@ static bool lingers(const reef_sched *sched)
            sched->clock.now_ns(sched->clock.context) - sched->rt_left_ns <= LINGER_NS;
 }
 
-/* Is the request to have all units, as the one before had? */
-static bool leaves_nothing(reef_sched *sched, const reef_task *task)
+/* Units that best-effort work is to leave to the request. */
+static unsigned units_for(reef_sched *sched, const reef_task *task)
 {
-    return sched->policy->lease == REEF_LEASE_NOTHING ||
-           (sched->policy->lease == REEF_LEASE_LEFTOVER && !sched->be_beside_rt &&
-            units_kept(sched, task) == sched->dev->units);
+    switch (sched->policy->lease) {
+    case REEF_LEASE_ALL: return 0;
+    case REEF_LEASE_LEFTOVER: return units_kept(sched, task);
+    case REEF_LEASE_NOTHING: return sched->dev->units;
+    }
+    return 0;
 }
 
-static void set_lease_for(reef_sched *sched, const reef_task *task)
+static void set_lease(reef_sched *sched, unsigned first)
 {
-    unsigned units = sched->dev->units, first = 0;
-    switch (sched->policy->lease) {
-    case REEF_LEASE_ALL: break;
-    case REEF_LEASE_LEFTOVER: first = units_kept(sched, task); break;
-    case REEF_LEASE_NOTHING: first = units; break;
-    }
+    const unsigned units = sched->dev->units;
     sched->be_beside_rt = sched->policy->be_fill && first < units;
     sched->rt_units = first;
     if (sched->policy->lease != REEF_LEASE_ALL) {
@@ -220,14 +218,16 @@ static void start_rt(reef_sched *sched, reef_task *task, bool take_units)
     if (ops_of(sched)->stage) {
         ops_of(sched)->stage(task->instance);
     }
-    bool launch_first =
-        ops_of(sched)->launch_first && leaves_nothing(sched, task) && ops_of(sched)->launch_first(sched->dev);
+    const unsigned first = take_units ? units_for(sched, task) : 0;
+    /* Not where the units are divided: the launch would be for its part of them. */
+    const bool launch_first = first == sched->dev->units && !sched->be_beside_rt && ops_of(sched)->launch_first &&
+                              ops_of(sched)->launch_first(sched->dev);
     if (take_units && !launch_first) {
-        set_lease_for(sched, task);
+        set_lease(sched, first);
     }
     launch_rt(sched);
-    if (take_units && launch_first) {
-        set_lease_for(sched, task);
+    if (launch_first) {
+        set_lease(sched, first);
     }
 }
 
@@ -259,7 +259,7 @@ static void settle_rt(reef_sched *sched)
     if (started) {
         start_rt(sched, task, true);
     } else {
-        set_lease_for(sched, task);
+        set_lease(sched, units_for(sched, task));
     }
     if (entering || sched->rt_units > rt_units) {
         if (evict_be(sched)) {
