@@ -231,6 +231,15 @@ static void start_rt(reef_sched *sched, reef_task *task, bool take_units)
     }
 }
 
+static void leave_rt_mode(reef_sched *sched)
+{
+    sched->rt_mode = sched->be_beside_rt = false;
+    sched->rt_units = 0;
+    sched->be_turn_ns = sched->clock.now_ns(sched->clock.context);
+    ops_of(sched)->lease(sched->dev, reef_lease_make(0, sched->dev->units));
+    reef_timeline_mode(sched);
+}
+
 static void settle_rt(reef_sched *sched)
 {
     if (sched->rt_running) {
@@ -239,11 +248,7 @@ static void settle_rt(reef_sched *sched)
     reef_task *task = next_rt(sched);
     if (!task) {
         if (sched->rt_mode && !lingers(sched)) {
-            sched->rt_mode = sched->be_beside_rt = false;
-            sched->rt_units = 0;
-            sched->be_turn_ns = sched->clock.now_ns(sched->clock.context);
-            ops_of(sched)->lease(sched->dev, reef_lease_make(0, sched->dev->units));
-            reef_timeline_mode(sched);
+            leave_rt_mode(sched);
         }
         return;
     }
@@ -417,8 +422,11 @@ void reef_sched_event(void *context, const reef_event *event)
         reef_timeline_launch(sched, sched->rt_running, event);
         rt_event(sched, event);
         if (waits_to_be_heard(sched)) {
+            sched->coming_back++;
             unlock_and_deliver(sched);
             pthread_mutex_lock(&sched->lock);
+            sched->coming_back--;
+            pthread_cond_broadcast(&sched->came_back);
         }
     } else {
         reef_vhq *vhq = event->tag;
@@ -539,6 +547,7 @@ reef_status reef_sched_init(reef_sched *sched, reef_dev *dev, const reef_policy 
         .clock = clock ? *clock : (reef_clock){.now_ns = real_now},
     };
     pthread_mutex_init(&sched->lock, NULL);
+    pthread_cond_init(&sched->came_back, NULL);
     reef_list_init(&sched->rt_waiting);
     reef_list_init(&sched->queues);
     reef_list_init(&sched->ended);
@@ -551,9 +560,15 @@ reef_status reef_sched_init(reef_sched *sched, reef_dev *dev, const reef_policy 
 
 void reef_sched_destroy(reef_sched *sched)
 {
+    pthread_mutex_lock(&sched->lock);
+    while (sched->coming_back) {
+        pthread_cond_wait(&sched->came_back, &sched->lock);
+    }
+    pthread_mutex_unlock(&sched->lock);
     if (sched->rt_queue) {
         ops_of(sched)->queue_destroy(sched->rt_queue);
     }
+    pthread_cond_destroy(&sched->came_back);
     pthread_mutex_destroy(&sched->lock);
 }
 
@@ -583,11 +598,16 @@ void reef_sched_remove_queue(reef_sched *sched, reef_vhq *vhq)
     pthread_mutex_unlock(&sched->lock);
 }
 
-static bool idle(const reef_sched *sched)
+/* Whether nothing waits or runs; then the device has all its units together, too, though the last real-time request may
+ * have ended a moment ago. */
+static bool become_idle(reef_sched *sched)
 {
     bool any = sched->held || sched->rt_running || !reef_list_empty(&sched->rt_waiting) || !be_quiet(sched, true);
     for (reef_list *link = sched->queues.next; link != &sched->queues; link = link->next) {
         any |= REEF_CONTAINER(link, reef_vhq, link)->waiting_count > 0;
+    }
+    if (!any && sched->rt_mode) {
+        leave_rt_mode(sched);
     }
     return !any;
 }
@@ -595,7 +615,7 @@ static bool idle(const reef_sched *sched)
 reef_status reef_sched_hold(reef_sched *sched)
 {
     pthread_mutex_lock(&sched->lock);
-    bool can = idle(sched);
+    bool can = become_idle(sched);
     sched->held |= can;
     pthread_mutex_unlock(&sched->lock);
     return can ? REEF_OK : REEF_BUSY;
@@ -612,7 +632,7 @@ void reef_sched_release(reef_sched *sched)
 reef_status reef_sched_set_policy(reef_sched *sched, const reef_policy *policy)
 {
     pthread_mutex_lock(&sched->lock);
-    bool can = idle(sched);
+    bool can = become_idle(sched);
     if (can) {
         sched->policy = policy;
         ops_of(sched)->queue_priority(sched->rt_queue, policy->rt_first ? 1 : 0);

@@ -53,8 +53,10 @@ typedef struct reef_sched {
     unsigned n_padding;
     reef_select_times select_times;
 
-    reef_list queues; /* of reef_vhq; rotated so that padding takes turns */
-    reef_list ended;  /* tasks to deliver once the lock is dropped */
+    reef_list queues;     /* of reef_vhq; rotated so that padding takes turns */
+    reef_list ended;      /* tasks to deliver once the lock is dropped */
+    unsigned coming_back; /* threads that deliver and settle after that: until they have, the scheduler is needed */
+    pthread_cond_t came_back;
     reef_sched_stats stats;
     reef_trace *trace;                /* NULL: nothing is recorded */
     uint64_t mode_ns;                 /* with a trace: when real-time mode was entered */
@@ -66,7 +68,7 @@ typedef struct reef_sched {
 /* dev's events must be routed to reef_sched_event with this scheduler. clock: NULL for the real one. */
 reef_status reef_sched_init(reef_sched *sched, reef_dev *dev, const reef_policy *policy, unsigned rt_waiting_limit,
                             const reef_clock *clock);
-/* No task may be left. */
+/* No task may be left. Waits for the thread that delivers the last one: it comes back to the scheduler. */
 void reef_sched_destroy(reef_sched *sched);
 
 void reef_sched_add_queue(reef_sched *sched, reef_vhq *vhq);

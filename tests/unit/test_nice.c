@@ -276,33 +276,61 @@ static reef_status count_hint(reef_dev *dev, uint64_t hold_ns, reef_error *error
     return REEF_OK;
 }
 
-static void hints_are_bounded_and_released_by_requests(void **state)
-{
-    (void)state;
-    reef_error error = {0};
+typedef struct hinted {
     reef_device *device;
     reef_model *model;
     reef_session *rt, *be;
+} hinted;
+
+static void open_sessions(hinted *h)
+{
+    reef_error error;
+    assert_int_equal(reef_model_create_synthetic(h->device, 1, 1, 0, &h->model, &error), REEF_OK);
+    assert_int_equal(reef_session_create(h->model, &(reef_session_options){.service_class = REEF_RT}, &h->rt, &error),
+                     REEF_OK);
+    assert_int_equal(reef_session_create(h->model, NULL, &h->be, &error), REEF_OK);
+}
+
+static void close_sessions(hinted *h)
+{
+    reef_session_destroy(h->rt);
+    reef_session_destroy(h->be);
+    reef_model_destroy(h->model);
+    reef_device_close(h->device);
+}
+
+static void a_device_without_slices_and_hints_says_so(void **state)
+{
+    (void)state;
+    hinted h;
+    reef_error error = {0};
     uint32_t slice = 4711;
-    assert_int_equal(reef_device_open("cpu", &(reef_device_options){.units = 1, .slice_us = 10}, &device, &error),
+    assert_int_equal(reef_device_open("cpu", &(reef_device_options){.units = 1, .slice_us = 10}, &h.device, &error),
                      REEF_UNSUPPORTED);
     assert_non_null(strstr(error.message, "no time slices"));
-    assert_int_equal(reef_device_open("cpu", &(reef_device_options){.units = 1}, &device, &error), REEF_OK);
-    assert_int_equal(reef_device_slice(device, &slice, &error), REEF_UNSUPPORTED);
+    assert_int_equal(reef_device_open("cpu", &(reef_device_options){.units = 1}, &h.device, &error), REEF_OK);
+    assert_int_equal(reef_device_slice(h.device, &slice, &error), REEF_UNSUPPORTED);
     assert_int_equal(slice, 4711);
-    assert_int_equal(reef_model_create_synthetic(device, 1, 1, 0, &model, &error), REEF_OK);
-    assert_int_equal(reef_session_create(model, &(reef_session_options){.service_class = REEF_RT}, &rt, &error),
-                     REEF_OK);
-    assert_int_equal(reef_session_create(model, NULL, &be, &error), REEF_OK);
-    assert_int_equal(reef_session_hint(rt, 1000, &error), REEF_UNSUPPORTED);
-    assert_int_equal(reef_session_hint(be, 1000, &error), REEF_INVALID_ARGUMENT);
-    assert_int_equal(reef_session_run(rt, NULL, NULL, NULL), REEF_OK);
+    open_sessions(&h);
+    assert_int_equal(reef_session_hint(h.rt, 1000, &error), REEF_UNSUPPORTED);
+    assert_int_equal(reef_session_hint(h.be, 1000, &error), REEF_INVALID_ARGUMENT);
+    assert_int_equal(reef_session_run(h.rt, NULL, NULL, NULL), REEF_OK);
+    close_sessions(&h);
+}
 
-    /* A device that takes hints. */
-    const reef_device_ops *before = device->dev->ops;
-    reef_device_ops ops = *before;
+static void hints_are_bounded_and_released_by_requests(void **state)
+{
+    (void)state;
+    hinted h;
+    reef_error error = {0};
+    assert_int_equal(reef_device_open("cpu", &(reef_device_options){.units = 1}, &h.device, &error), REEF_OK);
+    /* From now on a device that takes hints: its threads have not read this yet. */
+    static reef_device_ops ops;
+    ops = *h.device->dev->ops;
     ops.hint = count_hint;
-    device->dev->ops = &ops;
+    h.device->dev->ops = &ops;
+    open_sessions(&h);
+    reef_session *rt = h.rt, *be = h.be;
     hints_sent = hints_released = 0;
     assert_int_equal(reef_session_hint(rt, 0, &error), REEF_INVALID_ARGUMENT);
     assert_int_equal(reef_session_hint(rt, REEF_HINT_MAX_NS + 1, &error), REEF_INVALID_ARGUMENT);
@@ -323,11 +351,7 @@ static void hints_are_bounded_and_released_by_requests(void **state)
         assert_int_equal(reef_session_run(rt, NULL, NULL, NULL), REEF_OK);
         assert_int_equal(hints_released, round + 1); /* nothing to release */
     }
-    device->dev->ops = before;
-    reef_session_destroy(rt);
-    reef_session_destroy(be);
-    reef_model_destroy(model);
-    reef_device_close(device);
+    close_sessions(&h);
 }
 
 int main(void)
@@ -337,6 +361,7 @@ int main(void)
         cmocka_unit_test(threads_create_free_change_and_list),
         cmocka_unit_test(more_groups_than_there_is_room_for_keep_their_own_slice),
         cmocka_unit_test(a_longer_slice_and_back_to_the_programs_own),
+        cmocka_unit_test(a_device_without_slices_and_hints_says_so),
         cmocka_unit_test(hints_are_bounded_and_released_by_requests),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,9 +3,11 @@
  */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -292,6 +294,80 @@ static void lease_leaves_the_units_that_the_plan_cannot_fill(void **state)
     assert_log(w, "launch be0 8+4 leased\n");
     assert_int_equal(w->tasks[0].preemptions, 1);
     drain(w);
+    world_free(w);
+}
+
+typedef struct closer {
+    pthread_t thread;
+    reef_sched *sched;
+    atomic_bool closed;
+} closer;
+
+static closer closing;
+
+static void *close_sched(void *argument)
+{
+    closer *c = argument;
+    reef_sched_destroy(c->sched);
+    atomic_store(&c->closed, true);
+    return NULL;
+}
+
+/* Whoever hears of the last request's end closes the device; the thread that tells it still needs the scheduler. */
+static void end_and_close(reef_task *task)
+{
+    on_end(task);
+    assert_int_equal(pthread_create(&closing.thread, NULL, close_sched, &closing), 0);
+    for (int i = 0; i < 100 && !atomic_load(&closing.closed); i++) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    assert_false(atomic_load(&closing.closed));
+}
+
+static void the_scheduler_is_not_gone_before_whoever_delivers_is_done_with_it(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 1, 3, 12, 8);
+    closing = (closer){.sched = &w->sched};
+    submit_rt(w, 0, 0);
+    w->tasks[0].on_end = end_and_close;
+    fake_log(&w->device);
+    fake_finish(&w->device, "rt");
+    assert_log(w, "lease 0..4\n"); /* BE work gets its units back after that */
+    assert_int_equal(pthread_join(closing.thread, NULL), 0);
+    assert_true(atomic_load(&closing.closed));
+    assert_int_equal(w->ended[0], 1);
+    for (int i = 0; i < 2; i++) {
+        reef_vhq_destroy(&w->queues[i]);
+    }
+    reef_instances_destroy(&w->rt_instances);
+    reef_instances_destroy(&w->be_instances);
+    fake_device_free(&w->device);
+    free(w);
+}
+
+/* A profile that begins, or a policy that changes, while BE work waits for the end of a request to be heard. */
+static void hold_right_after_a_request(reef_task *task)
+{
+    on_end(task);
+    assert_int_equal(reef_sched_hold(&current->sched), REEF_OK);
+}
+
+static void whoever_holds_the_device_has_all_of_it(void **state)
+{
+    (void)state;
+    world *w = world_make("reset", 1, 3, 12, 8);
+    submit_rt(w, 0, 0);
+    w->tasks[0].on_end = hold_right_after_a_request;
+    fake_log(&w->device);
+    fake_finish(&w->device, "rt");
+    assert_log(w, "lease 0..4\n");
+    submit_be(w, 1, 0, 0);
+    assert_log(w, "");
+    reef_sched_release(&w->sched);
+    assert_log(w, "launch be0 0+4 leased\nlaunch be0 4+4 leased\n");
+    drain(w);
+    assert_int_equal(w->ended[1], 1);
     world_free(w);
 }
 
@@ -801,6 +877,8 @@ int main(void)
         cmocka_unit_test(streams_gives_both_classes_the_same_priority_and_stops_nothing),
         cmocka_unit_test(priority_differs_from_streams_in_the_device_priority_alone),
         cmocka_unit_test(lease_leaves_the_units_that_the_plan_cannot_fill),
+        cmocka_unit_test(the_scheduler_is_not_gone_before_whoever_delivers_is_done_with_it),
+        cmocka_unit_test(whoever_holds_the_device_has_all_of_it),
         cmocka_unit_test(lease_divides_slowly_where_dividing_takes_long),
         cmocka_unit_test(lease_is_reset_when_nothing_is_left_over),
         cmocka_unit_test(lease_counts_a_preemption_once_however_many_wide_requests_follow),
