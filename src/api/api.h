@@ -17,6 +17,8 @@ struct reef_device {
     _Atomic bool hint_held;         /* an RT request that was hinted at is under way: its end releases the device */
     pthread_mutex_t profile_lock;   /* one profile at a time */
     struct reef_profiler *profiler; /* set while one runs; events that carry it as tag are its own */
+    pthread_mutex_t sessions_lock;  /* taken before the scheduler's lock */
+    reef_list sessions;             /* guarded by that */
 };
 
 typedef struct reef_kernel_profile {
@@ -37,6 +39,9 @@ struct reef_model {
     char *cache_path; /* NULL: nowhere to keep a profile */
     _Atomic unsigned sessions;
 };
+
+/* Makes ready what each session's launches need under the policy. The device must be held, sessions_lock too. */
+void reef_sessions_warm(reef_device *device, const reef_policy *policy);
 
 /* The profile on disk, keyed by content hash, device and units. A missing, foreign or damaged file is no profile. */
 bool reef_profile_load(reef_model *model);

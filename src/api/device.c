@@ -94,6 +94,13 @@ static void on_event(void *context, const reef_event *event)
     }
 }
 
+static void device_free(reef_device *device)
+{
+    pthread_mutex_destroy(&device->profile_lock);
+    pthread_mutex_destroy(&device->sessions_lock);
+    free(device);
+}
+
 reef_status reef_device_open(const char *name, const reef_device_options *options, reef_device **out, reef_error *error)
 {
     static const reef_device_options defaults;
@@ -125,6 +132,8 @@ reef_status reef_device_open(const char *name, const reef_device_options *option
     }
     device->queue_capacity = options->queue_capacity ? options->queue_capacity : 4;
     pthread_mutex_init(&device->profile_lock, NULL);
+    pthread_mutex_init(&device->sessions_lock, NULL);
+    reef_list_init(&device->sessions);
     reef_dev_config config = {
         .ordinal = entry.ordinal,
         .units = options->units,
@@ -148,8 +157,7 @@ reef_status reef_device_open(const char *name, const reef_device_options *option
         }
     }
     if (status) {
-        pthread_mutex_destroy(&device->profile_lock);
-        free(device);
+        device_free(device);
         return status;
     }
     *out = device;
@@ -199,8 +207,7 @@ void reef_device_close(reef_device *device)
     const reef_device_ops *ops = device->dev->ops;
     reef_sched_destroy(&device->sched);
     ops->close(device->dev);
-    pthread_mutex_destroy(&device->profile_lock);
-    free(device);
+    device_free(device);
 }
 
 reef_status reef_device_set_policy(reef_device *device, const char *name, reef_error *error)
@@ -213,16 +220,18 @@ reef_status reef_device_set_policy(reef_device *device, const char *name, reef_e
     if (status) {
         return status;
     }
-    const reef_policy *before = reef_sched_policy(&device->sched);
+    if (reef_sched_hold(&device->sched)) {
+        return reef_fail(error, REEF_BUSY, "the policy can only change while no request waits or runs");
+    }
     status = set_padding(device->dev, policy, error);
-    if (status) {
-        return status;
+    if (!status) {
+        pthread_mutex_lock(&device->sessions_lock);
+        reef_sessions_warm(device, policy);
+        reef_sched_set_policy(&device->sched, policy);
+        pthread_mutex_unlock(&device->sessions_lock);
     }
-    status = reef_sched_set_policy(&device->sched, policy);
-    if (status) {
-        set_padding(device->dev, before, NULL);
-    }
-    return status ? reef_fail(error, status, "the policy can only change while no request waits or runs") : REEF_OK;
+    reef_sched_release(&device->sched);
+    return status;
 }
 
 reef_status reef_device_health(const reef_device *device, reef_error *error)

@@ -28,6 +28,7 @@ struct reef_request {
 
 struct reef_session {
     reef_model *model;
+    reef_list link; /* in device->sessions */
     reef_class service_class;
     reef_instances instances;
     reef_vhq vhq;         /* BE only */
@@ -41,6 +42,62 @@ struct reef_session {
     bool closing, orphan; /* orphan: destroyed, memory kept for handles that are still out */
     reef_session_stats stats;
 };
+
+static reef_session *session_of(reef_list *link)
+{
+    return REEF_CONTAINER(link, reef_session, link);
+}
+
+/* Units that the session's requests keep from best-effort work where that has the others; 0: no number of its own. */
+static unsigned units_kept(const reef_session *session)
+{
+    const unsigned needed = atomic_load_explicit(&session->model->units_needed, memory_order_relaxed);
+    return session->service_class == REEF_RT && needed < session->model->device->dev->units ? needed : 0;
+}
+
+static bool is_kept_before(const reef_device *device, const reef_list *before, unsigned kept)
+{
+    bool any = false;
+    for (reef_list *link = device->sessions.next; link != before && !any; link = link->next) {
+        any = units_kept(session_of(link)) == kept;
+    }
+    return any;
+}
+
+static void warm_instances(reef_session *session, reef_launch_mode mode, reef_lease lease)
+{
+    const reef_device_ops *ops = session->model->device->dev->ops;
+    for (unsigned i = 0; i < session->instances.n; i++) {
+        ops->warm(session->instances.free[i], session->service_class == REEF_RT, mode, lease);
+    }
+}
+
+/* None of the session's instances is in use; sessions_lock is held. */
+static void warm(reef_session *session, const reef_policy *policy)
+{
+    const reef_device *device = session->model->device;
+    const unsigned units = device->dev->units;
+    const bool rt = session->service_class == REEF_RT;
+    if (!device->dev->ops->warm || !(rt || policy->serve_be)) {
+        return;
+    }
+    const reef_launch_mode mode = rt ? REEF_LAUNCH_PLAIN : policy->be_mode;
+    warm_instances(session, mode, reef_lease_make(0, units));
+    const bool divides = policy->lease == REEF_LEASE_LEFTOVER;
+    for (reef_list *link = device->sessions.next; divides && link != &device->sessions; link = link->next) {
+        const unsigned kept = units_kept(session_of(link));
+        if (kept && !is_kept_before(device, link, kept)) {
+            warm_instances(session, mode, reef_lease_make(kept, units));
+        }
+    }
+}
+
+void reef_sessions_warm(reef_device *device, const reef_policy *policy)
+{
+    for (reef_list *link = device->sessions.next; link != &device->sessions; link = link->next) {
+        warm(session_of(link), policy);
+    }
+}
 
 static void session_free(reef_session *session)
 {
@@ -169,10 +226,6 @@ reef_status reef_session_create(reef_model *model, const reef_session_options *o
     reef_status status = session->requests && session->pointers ? REEF_OK : REEF_NO_MEMORY;
     if (!status) {
         status = reef_instances_create(model->program, instances, &session->instances, &cause);
-        const reef_device_ops *ops = device->dev->ops;
-        for (unsigned i = 0; !status && ops->warm && i < instances; i++) {
-            ops->warm(session->instances.free[i], be ? reef_sched_policy(&device->sched)->be_mode : REEF_LAUNCH_PLAIN);
-        }
     }
     if (!status && be) {
         status = reef_vhq_create(device->dev, device->queue_capacity, options->weight, limit, &session->vhq);
@@ -196,6 +249,10 @@ reef_status reef_session_create(reef_model *model, const reef_session_options *o
         reef_sched_add_queue(&device->sched, &session->vhq);
     }
     atomic_fetch_add(&model->sessions, 1);
+    pthread_mutex_lock(&device->sessions_lock);
+    reef_list_insert(&device->sessions, &session->link);
+    warm(session, reef_sched_policy(&device->sched));
+    pthread_mutex_unlock(&device->sessions_lock);
     *out = session;
     return REEF_OK;
 }
@@ -228,6 +285,9 @@ void reef_session_destroy(reef_session *session)
     }
     pthread_mutex_unlock(&session->lock);
 
+    pthread_mutex_lock(&device->sessions_lock);
+    reef_list_remove(&session->link);
+    pthread_mutex_unlock(&device->sessions_lock);
     if (session->service_class == REEF_BE) {
         reef_sched_remove_queue(&device->sched, &session->vhq);
         reef_vhq_destroy(&session->vhq);

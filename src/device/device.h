@@ -206,9 +206,10 @@ struct reef_device_ops {
     /* Takes over the inputs of the last begin at once, so that the launch need not: NULL where begin has done it, or
      * nobody does. Without a call of it a launch takes them over where that holds nobody up. */
     void (*stage)(reef_instance *instance);
-    /* Makes ready what launches of this mode need, so that none waits for it, nor a request beside it. A failure
-     * shows at the launch. NULL: there is nothing. */
-    void (*warm)(reef_instance *instance, reef_launch_mode mode);
+    /* Makes ready what launches of the instance will need while this lease holds, so that none waits for it, nor a
+     * request beside it: real-time ones whole, best-effort ones segment by segment. Nobody runs it. What is ready stays
+     * so. A failure shows at the launch. NULL: there is nothing. */
+    void (*warm)(reef_instance *instance, bool realtime, reef_launch_mode mode, reef_lease lease);
     /* From now on launches may be padded, and tiles of leased launches that were stopped ride in them (REEF section 5): the
      * device itself chooses which. Off: never again, until it is on. UNSUPPORTED: it cannot, and why. NULL: launches carry the
      * pads that the caller has chosen (REEF_CAP_PAD). */

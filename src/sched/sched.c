@@ -629,16 +629,12 @@ void reef_sched_release(reef_sched *sched)
     unlock_and_deliver(sched);
 }
 
-reef_status reef_sched_set_policy(reef_sched *sched, const reef_policy *policy)
+void reef_sched_set_policy(reef_sched *sched, const reef_policy *policy)
 {
     pthread_mutex_lock(&sched->lock);
-    bool can = become_idle(sched);
-    if (can) {
-        sched->policy = policy;
-        ops_of(sched)->queue_priority(sched->rt_queue, policy->rt_first ? 1 : 0);
-    }
+    sched->policy = policy;
+    ops_of(sched)->queue_priority(sched->rt_queue, policy->rt_first ? 1 : 0);
     pthread_mutex_unlock(&sched->lock);
-    return can ? REEF_OK : REEF_BUSY;
 }
 
 void reef_sched_stats_get(reef_sched *sched, reef_sched_stats *out)

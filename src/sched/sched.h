@@ -88,8 +88,8 @@ void reef_sched_event(void *sched, const reef_event *event);
 reef_status reef_sched_hold(reef_sched *sched);
 void reef_sched_release(reef_sched *sched);
 
-/* BUSY unless nothing waits or runs, and while held. */
-reef_status reef_sched_set_policy(reef_sched *sched, const reef_policy *policy);
+/* The device must be held. */
+void reef_sched_set_policy(reef_sched *sched, const reef_policy *policy);
 void reef_sched_stats_get(reef_sched *sched, reef_sched_stats *out);
 const reef_policy *reef_sched_policy(reef_sched *sched);
 /* Median time that choosing the padding of a launch took, of the newest REEF_SELECT_TIMES; 0 before the first. *n: how

@@ -17,6 +17,7 @@
 
 #include <cmocka.h>
 
+#include "api/api.h"
 #include "base/clock.h"
 #include "base/futex.h"
 #include "device/device.h"
@@ -504,6 +505,72 @@ static void sessions_are_served_under_every_policy(void **state)
         assert_no_complaint();
         assert_nothing_left();
     }
+}
+
+static void count_divided(void *context, const fake_cuda_step *step)
+{
+    if (step->moment == FAKE_CUDA_KERNEL && step->units < FAKE_CUDA_SMS) {
+        atomic_fetch_add((_Atomic uint32_t *)context, 1);
+    }
+}
+
+static void go(tally *t, uint32_t requests)
+{
+    atomic_store(&t->left, requests);
+    assert_int_equal(reef_session_submit(t->session, &(reef_submit_options){.callback = again, .context = t}, NULL),
+                     REEF_OK);
+}
+
+/* What launches need is made when the session is or the policy changes: neither while a request waits nor beside one. */
+static void no_request_waits_for_a_graph(void **state)
+{
+    (void)state;
+    static const unsigned tiles[] = {96, 30, 17}, kernels[] = {70, 3, 3}, needed[] = {32, 24, 16};
+    const char *const makes = "cuGraphInstantiateWithFlags", *policy, *meaning;
+    start_afresh();
+    _Atomic uint32_t divided = 0;
+    fake_cuda_hook(count_divided, &divided);
+    reef_device *device;
+    reef_model *models[3];
+    tally callers[3] = {0}; /* the first is best-effort */
+    reef_error error = {0};
+    assert_int_equal(reef_device_open("cuda:0", &(reef_device_options){.policy = "rt-only"}, &device, &error), REEF_OK);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(reef_model_create_synthetic(device, kernels[i], tiles[i], 2000, &models[i], &error), REEF_OK);
+        models[i]->units_needed = needed[i]; /* as a profile would find */
+        const reef_session_options how = {.service_class = i ? REEF_RT : REEF_BE};
+        assert_int_equal(reef_session_create(models[i], &how, &callers[i].session, &error), REEF_OK);
+    }
+    for (size_t i = 0; reef_policy_list(i, &policy, &meaning); i++) {
+        if (reef_device_set_policy(device, policy, &error)) {
+            assert_string_equal(policy, "pad"); /* for want of kernels that carry tiles */
+            continue;
+        }
+        const unsigned made = fake_cuda_calls(makes), first = strcmp(policy, "rt-only") ? 0 : 1;
+        const bool divides = !strcmp(policy, "lease");
+        atomic_store(&divided, 0);
+        /* Units are divided when real-time work has come for a while without a pause. */
+        for (int tries = 0; tries < (divides ? 50 : 1) && !atomic_load(&divided); tries++) {
+            for (unsigned j = first; j < 3; j++) {
+                go(&callers[j], j ? (divides ? 1000 : 200) : 4);
+            }
+            for (unsigned j = first; j < 3; j++) {
+                wait_for_zero(&callers[j].left);
+                assert_int_equal(atomic_load(&callers[j].bad), 0);
+            }
+        }
+        print_message("%s: %u kernels on some of the units\n", policy, atomic_load(&divided));
+        assert_int_equal(atomic_load(&divided) > 0, divides);
+        assert_int_equal(fake_cuda_calls(makes), made);
+    }
+    for (int i = 0; i < 3; i++) {
+        reef_session_destroy(callers[i].session);
+        reef_model_destroy(models[i]);
+    }
+    reef_device_close(device);
+    fake_cuda_hook(NULL, NULL);
+    assert_no_complaint();
+    assert_nothing_left();
 }
 
 static void a_running_request_can_be_cancelled(void **state)
@@ -1087,6 +1154,7 @@ int main(void)
         cmocka_unit_test(a_build_without_padded_forms_says_so),
         cmocka_unit_test(memory_is_counted_and_given_back),
         cmocka_unit_test(a_damaged_tuning_file_is_measured_again_and_replaced),
+        cmocka_unit_test(no_request_waits_for_a_graph),
         cmocka_unit_test(a_running_request_can_be_cancelled),
         cmocka_unit_test(sessions_are_served_under_every_policy),
         cmocka_unit_test(preempted_thousands_of_times_every_tile_is_done_once),

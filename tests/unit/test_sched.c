@@ -707,14 +707,24 @@ static void cancelling_a_running_request_frees_its_instance_when_it_has_left(voi
     world_free(w);
 }
 
+static reef_status change_policy(world *w, const char *name)
+{
+    reef_status status = reef_sched_hold(&w->sched);
+    if (!status) {
+        reef_sched_set_policy(&w->sched, reef_policy_find(name));
+        reef_sched_release(&w->sched);
+    }
+    return status;
+}
+
 static void the_policy_changes_only_when_idle(void **state)
 {
     (void)state;
     world *w = world_make("reset", 1, 8, 4, 8);
     submit_be(w, 0, 0, 0);
-    assert_int_equal(reef_sched_set_policy(&w->sched, reef_policy_find("wait")), REEF_BUSY);
+    assert_int_equal(change_policy(w, "wait"), REEF_BUSY);
     drain(w);
-    assert_int_equal(reef_sched_set_policy(&w->sched, reef_policy_find("wait")), REEF_OK);
+    assert_int_equal(change_policy(w, "wait"), REEF_OK);
     world_free(w);
 }
 
@@ -724,7 +734,7 @@ static void while_held_requests_wait_and_the_policy_stays(void **state)
     world *w = world_make("reset", 1, 8, 4, 8);
     assert_int_equal(reef_sched_hold(&w->sched), REEF_OK);
     assert_int_equal(reef_sched_hold(&w->sched), REEF_BUSY);
-    assert_int_equal(reef_sched_set_policy(&w->sched, reef_policy_find("wait")), REEF_BUSY);
+    assert_int_equal(change_policy(w, "wait"), REEF_BUSY);
     submit_be(w, 0, 0, 0);
     submit_rt(w, 1, 0);
     submit_rt(w, 2, 0);

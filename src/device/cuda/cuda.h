@@ -102,6 +102,7 @@ typedef struct cuda_graph {
     uint32_t first, count, kind;
     CUgraphExec executable;
     uint64_t typical_ns; /* how long it takes, as the completer has seen it; 0: not seen yet */
+    bool uploaded;
 } cuda_graph;
 
 typedef struct cuda_instance {
@@ -118,7 +119,7 @@ typedef struct cuda_instance {
     size_t pinned_bytes;
     CUdeviceptr pinned_address;
     reef_io_words *words;
-    cuda_graph *graphs;
+    cuda_graph **graphs;                      /* by the segment that the first kernel is in: lists */
     CUstream replay_streams[1 + CUDA_SHARES]; /* for all units, and for each share; made by the first replay there */
     const void **inputs;                      /* of the run under way; borrowed; NULL entries are zeros */
     void **outputs;                           /* the same; NULL entries are not wanted */
@@ -388,14 +389,16 @@ void cuda_release(cuda_device *device);
  * launch that the driver refuses is marked failed. */
 void cuda_submit(cuda_queue *queue, bool unlocked);
 void *cuda_submitter_main(void *device);
-/* Makes the graphs of the launches that the instance will see in this mode. */
-void cuda_warm(reef_instance *instance, reef_launch_mode mode);
+/* Makes the graphs of the launches that the instance will see. */
+void cuda_warm(reef_instance *instance, bool realtime, reef_launch_mode mode, reef_lease lease);
 
 /* share.c: the ways to divide the units; none where the driver cannot. The context is current. */
 void cuda_shares_load(cuda_device *device);
 void cuda_shares_unload(cuda_device *device);
-/* The share of the lease: the one with the most best-effort units of at most as many as it has. */
-void cuda_share_choose(cuda_device *device);
+/* The lease's: the one with the most best-effort units of at most as many as it has. -1: none. */
+int cuda_share_of(const cuda_device *device, reef_lease lease);
+/* A stream for graphs of that share, on its real-time or its best-effort part; -1: for all units. */
+reef_status cuda_share_stream(const cuda_device *device, int share, bool realtime, CUstream *out, reef_error *error);
 unsigned cuda_units_needed(reef_instance *instance, unsigned per_mille);
 
 /* pad.c */

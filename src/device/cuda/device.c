@@ -224,7 +224,7 @@ static void cuda_lease(reef_dev *dev, reef_lease lease)
     pthread_mutex_lock(&device->lock);
     bool changes = device->lease != lease;
     device->lease = lease;
-    cuda_share_choose(device);
+    device->share = cuda_share_of(device, lease);
     if (changes) {
         cuda_revoke(device); /* what runs leaves its units, and is launched again for others */
     }

@@ -347,14 +347,21 @@ reef_status cuda_graph_of_program(const cuda_program *program, const uint64_t *s
     return build(&d, out);
 }
 
+static cuda_graph *find(const cuda_instance *instance, uint32_t first, uint32_t count, uint32_t kind)
+{
+    cuda_graph *graph = instance->graphs[first / CUDA_SEGMENT_KERNELS];
+    while (graph && (graph->first != first || graph->count != count || graph->kind != kind)) {
+        graph = graph->next;
+    }
+    return graph;
+}
+
 reef_status cuda_graph_get(cuda_instance *instance, uint32_t first, uint32_t count, uint32_t kind, cuda_graph **out,
                            reef_error *error)
 {
-    for (cuda_graph *graph = instance->graphs; graph; graph = graph->next) {
-        if (graph->first == first && graph->count == count && graph->kind == kind) {
-            *out = graph;
-            return REEF_OK;
-        }
+    *out = find(instance, first, count, kind);
+    if (*out) {
+        return REEF_OK;
     }
     cuda_graph *graph = calloc(1, sizeof *graph);
     if (!graph) {
@@ -374,21 +381,29 @@ reef_status cuda_graph_get(cuda_instance *instance, uint32_t first, uint32_t cou
         free(graph);
         return status;
     }
-    graph->next = instance->graphs;
-    instance->graphs = graph;
-    *out = graph;
+    cuda_graph **list = &instance->graphs[first / CUDA_SEGMENT_KERNELS];
+    graph->next = *list;
+    *list = *out = graph;
     return REEF_OK;
 }
 
-void cuda_graphs_destroy(cuda_instance *instance, bool reachable)
+static void destroy_list(const cuda_device *device, cuda_graph *graph, bool reachable)
 {
-    const cuda_device *device = (const cuda_device *)instance->base.program->dev;
-    while (instance->graphs) {
-        cuda_graph *graph = instance->graphs;
-        instance->graphs = graph->next;
+    while (graph) {
+        cuda_graph *next = graph->next;
         if (reachable) {
             device->cu->graph_exec_destroy(graph->executable); /* fails, and rightly, after a fault */
         }
         free(graph);
+        graph = next;
+    }
+}
+
+void cuda_graphs_destroy(cuda_instance *instance, bool reachable)
+{
+    const reef_program *program = instance->base.program;
+    for (size_t i = 0; i <= program->plan->n_kernels / CUDA_SEGMENT_KERNELS; i++) {
+        destroy_list((const cuda_device *)program->dev, instance->graphs[i], reachable);
+        instance->graphs[i] = NULL;
     }
 }

@@ -140,6 +140,7 @@ static void instance_free(cuda_instance *instance)
     if (instance->pinned) {
         munmap(instance->pinned, instance->pinned_bytes);
     }
+    free(instance->graphs);
     free(instance->io_offset);
     free(instance->pin_offset);
     free(instance->storage);
@@ -159,12 +160,13 @@ reef_status cuda_instance_create(reef_program *base, reef_instance **out, reef_e
     }
     instance->base.program = base;
     reef_list_init(&instance->link);
+    instance->graphs = calloc(plan->n_kernels / CUDA_SEGMENT_KERNELS + 1, sizeof(cuda_graph *));
     instance->io_offset = calloc(n_io + 1, sizeof *instance->io_offset);
     instance->pin_offset = calloc(n_io + 1, sizeof *instance->pin_offset);
     instance->storage = calloc(plan->n_storage + 1, sizeof *instance->storage);
     instance->inputs = calloc(plan->n_inputs + 1, sizeof *instance->inputs);
     instance->outputs = calloc(plan->n_outputs + 1, sizeof *instance->outputs);
-    if (!instance->io_offset || !instance->pin_offset || !instance->storage || !instance->inputs ||
+    if (!instance->graphs || !instance->io_offset || !instance->pin_offset || !instance->storage || !instance->inputs ||
         !instance->outputs) {
         instance_free(instance);
         return reef_fail(error, REEF_NO_MEMORY, "out of memory");

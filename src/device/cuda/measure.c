@@ -224,14 +224,6 @@ static reef_status replay(cuda_device *device, cuda_instance *instance, cuda_gra
     return status;
 }
 
-static reef_status make_stream(const cuda_device *device, int share, CUstream *out, reef_error *error)
-{
-    const int priority = device->greatest_priority;
-    return share < 0 ? CUDA_TRY(device->cu, error, stream_create(out, CUDA_STREAM_NON_BLOCKING, priority))
-                     : CUDA_TRY(device->cu, error,
-                                green_stream(out, device->shares[share].green[1], CUDA_STREAM_NON_BLOCKING, priority));
-}
-
 /* With the real-time part of a share's units; -1: with all. kind: CUDA_GRAPH_IN and OUT. The context is current. */
 static reef_status replay_on(cuda_instance *instance, int share, uint32_t kind, uint64_t *ns, reef_error *error)
 {
@@ -242,7 +234,7 @@ static reef_status replay_on(cuda_instance *instance, int share, uint32_t kind, 
     reef_status status =
         cuda_graph_get(instance, 0, kernels, kind | (uint32_t)(CUDA_GRAPH_SHARE * (1 + share)), &graph, error);
     if (!status && !*stream) {
-        status = make_stream(device, share, stream, error);
+        status = cuda_share_stream(device, share, true, stream, error);
     }
     return status ? status : replay(device, instance, graph, *stream, ns, error);
 }
@@ -286,10 +278,7 @@ static reef_status load_begin(const cuda_device *device, reef_instance *instance
     *l = (load){.instance = (cuda_instance *)instance};
     reef_status status =
         cuda_graph_get(l->instance, 0, (uint32_t)instance->program->plan->n_kernels, kind, &l->graph, error);
-    return status ? status
-                  : CUDA_TRY(device->cu, error,
-                             green_stream(&l->stream, device->shares[share].green[0], CUDA_STREAM_NON_BLOCKING,
-                                          device->greatest_priority));
+    return status ? status : cuda_share_stream(device, share, false, &l->stream, error);
 }
 
 /* Two runs in the stream, if none is left there. */

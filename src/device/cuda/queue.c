@@ -42,9 +42,7 @@ reef_status cuda_queue_load(cuda_queue *queue, reef_error *error)
         status = CUDA_TRY(device->cu, error, stream_create(&queue->streams[i], CUDA_STREAM_NON_BLOCKING, priority[i]));
     }
     for (int i = 0; i < device->n_shares && !status; i++) {
-        status = CUDA_TRY(device->cu, error,
-                          green_stream(&queue->shared[i], device->shares[i].green[queue->realtime],
-                                       CUDA_STREAM_NON_BLOCKING, device->greatest_priority));
+        status = cuda_share_stream(device, i, queue->realtime, &queue->shared[i], error);
     }
     queue->stream = queue->streams[queue->priority > 0];
     if (status) {

@@ -50,7 +50,7 @@ void cuda_shares_load(cuda_device *device)
             return;
         }
     }
-    cuda_share_choose(device); /* a lease holds when the context is replaced */
+    device->share = cuda_share_of(device, device->lease); /* a lease holds when the context is replaced */
 }
 
 void cuda_shares_unload(cuda_device *device)
@@ -66,12 +66,22 @@ void cuda_shares_unload(cuda_device *device)
     device->share = -1;
 }
 
-void cuda_share_choose(cuda_device *device)
+int cuda_share_of(const cuda_device *device, reef_lease lease)
 {
-    uint32_t first = (uint32_t)device->lease, end = (uint32_t)(device->lease >> 32);
-    unsigned units = first < end ? end - first : 0;
-    device->share = -1;
+    const uint32_t first = (uint32_t)lease, end = (uint32_t)(lease >> 32);
+    const unsigned units = first < end ? end - first : 0;
+    int share = -1;
     for (int i = 0; i < device->n_shares && units < device->base.units; i++) {
-        device->share = device->shares[i].be_units <= units ? i : device->share;
+        share = device->shares[i].be_units <= units ? i : share;
     }
+    return share;
+}
+
+reef_status cuda_share_stream(const cuda_device *device, int share, bool realtime, CUstream *out, reef_error *error)
+{
+    const int priority = device->greatest_priority;
+    return share < 0
+               ? CUDA_TRY(device->cu, error, stream_create(out, CUDA_STREAM_NON_BLOCKING, priority))
+               : CUDA_TRY(device->cu, error,
+                          green_stream(out, device->shares[share].green[realtime], CUDA_STREAM_NON_BLOCKING, priority));
 }

@@ -35,9 +35,9 @@ static bool lease_is_empty(const cuda_device *device)
     return (first > 0 || end < device->base.units) && device->share < 0;
 }
 
-static uint32_t share_kind(const cuda_device *device)
+static uint32_t share_kind(int share)
 {
-    return (uint32_t)(CUDA_GRAPH_SHARE * (1 + device->share));
+    return (uint32_t)(CUDA_GRAPH_SHARE * (1 + share));
 }
 
 static uint32_t pad_kind(const cuda_device *device)
@@ -69,58 +69,79 @@ static bool comes_too_early(const cuda_device *device, const cuda_launch *launch
     return launch->first > atomic_load_explicit(&instance->current, memory_order_relaxed);
 }
 
+static uint32_t plain_kind(const cuda_instance *instance, uint32_t first, uint32_t end)
+{
+    const bool last = end == instance->base.program->plan->n_kernels;
+    return (uint32_t)((first == 0 ? CUDA_GRAPH_IN : 0) | (last ? CUDA_GRAPH_OUT : 0));
+}
+
 static uint32_t worker_kind(const cuda_instance *instance, uint32_t first, uint32_t end, bool fresh)
 {
-    bool last = end == instance->base.program->plan->n_kernels;
-    return (uint32_t)(CUDA_GRAPH_WORKERS | (first == 0 ? CUDA_GRAPH_IN : 0) | (last ? CUDA_GRAPH_OUT : 0) |
-                      (fresh ? CUDA_GRAPH_FRESH : 0));
+    return CUDA_GRAPH_WORKERS | plain_kind(instance, first, end) | (uint32_t)(fresh ? CUDA_GRAPH_FRESH : 0);
 }
 
-/* A whole run, as real-time requests are launched. */
-static void warm_run(cuda_instance *instance)
-{
-    const cuda_device *device = (const cuda_device *)instance->base.program->dev;
-    const uint32_t kernels = (uint32_t)instance->base.program->plan->n_kernels;
-    const uint32_t kinds[] = {CUDA_GRAPH_IN | CUDA_GRAPH_OUT, CUDA_GRAPH_IN | CUDA_GRAPH_OUT | pad_kind(device)};
-    for (int i = 0; kernels && i < (kinds[0] == kinds[1] ? 1 : 2); i++) {
-        reef_error ignored;
-        cuda_graph *graph;
-        if (!cuda_graph_get(instance, 0, kernels, kinds[i], &graph, &ignored)) {
-            device->cu->graph_upload(graph->executable, NULL);
-        }
-    }
-    cuda_settle(device, &(reef_error){0});
-}
+/* Graphs are made before they are needed, and uploaded, which their first launch would do, in a stream like that launch's. */
+typedef struct warming {
+    cuda_instance *instance;
+    bool realtime;
+    int share;
+    CUstream stream; /* NULL until there is something to upload */
+} warming;
 
-static void warm_segments(cuda_instance *instance, reef_launch_mode mode)
+static void make_ready(warming *w, uint32_t first, uint32_t count, uint32_t kind)
 {
-    const cuda_device *device = (const cuda_device *)instance->base.program->dev;
-    const uint32_t kernels = (uint32_t)instance->base.program->plan->n_kernels;
+    const cuda_device *device = (const cuda_device *)w->instance->base.program->dev;
     reef_error ignored;
-    cuda_pad_source(instance);
-    for (uint32_t first = 0; first < kernels; first += CUDA_SEGMENT_KERNELS) {
-        uint32_t left = kernels - first, count = left < CUDA_SEGMENT_KERNELS ? left : CUDA_SEGMENT_KERNELS;
-        for (int fresh = 0; fresh < 2; fresh++) {
-            uint32_t kind = worker_kind(instance, first, first + count, fresh) |
-                            (mode == REEF_LAUNCH_EVICTABLE ? CUDA_GRAPH_BEGUN_ONLY : pad_kind(device));
-            cuda_graph *graph;
-            if (!cuda_graph_get(instance, first, count, without_pads(instance, kind), &graph, &ignored)) {
-                device->cu->graph_upload(graph->executable, NULL); /* its first launch would do it */
-            }
-        }
+    cuda_graph *graph;
+    if (!cuda_graph_get(w->instance, first, count, kind, &graph, &ignored) && !graph->uploaded &&
+        (w->stream || !cuda_share_stream(device, w->share, w->realtime, &w->stream, &ignored))) {
+        graph->uploaded = true;
+        device->cu->graph_upload(graph->executable, w->stream);
     }
-    cuda_settle(device, &ignored);
 }
 
-void cuda_warm(reef_instance *base, reef_launch_mode mode)
+/* Every launch from the first kernel to the last. */
+static void make_all_ready(warming *w, reef_launch_mode mode)
 {
-    cuda_instance *instance = (cuda_instance *)base;
+    cuda_instance *instance = w->instance;
+    const uint32_t kernels = (uint32_t)instance->base.program->plan->n_kernels;
+    const uint32_t segment = w->realtime ? kernels : CUDA_SEGMENT_KERNELS;
+    const uint32_t pads = pad_kind((const cuda_device *)instance->base.program->dev), share = share_kind(w->share);
+    const bool workers = mode != REEF_LAUNCH_PLAIN && ((const cuda_program *)instance->base.program)->has_workers;
+    if (workers) {
+        cuda_pad_source(instance);
+    }
+    for (uint32_t first = 0; first < kernels; first += segment) {
+        const uint32_t left = kernels - first, count = left < segment ? left : segment, end = first + count;
+        if (workers) {
+            const uint32_t how = mode == REEF_LAUNCH_LEASED ? share | pads : CUDA_GRAPH_BEGUN_ONLY;
+            make_ready(w, first, count, without_pads(instance, worker_kind(instance, first, end, true) | how));
+            make_ready(w, first, count, without_pads(instance, worker_kind(instance, first, end, false) | how));
+        } else {
+            const uint32_t kind = plain_kind(instance, first, end) | (w->realtime ? share : 0);
+            make_ready(w, first, count, kind);
+            make_ready(w, first, count, kind | (w->realtime ? pads : 0));
+        }
+    }
+}
+
+void cuda_warm(reef_instance *base, bool realtime, reef_launch_mode mode, reef_lease lease)
+{
     cuda_device *device = (cuda_device *)base->program->dev;
+    const bool divided = realtime || mode == REEF_LAUNCH_LEASED;
+    warming w = {
+        .instance = (cuda_instance *)base,
+        .realtime = realtime,
+        .share = divided ? cuda_share_of(device, lease) : -1,
+    };
     reef_error ignored;
     cuda_hold(device);
     if (!cuda_enter(device, &ignored)) {
-        mode != REEF_LAUNCH_PLAIN && ((const cuda_program *)base->program)->has_workers ? warm_segments(instance, mode)
-                                                                                        : warm_run(instance);
+        make_all_ready(&w, mode);
+        if (w.stream) {
+            device->cu->stream_synchronize(w.stream);
+            device->cu->stream_destroy(w.stream);
+        }
         cuda_leave(device);
     }
     cuda_release(device);
@@ -164,8 +185,9 @@ static order worker_order(cuda_device *device, cuda_launch *launch)
         instance->generation = stands_still ? device->generation : ++device->youngest;
         instance->generation_run = instance->run;
     }
-    o.kind = worker_kind(instance, first, end, first >= instance->untouched && !instance->ridden) |
-             (launch->mode == REEF_LAUNCH_LEASED ? share_kind(device) | pad_kind(device) : CUDA_GRAPH_BEGUN_ONLY);
+    o.kind =
+        worker_kind(instance, first, end, first >= instance->untouched && !instance->ridden) |
+        (launch->mode == REEF_LAUNCH_LEASED ? share_kind(device->share) | pad_kind(device) : CUDA_GRAPH_BEGUN_ONLY);
     instance->open |= (o.kind & CUDA_GRAPH_PADS) != 0;
     uint64_t control = (uint64_t)instance->run << 32 | instance->generation;
     if (control != instance->control_written || o.clear) {
@@ -188,15 +210,14 @@ static order worker_order(cuda_device *device, cuda_launch *launch)
 static order plain_order(const cuda_device *device, const cuda_launch *launch, bool realtime)
 {
     cuda_instance *instance = launch->instance;
-    uint32_t kernels = (uint32_t)instance->base.program->plan->n_kernels;
     uint32_t end = launch->first + launch->count;
     uint32_t first = launch->first > instance->cursor ? launch->first : instance->cursor;
     order o = {.instance = instance, .clear = instance->dirty, .close = instance->open && instance->source};
     instance->dirty = instance->open = false;
     if (first < end) {
         /* Runs of one kernel that start elsewhere (profiling) have nothing to do with a request's inputs and outputs. */
-        o.kind = (first == 0 ? CUDA_GRAPH_IN : 0) | (end == kernels ? CUDA_GRAPH_OUT : 0) |
-                 (realtime ? share_kind(device) : 0) | (launch->padded ? pad_kind(device) : 0);
+        o.kind = plain_kind(instance, first, end) | (realtime ? share_kind(device->share) : 0) |
+                 (launch->padded ? pad_kind(device) : 0);
         o.first = first;
         o.count = end - first;
         instance->cursor = end;
