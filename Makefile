@@ -279,12 +279,16 @@ $(O)/tests/test_bench: ENGINE := $(O)/libbench.a $(O)/libfake.a
 $(O)/tests/test_bench: $(O)/libbench.a $(O)/libfake.a
 $(O)/tests/test_serve: ENGINE := $(O)/libserve.a $(O)/libreef.a -lmicrohttpd
 $(O)/tests/test_serve: $(O)/libserve.a
+# Threads are late where REEF_LATE says so: tests/support/late.c.
+ifeq ($(MODE),tsan)
+LATE := $(O)/tests/support/late.o $(foreach f,pthread_mutex_lock pthread_mutex_unlock pthread_cond_wait syscall,-Wl,--wrap=$(f))
+endif
 # A thread of it loses the processor where the test wants it to.
 $(O)/tests/test_serve: WRAP := -Wl,--wrap=clock_gettime
 $(TEST_BIN): $(O)/tests/%: $(O)/tests/unit/%.o $(O)/libsupport.a $(O)/libreef.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(SAN) $(WRAP) -o $@ $< $(FIRST) $(O)/libsupport.a $(ENGINE) -lcmocka $(LDLIBS)
+	$(Q)$(CC) $(SAN) $(WRAP) -o $@ $< $(FIRST) $(LATE) $(O)/libsupport.a $(ENGINE) -lcmocka $(LDLIBS)
 # The device suite again, on the fake GPU, which is slow.
 $(O)/tests/unit/test_cuda_device.o: tests/unit/test_device.c
 	@mkdir -p $(@D)
@@ -293,7 +297,7 @@ $(O)/tests/unit/test_cuda_device.o: tests/unit/test_device.c
 $(O)/tests/test_cuda_device: $(O)/tests/unit/test_cuda_device.o $(O)/libsupport.a $(O)/libreef.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
-	$(Q)$(CC) $(SAN) -o $@ $< $(FIRST) $(O)/libsupport.a $(O)/libreef.a -lcmocka $(LDLIBS)
+	$(Q)$(CC) $(SAN) -o $@ $< $(FIRST) $(LATE) $(O)/libsupport.a $(O)/libreef.a -lcmocka $(LDLIBS)
 # Its allocations fail when the test wants them to.
 $(O)/tests/test_nomem: WRAP := $(foreach f,malloc calloc realloc aligned_alloc strdup strndup realpath asprintf mmap \
                                            pthread_create,-Wl,--wrap=$(f))

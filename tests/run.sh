@@ -40,10 +40,11 @@ stage_nice() {
 stage_asan() {
     make_quiet MODE=asan all test-programs && make_quiet MODE=asan unit && make_quiet MODE=asan test-cli
 }
-# Thread sanitizer over everything with threads: devices (the CUDA one on a fake driver), scheduler, public interface, load generator, real preemption.
+# Thread sanitizer over everything with threads: devices (the CUDA one on a fake driver), scheduler, public interface, load generator, real
+# preemption, server. Threads are late now and then (tests/support/late.c).
 stage_tsan() {
-    local programs=(build/tsan/tests/test_{sched,device,cuda_device,cuda_host,trace,api,bench,nice})
-    make_quiet MODE=tsan "${programs[@]}" && bash tests/programs.sh "${programs[@]}"
+    local programs=(build/tsan/tests/test_{sched,device,cuda_device,cuda_host,trace,api,bench,nice,serve})
+    make_quiet MODE=tsan "${programs[@]}" && REEF_LATE="5 1000" bash tests/programs.sh "${programs[@]}"
 }
 stage_fuzz() {
     make_quiet fuzz-smoke
