@@ -4,7 +4,7 @@
 #   bash tests/programs.sh build/release/tests/test_plan build/release/tests/test_graph
 #
 # Those that take longest start first, so that none of them is the last one alone. What failed is shown last, whole.
-# Exit status 1 if one failed.
+# Exit status 1 if one failed; one that hangs is ended after a quarter of an hour.
 set -u
 longest="test_device test_cuda_device test_cpu_gemm test_cuda_host test_cpu_misc"
 failed=$(mktemp) # what those said that failed; its lock keeps two apart
@@ -18,7 +18,7 @@ trap 'rm -f "$failed"' EXIT
     done
 } | xargs -P "$(nproc)" -n 1 sh -c '
     output=$(mktemp)
-    "$1" >"$output" 2>&1
+    timeout -s ABRT 900 "$1" >"$output" 2>&1
     status=$?
     exec 9>>"$0"
     flock 9

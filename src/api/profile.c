@@ -56,6 +56,7 @@ typedef struct measured {
     uint64_t *samples, *tile_ns;
     reef_kernel_profile *profile;
     unsigned units_needed; /* 0: not measured */
+    bool whole;            /* all of it was measured */
 } measured;
 
 /* Where the device can say what the kernel takes without launching and being told: a GPU. */
@@ -125,7 +126,9 @@ static reef_status profile_kernels(reef_model *model, unsigned runs, reef_progre
         status = profile_kernel(model, queue, instance, k, runs, out, error);
     }
     if (!status && ops->units_needed && model->plan->n_kernels) {
-        out->units_needed = ops->units_needed(instance, UNITS_SLACK_PER_MILLE);
+        reef_error ignored; /* then they are estimated, as before */
+        out->whole = !ops->units_needed(instance, UNITS_SLACK_PER_MILLE, &out->units_needed, &ignored);
+        out->units_needed = out->whole ? out->units_needed : 0;
     }
     if (queue) {
         ops->queue_destroy(queue);
@@ -152,8 +155,8 @@ static void install(reef_model *model, const measured *found)
     pthread_mutex_unlock(&model->device->sched.lock);
 }
 
-/* The device is the profile's alone: requests that arrive meanwhile wait. */
-static reef_status profile_alone(reef_model *model, unsigned runs, reef_progress progress, void *context,
+/* The device is the profile's alone: requests that arrive meanwhile wait. *whole: worth keeping. */
+static reef_status profile_alone(reef_model *model, unsigned runs, reef_progress progress, void *context, bool *whole,
                                  reef_error *error)
 {
     reef_device *device = model->device;
@@ -165,6 +168,7 @@ static reef_status profile_alone(reef_model *model, unsigned runs, reef_progress
         .samples = calloc(runs, sizeof *found.samples),
         .tile_ns = calloc(n, sizeof *found.tile_ns),
         .profile = calloc(n, sizeof *found.profile),
+        .whole = true,
     };
     reef_error cause = {0};
     reef_status status = REEF_NO_MEMORY;
@@ -175,6 +179,7 @@ static reef_status profile_alone(reef_model *model, unsigned runs, reef_progress
         install(model, &found);
     }
     reef_sched_release(&device->sched);
+    *whole = found.whole;
     free(found.samples);
     free(found.tile_ns);
     free(found.profile);
@@ -191,8 +196,9 @@ reef_status reef_model_profile(reef_model *model, unsigned runs, reef_progress p
         return reef_fail(error, REEF_INVALID_ARGUMENT, "%u runs: give 1 to 1000000", runs);
     }
     pthread_mutex_lock(&device->profile_lock);
-    reef_status status = profile_alone(model, runs, progress, context, error);
-    if (!status) {
+    bool whole = false;
+    reef_status status = profile_alone(model, runs, progress, context, &whole, error);
+    if (!status && whole) {
         /* A folder that cannot be written costs the next start a profile, not this one its result. */
         reef_profile_save(model, NULL);
     }

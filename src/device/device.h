@@ -200,7 +200,7 @@ struct reef_device_ops {
     reef_status (*replay)(reef_instance *instance, bool in, bool out, uint64_t *ns, reef_error *error);
     /* Compute units with which a run takes at most so much longer than with all of them: measured on the idle device with
      * what is in the instance's buffers. NULL: as many as the widest kernel has tiles. */
-    unsigned (*units_needed)(reef_instance *instance, unsigned per_mille);
+    reef_status (*units_needed)(reef_instance *instance, unsigned per_mille, unsigned *units, reef_error *error);
     /* OK, or the last failure at run time. NULL: it cannot fail. */
     reef_status (*health)(const reef_dev *dev, reef_error *error);
     /* Takes over the inputs of the last begin at once, so that the launch need not: NULL where begin has done it, or
@@ -217,6 +217,9 @@ struct reef_device_ops {
     /* Dividing the units, or putting them together again, holds up whatever runs for a while: a lease that leaves best-effort work
      * some beside real-time work is only asked for when real-time work has not paused for so long. 0: at once. */
     uint64_t divide_after_ns;
+    /* Of n units that real-time work leaves over, how many a lease gives best-effort work: fewer where the device has
+     * them in groups only. NULL: all. */
+    unsigned (*left_over)(reef_dev *dev, unsigned n);
     /* Taking units away takes longer, at the moment, than handing a launch over: a real-time launch goes first. NULL: never. */
     bool (*launch_first)(const reef_dev *dev);
     /* A real-time request is about to come: makes the device ready for it (a GPU switches to this process) and keeps it so

@@ -13,7 +13,8 @@
 
 /* Of real-time requests that come right behind each other one so long makes room for best-effort work. */
 enum { BE_TURN_NS = 2 * 1000 * 1000 };
-/* What counts as a pause of real-time work; and how long units stay divided in one, once they are. */
+/* What counts as a pause of real-time work; and how long units stay divided in one, once they are (and then until the next
+ * launch of best-effort work has ended: no timer looks). */
 enum { PAUSE_NS = 50 * 1000, LINGER_NS = 1000 * 1000 };
 
 static const reef_device_ops *ops_of(const reef_sched *sched)
@@ -77,7 +78,11 @@ static reef_task *next_rt(reef_sched *sched)
  * them takes long, they are divided when real-time work comes without a pause, and by what the widest of it needs. */
 static unsigned units_kept(reef_sched *sched, const reef_task *task)
 {
-    const unsigned units = sched->dev->units, needed = task->units_needed < units ? task->units_needed : units;
+    const unsigned units = sched->dev->units;
+    unsigned needed = task->units_needed < units ? task->units_needed : units;
+    if (ops_of(sched)->left_over) {
+        needed = units - ops_of(sched)->left_over(sched->dev, units - needed);
+    }
     if (!ops_of(sched)->divide_after_ns) {
         return needed;
     }

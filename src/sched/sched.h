@@ -10,7 +10,7 @@
  *   normal ------------------------------------------> real-time
  *      ^                                                   |
  *      '---------------------------------------------------'
- *            last RT task done: lease everything, fill BE queues, then answer
+ *            last RT task done: answer; when no other came with that: lease everything, fill BE queues
  *
  * RT tasks run one at a time, in the order of their queue.
  */

@@ -95,7 +95,8 @@ long __wrap_syscall(long number, ...)
     if (number == SYS_futex) {
         maybe_late();
     }
-    const long result = __real_syscall(number, argument[0], argument[1], argument[2], argument[3], argument[4], argument[5]);
+    const long result =
+        __real_syscall(number, argument[0], argument[1], argument[2], argument[3], argument[4], argument[5]);
     if (number == SYS_futex) {
         maybe_late();
     }

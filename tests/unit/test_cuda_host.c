@@ -20,6 +20,7 @@
 #include "api/api.h"
 #include "base/clock.h"
 #include "base/futex.h"
+#include "device/cuda/cuda.h"
 #include "device/device.h"
 #include "fake/cuda_rig.h"
 #include "fake/fake_cuda.h"
@@ -573,6 +574,91 @@ static void no_request_waits_for_a_graph(void **state)
     assert_nothing_left();
 }
 
+typedef struct stream_of_requests {
+    reef_session *session;
+    _Atomic bool stop;
+    _Atomic uint32_t ended, stopped;
+} stream_of_requests;
+
+static void next_one(void *context, reef_request *request, const reef_request_info *info)
+{
+    stream_of_requests *s = context;
+    (void)request;
+    atomic_fetch_add(&s->ended, info->status == REEF_OK);
+    if (atomic_load(&s->stop) ||
+        reef_session_submit(s->session, &(reef_submit_options){.callback = next_one, .context = s}, NULL)) {
+        atomic_store(&s->stopped, 1);
+        reef_futex_wake(&s->stopped, INT32_MAX);
+    } else {
+        reef_futex_wake(&s->ended, INT32_MAX);
+    }
+}
+
+/* Real-time work that leaves fewer units than any share has: it leaves none, and best-effort work has its turns and all of
+ * the device afterwards. */
+static void best_effort_work_goes_on_where_no_share_is_small_enough(void **state)
+{
+    (void)state;
+    start_afresh();
+    reef_device *device;
+    reef_model *models[2];
+    stream_of_requests callers[2] = {0};
+    reef_error error = {0};
+    assert_int_equal(reef_device_open("cuda:0", &(reef_device_options){.policy = "lease"}, &device, &error), REEF_OK);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(reef_model_create_synthetic(device, 3, 28, 20000, &models[i], &error), REEF_OK);
+        const reef_session_options how = {.service_class = i ? REEF_RT : REEF_BE};
+        assert_int_equal(reef_session_create(models[i], &how, &callers[i].session, &error), REEF_OK);
+        const reef_submit_options first = {.callback = next_one, .context = &callers[i]};
+        assert_int_equal(reef_session_submit(callers[i].session, &first, NULL), REEF_OK);
+    }
+    nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);       /* long enough to divide the units */
+    wait_for(&callers[0].ended, atomic_load(&callers[0].ended) + 5); /* beside real-time work */
+    atomic_store(&callers[1].stop, true);
+    wait_for(&callers[1].stopped, 1);
+    wait_for(&callers[0].ended, atomic_load(&callers[0].ended) + 50); /* and behind it */
+    atomic_store(&callers[0].stop, true);
+    wait_for(&callers[0].stopped, 1);
+    for (int i = 0; i < 2; i++) {
+        reef_session_destroy(callers[i].session);
+        reef_model_destroy(models[i]);
+    }
+    reef_device_close(device);
+    assert_no_complaint();
+    assert_nothing_left();
+}
+
+/* How many units a model needs cannot always be measured: then that is not kept, for the next start to try again. */
+static void half_a_profile_is_not_kept(void **state)
+{
+    (void)state;
+    static const char *const obstacles[] = {"cuMemAlloc_v2", "cuGreenCtxStreamCreate", "cuGraphLaunch", NULL};
+    static const unsigned skip[] = {4, 2, 30}; /* the kernels' own times come first */
+    char folder[] = "/tmp/reef-profile-XXXXXX", path[64];
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/profile.json", folder);
+    for (size_t i = 0; i < sizeof obstacles / sizeof obstacles[0]; i++) {
+        start_afresh();
+        reef_device *device;
+        reef_model *model;
+        reef_error error = {0};
+        assert_int_equal(reef_device_open("cuda:0", NULL, &device, &error), REEF_OK);
+        assert_int_equal(reef_model_create_synthetic(device, 3, 28, 2000, &model, &error), REEF_OK);
+        model->cache_path = strdup(path);
+        if (obstacles[i]) {
+            fake_cuda_fail(obstacles[i], skip[i], 1, 2);
+        }
+        assert_int_equal(reef_model_profile(model, 2, NULL, NULL, &error), REEF_OK);
+        assert_int_equal(access(path, F_OK) == 0, !obstacles[i]);
+        reef_model_destroy(model);
+        reef_device_close(device);
+        assert_no_complaint();
+        assert_nothing_left();
+    }
+    unlink(path);
+    rmdir(folder);
+}
+
 static void a_running_request_can_be_cancelled(void **state)
 {
     (void)state;
@@ -846,6 +932,30 @@ static void a_device_that_does_not_come_back_fails_every_launch(void **state)
         r->ops->stats(r->dev, &stats);
         rig_free(r);
     }
+}
+
+/* Revocations are the driver's alone then, of both words: generations come round, and none may seem revoked for that. */
+static void generations_come_round_without_a_watch(void **state)
+{
+    (void)state;
+    rig *r = rig_make(1);
+    caller *c = &r->be[0];
+    fake_cuda_fail("cuMemHostRegister_v2", 0, 1, 2); /* the watch's is the first */
+    fault(r);
+    cuda_device *device = (cuda_device *)r->dev;
+    for (uint32_t round = 0; round < 40; round++) {
+        pthread_mutex_lock(&device->lock);
+        device->youngest += 1u << 27;
+        pthread_mutex_unlock(&device->lock);
+        atomic_store(&c->events, 0);
+        atomic_store(&c->done, 0);
+        begin(r, c);
+        assert_int_equal(launch(r, c, round % 2 ? REEF_LAUNCH_LEASED : REEF_LAUNCH_EVICTABLE, 0, KERNELS), REEF_OK);
+        wait_for(&c->events, 1);
+        assert_int_equal(atomic_load(&c->done), 1);
+        assert_answer(r, c);
+    }
+    rig_free(r);
 }
 
 /* Each call of each kind fails once, while a device is opened, loaded, used: an error or an event says so, nothing is left
@@ -1150,11 +1260,14 @@ int main(void)
         cmocka_unit_test(after_a_fault_everything_is_loaded_again),
         cmocka_unit_test(a_run_that_was_stopped_before_a_fault_fails),
         cmocka_unit_test(a_device_that_does_not_come_back_fails_every_launch),
+        cmocka_unit_test(generations_come_round_without_a_watch),
+        cmocka_unit_test(best_effort_work_goes_on_where_no_share_is_small_enough),
         cmocka_unit_test(whichever_call_fails_nothing_is_left_behind),
         cmocka_unit_test(a_build_without_padded_forms_says_so),
         cmocka_unit_test(memory_is_counted_and_given_back),
         cmocka_unit_test(a_damaged_tuning_file_is_measured_again_and_replaced),
         cmocka_unit_test(no_request_waits_for_a_graph),
+        cmocka_unit_test(half_a_profile_is_not_kept),
         cmocka_unit_test(a_running_request_can_be_cancelled),
         cmocka_unit_test(sessions_are_served_under_every_policy),
         cmocka_unit_test(preempted_thousands_of_times_every_tile_is_done_once),

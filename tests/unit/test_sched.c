@@ -371,6 +371,31 @@ static void whoever_holds_the_device_has_all_of_it(void **state)
     world_free(w);
 }
 
+static unsigned in_twos(reef_dev *dev, unsigned n)
+{
+    (void)dev;
+    return n - n % 2;
+}
+
+/* What no lease would give is not left over. */
+static void lease_leaves_as_many_units_as_the_device_can_give(void **state)
+{
+    (void)state;
+    for (uint32_t tiles = 1; tiles <= UNITS; tiles++) {
+        world *w = world_make("lease", 1, tiles, 12, 8);
+        reef_device_ops ops = *w->device.base.ops;
+        ops.left_over = in_twos;
+        w->device.base.ops = &ops;
+        submit_be(w, 0, 0, 0);
+        fake_log(&w->device);
+        submit_rt(w, 1, 0);
+        assert_log(w, tiles > 2 ? "lease 4..4\nlaunch rt 0+1\nevict be0 now\n" : "lease 2..4\nlaunch rt 0+1\n");
+        drain(w);
+        assert_int_equal(w->ended[0] + w->ended[1], 2);
+        world_free(w);
+    }
+}
+
 /* Where dividing the units takes long, they are divided when real-time work does not pause, and stay so for a moment. */
 static void lease_divides_slowly_where_dividing_takes_long(void **state)
 {
@@ -889,6 +914,7 @@ int main(void)
         cmocka_unit_test(lease_leaves_the_units_that_the_plan_cannot_fill),
         cmocka_unit_test(the_scheduler_is_not_gone_before_whoever_delivers_is_done_with_it),
         cmocka_unit_test(whoever_holds_the_device_has_all_of_it),
+        cmocka_unit_test(lease_leaves_as_many_units_as_the_device_can_give),
         cmocka_unit_test(lease_divides_slowly_where_dividing_takes_long),
         cmocka_unit_test(lease_is_reset_when_nothing_is_left_over),
         cmocka_unit_test(lease_counts_a_preemption_once_however_many_wide_requests_follow),

@@ -397,9 +397,10 @@ void cuda_shares_load(cuda_device *device);
 void cuda_shares_unload(cuda_device *device);
 /* The lease's: the one with the most best-effort units of at most as many as it has. -1: none. */
 int cuda_share_of(const cuda_device *device, reef_lease lease);
+unsigned cuda_left_over(reef_dev *dev, unsigned n);
 /* A stream for graphs of that share, on its real-time or its best-effort part; -1: for all units. */
 reef_status cuda_share_stream(const cuda_device *device, int share, bool realtime, CUstream *out, reef_error *error);
-unsigned cuda_units_needed(reef_instance *instance, unsigned per_mille);
+reef_status cuda_units_needed(reef_instance *instance, unsigned per_mille, unsigned *units, reef_error *error);
 
 /* pad.c */
 reef_status cuda_pad(reef_dev *dev, bool on, reef_error *error);

@@ -292,6 +292,7 @@ const reef_device_ops reef_cuda_device_ops = {
     .begin = cuda_begin,
     .stage = cuda_stage,
     .warm = cuda_warm,
+    .left_over = cuda_left_over,
     .launch_first = cuda_launch_first,
     .divide_after_ns = 50 * 1000 * 1000, /* 165 us (H200) are lost, once in so long at most */
     .progress = cuda_progress,

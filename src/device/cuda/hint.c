@@ -150,7 +150,14 @@ reef_status cuda_hint_send(reef_dev *dev, uint64_t hold_ns, reef_error *error)
     cuda_bump(device);
     pthread_rwlock_rdlock(&device->context_lock);
     pthread_mutex_lock(&hint->lock);
+    const bool first = !hint->loaded; /* the calls that load it are not short */
+    if (first) {
+        cuda_watch_pause(device);
+    }
     status = send(device, hold_ns, error);
+    if (first) {
+        cuda_watch_resume(device);
+    }
     pthread_mutex_unlock(&hint->lock);
     pthread_rwlock_unlock(&device->context_lock);
     return status;

@@ -123,11 +123,11 @@ void cuda_instance_unload(cuda_instance *instance, bool reachable)
                 cu->stream_destroy(instance->replay_streams[i]);
             }
         }
+        if (instance->memory) {
+            cu->mem_free(instance->memory); /* waits: a replay that was given up may still be running */
+        }
         if (instance->pinned_address) {
             cu->host_unregister(instance->pinned);
-        }
-        if (instance->memory) {
-            cu->mem_free(instance->memory);
         }
     }
     memset(instance->replay_streams, 0, sizeof instance->replay_streams);

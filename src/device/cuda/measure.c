@@ -205,8 +205,8 @@ static reef_status replay(cuda_device *device, cuda_instance *instance, cuda_gra
                           uint64_t *ns, reef_error *error)
 {
     uint64_t begun = reef_now_ns(), limit = begun + (uint64_t)REPLAY_LIMIT_S * 1000000000u;
-    uint64_t ticket = ++instance->submitted;
     reef_status status = CUDA_TRY(device->cu, error, graph_launch(graph->executable, stream));
+    const uint64_t ticket = instance->submitted += !status;
     /* Acquire: pairs with the release store of reef_io_end. */
     for (unsigned i = 1; !status && __atomic_load_n(&instance->words->ended, __ATOMIC_ACQUIRE) < ticket; i++) {
         reef_cpu_relax();
@@ -300,56 +300,73 @@ static void load_end(const cuda_device *device, load *l)
     }
 }
 
-/* In the real-time part of a share, while `other` is run in the other part; share -1: alone, with all units. 0: it cannot
- * be measured. */
-static uint64_t typical_replay_ns(reef_instance *instance, reef_instance *other, int share)
+/* In the real-time part of a share, while `other` is run in the other part; share -1: alone, with all units. *typical 0:
+ * the other did not keep up. */
+static reef_status typical_replay(reef_instance *instance, reef_instance *other, int share, uint64_t *typical,
+                                  reef_error *error)
 {
     enum { WARM = 20, RUNS = 61, MOST = 4 * (WARM + RUNS) };
     cuda_device *device = (cuda_device *)instance->program->dev;
     uint64_t ns[WARM + RUNS];
-    reef_error error;
     load l = {0};
     int n = 0;
     cuda_hold(device);
-    reef_status status = cuda_enter(device, &error);
+    reef_status status = cuda_enter(device, error);
     if (!status) {
-        status = share < 0 ? REEF_OK : load_begin(device, other, share, &l, &error);
+        if (share >= device->n_shares) { /* a recovery has found fewer */
+            status = reef_fail(error, REEF_DEVICE, "%s was recovered during a measurement", device->gpu->name);
+        }
+        status = status || share < 0 ? status : load_begin(device, other, share, &l, error);
         for (int i = 0; i < MOST && n < WARM + RUNS && !status; i++) {
-            status = share < 0 ? REEF_OK : load_go_on(device, &l, &error);
-            status = status ? status : replay_on((cuda_instance *)instance, share, 0, &ns[n], &error);
+            status = share < 0 ? REEF_OK : load_go_on(device, &l, error);
+            status = status ? status : replay_on((cuda_instance *)instance, share, 0, &ns[n], error);
             n += share < 0 || is_running(&l); /* still */
         }
         load_end(device, &l);
         cuda_leave(device);
     }
     cuda_release(device);
-    if (status || n < WARM + RUNS) {
-        return 0;
+    *typical = 0;
+    if (!status && n == WARM + RUNS) {
+        qsort(ns + WARM, RUNS, sizeof *ns, reef_compare_ns);
+        *typical = ns[WARM + RUNS / 2];
     }
-    qsort(ns + WARM, RUNS, sizeof *ns, reef_compare_ns);
-    return ns[WARM + RUNS / 2];
+    return status;
+}
+
+static int count_shares(cuda_device *device)
+{
+    cuda_hold(device);
+    const int n = device->n_shares;
+    cuda_release(device);
+    return n;
 }
 
 /* Fewer units make a run longer, and so does what the others do meanwhile to the memory that all have in common. What
  * they will do is not known: the same model stands for it. */
-unsigned cuda_units_needed(reef_instance *instance, unsigned per_mille)
+reef_status cuda_units_needed(reef_instance *instance, unsigned per_mille, unsigned *units, reef_error *error)
 {
-    const cuda_device *device = (const cuda_device *)instance->program->dev;
-    unsigned units = device->base.units;
-    reef_instance *other = NULL;
-    reef_error error;
-    if (device->n_shares == 0 || cuda_instance_create(instance->program, &other, &error)) {
-        return units;
+    cuda_device *device = (cuda_device *)instance->program->dev;
+    reef_instance *other;
+    int share = count_shares(device);
+    *units = device->base.units;
+    if (share == 0) {
+        return REEF_OK;
+    }
+    reef_status status = cuda_instance_create(instance->program, &other, error);
+    if (status) {
+        return status;
     }
     /* Twice: what is measured too long here makes too few units look like enough. */
-    const uint64_t first = typical_replay_ns(instance, NULL, -1), second = typical_replay_ns(instance, NULL, -1);
-    const uint64_t all = first < second ? first : second;
-    for (int share = device->n_shares - 1; all && share >= 0 && units == device->base.units; share--) {
-        uint64_t part = typical_replay_ns(instance, other, share);
-        if (part && part * 1000 <= all * (1000 + per_mille)) {
-            units -= device->shares[share].be_units;
+    uint64_t all, again, part;
+    status = typical_replay(instance, NULL, -1, &all, error);
+    status = status ? status : typical_replay(instance, NULL, -1, &again, error);
+    for (all = !status && again < all ? again : all; !status && share-- > 0 && *units == device->base.units;) {
+        status = typical_replay(instance, other, share, &part, error);
+        if (!status && part && part * 1000 <= all * (1000 + per_mille)) {
+            *units -= device->shares[share].be_units;
         }
     }
     cuda_instance_destroy(other);
-    return units;
+    return status;
 }

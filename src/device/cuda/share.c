@@ -77,6 +77,19 @@ int cuda_share_of(const cuda_device *device, reef_lease lease)
     return share;
 }
 
+unsigned cuda_left_over(reef_dev *dev, unsigned n)
+{
+    cuda_device *device = (cuda_device *)dev;
+    if (n >= dev->units) {
+        return n;
+    }
+    pthread_mutex_lock(&device->lock); /* a recovery may end with no share */
+    const int share = cuda_share_of(device, reef_lease_make(dev->units - n, dev->units));
+    const unsigned given = share < 0 ? 0 : device->shares[share].be_units;
+    pthread_mutex_unlock(&device->lock);
+    return given;
+}
+
 reef_status cuda_share_stream(const cuda_device *device, int share, bool realtime, CUstream *out, reef_error *error)
 {
     const int priority = device->greatest_priority;

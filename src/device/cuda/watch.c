@@ -85,7 +85,9 @@ void cuda_watch_load(cuda_device *device)
     cuda_watch *watch = device->watch;
     const cuda_driver *cu = device->cu;
     reef_error ignored; /* without it the driver writes the word */
-    watch->words->begun = watch->words->ended = atomic_load(&watch->number);
+    const uint32_t number = atomic_load(&watch->number);
+    __atomic_store_n(&watch->words->begun, number, __ATOMIC_RELAXED); /* a request may be asking whether it is there */
+    __atomic_store_n(&watch->words->ended, number, __ATOMIC_RELAXED);
     watch->words->revoked = watch->words->busy = 0;
     atomic_store(&watch->written, 0);
     if (cuda_code_function(device, "reef_watch", 0, &watch->function, &ignored) ||
@@ -163,17 +165,19 @@ bool cuda_watch_revoke(cuda_device *device, uint32_t generation)
 {
     cuda_watch *watch = device->watch;
     reef_error ignored;
-    if (!atomic_load(&watch->loaded)) {
-        return false;
+    const bool loaded = atomic_load(&watch->loaded);
+    if (loaded) {
+        /* In this order for all to see: the watch says that it leaves before it looks for the last time. */
+        __atomic_exchange_n(&watch->words->revoked, generation, __ATOMIC_SEQ_CST);
+        if (cuda_watch_is_there(device)) {
+            return true;
+        }
     }
-    /* In this order for all to see: the watch says that it leaves before it looks for the last time. */
-    __atomic_exchange_n(&watch->words->revoked, generation, __ATOMIC_SEQ_CST);
-    if (cuda_watch_is_there(device)) {
-        return true;
-    }
+    /* Workers compare with both words, which come round: neither may stay too far behind. */
+    const CUstream stream = loaded ? watch->stream : device->control;
     if (generation - atomic_load(&watch->written) > CUDA_MAX_AHEAD &&
         !CUDA_TRY(device->cu, &ignored,
-                  stream_write32(watch->stream, device->revoked + offsetof(reef_revoked, by_watch), generation, 0))) {
+                  stream_write32(stream, device->revoked + offsetof(reef_revoked, by_watch), generation, 0))) {
         atomic_store(&watch->written, generation);
     }
     return false;
