@@ -90,7 +90,8 @@ reef_status reef_device_open(const char *name, const reef_device_options *option
 void reef_device_close(reef_device *device);
 
 /* Changes the policy. BUSY unless no request is queued or running and no model is being profiled; UNSUPPORTED where the
- * device lacks what it needs. */
+ * device lacks what it needs. On a GPU what every session's launches need under it is made ready, which takes up to some
+ * tenths of a second the first time; requests that come meanwhile wait. */
 reef_status reef_device_set_policy(reef_device *device, const char *policy, reef_error *error);
 /* The i-th policy's name and one-sentence meaning; false past the end. Static strings. */
 bool reef_policy_list(size_t i, const char **name, const char **meaning);

@@ -129,14 +129,11 @@ void cuda_warm(reef_instance *base, bool realtime, reef_launch_mode mode, reef_l
 {
     cuda_device *device = (cuda_device *)base->program->dev;
     const bool divided = realtime || mode == REEF_LAUNCH_LEASED;
-    warming w = {
-        .instance = (cuda_instance *)base,
-        .realtime = realtime,
-        .share = divided ? cuda_share_of(device, lease) : -1,
-    };
+    warming w = {.instance = (cuda_instance *)base, .realtime = realtime};
     reef_error ignored;
     cuda_hold(device);
     if (!cuda_enter(device, &ignored)) {
+        w.share = divided ? cuda_share_of(device, lease) : -1;
         make_all_ready(&w, mode);
         if (w.stream) {
             device->cu->stream_synchronize(w.stream);
