@@ -900,7 +900,8 @@ def hint_of_a_slow_body(folder: Path) -> None:
             time.sleep(0.01)  # while one hint is in force there is no other
         assert server.metric("reef_hints_sent_total") == 9 and server.metric("reef_hints_refused_total") == 2
         keep_asking(connection, "a")
-        keep_asking(connection, "a", first=40, pause=lambda: wait_for(lambda: server.metric("reef_hints_sent_total") == 10, "hints again"))
+        # Two at once, where this machine was slow to read what followed the header of the request before.
+        keep_asking(connection, "a", first=40, pause=lambda: wait_for(lambda: server.metric("reef_hints_sent_total") >= 10, "hints again"))
     before = len(lines_of(record))
     with serving(FAKE, models, "--no-hints", env={"FAKE_REEF_GPU": str(record)}) as server, server.connect() as connection:
         keep_asking(connection, "a", first=40, pause=lambda: time.sleep(0.2))
