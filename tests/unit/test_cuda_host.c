@@ -553,7 +553,7 @@ static void no_request_waits_for_a_graph(void **state)
         /* Units are divided when real-time work has come for a while without a pause. */
         for (int tries = 0; tries < (divides ? 50 : 1) && !atomic_load(&divided); tries++) {
             for (unsigned j = first; j < 3; j++) {
-                go(&callers[j], j ? (divides ? 1000 : 200) : 4);
+                go(&callers[j], j ? (divides ? 400 : 60) : 2);
             }
             for (unsigned j = first; j < 3; j++) {
                 wait_for_zero(&callers[j].left);
@@ -701,7 +701,7 @@ static void a_running_request_can_be_cancelled(void **state)
 static void a_queue_gets_only_so_far_ahead_of_another(void **state)
 {
     (void)state;
-    enum { LAUNCHES = 30, LONG = 1000 }; /* a launch of so many kernels counts as a millisecond */
+    enum { LAUNCHES = 12, LONG = 1000 }; /* a launch of so many kernels counts as a millisecond */
     rig *r = rig_make(1);
     caller *slow = &r->be[0], quick = {0};
     reef_plan *plan;
