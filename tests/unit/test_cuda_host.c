@@ -64,6 +64,47 @@ static void what_follows_a_revoked_launch_does_not_overtake_it(void **state)
     }
 }
 
+/* While a watch is there, units are taken away without a call of the driver. */
+static void a_watch_passes_on_what_the_driver_need_not_write(void **state)
+{
+    (void)state;
+    const char *const writes = "cuStreamWriteValue32_v2";
+    reef_plan *plan;
+    assert_int_equal(reef_plan_create_synthetic(2, 400, 20000, &plan), REEF_OK);
+    rig *r = rig_make_of(1, plan);
+    caller *c = &r->be[0];
+    const cuda_device *device = (const cuda_device *)r->dev;
+    bool passed_on = false;
+    /* It may have gone before the evict: a look and a revocation are two steps. */
+    for (int tries = 0; tries < 50 && !passed_on; tries++) {
+        fake_cuda_counts before, after;
+        r->ops->begin(c->instance, 0, NULL, NULL);
+        close_gate_of(r, "reef_spin_be", FAKE_CUDA_TILE, 0);
+        const uint32_t events = atomic_load(&c->events);
+        assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, 0, 2), REEF_OK);
+        wait_for(&r->waiting, 1);
+        const uint64_t until = reef_now_ns() + 200000000u;
+        while (!cuda_watch_is_there(device) && reef_now_ns() < until) {
+            sched_yield();
+        }
+        fake_cuda_count(&before);
+        const unsigned written = fake_cuda_calls(writes);
+        reef_evicted evicted;
+        r->ops->evict(c->queue, REEF_EVICT_NOW, &evicted);
+        const bool driver = fake_cuda_calls(writes) > written;
+        wait_until_revoked();
+        open_gate(r);
+        wait_for(&c->events, events + 1);
+        fake_cuda_count(&after);
+        passed_on = after.passed_on > before.passed_on && !driver;
+        assert_true(after.passed_on > before.passed_on || driver);
+    }
+    assert_true(passed_on);
+    assert_int_equal(atomic_load(&c->failed), 0);
+    assert_int_equal(atomic_load(&c->done), 0);
+    rig_free(r);
+}
+
 /* Its owner takes back one queue; the other's launch ends as well, says so, and goes on where it was. */
 static void evicting_one_queue_lets_the_others_resume(void **state)
 {
@@ -496,8 +537,8 @@ static void sessions_are_served_under_every_policy(void **state)
         print_message("%s: %llu preemptions, %llu tiles abandoned; %llu times a watch said so\n", policy,
                       (unsigned long long)stats.preemptions, (unsigned long long)stats.tiles_abandoned,
                       (unsigned long long)passed_on);
-        assert_int_equal(passed_on > 0,
-                         !strcmp(policy, "reset") || !strcmp(policy, "lease") || !strcmp(policy, "wait"));
+        const bool stops = !strcmp(policy, "reset") || !strcmp(policy, "lease") || !strcmp(policy, "wait");
+        assert_true(stops || passed_on == 0); /* on a busy machine a watch may never be there when it is needed */
         reef_session_destroy(rt);
         reef_model_destroy(quick);
         reef_model_destroy(large);
@@ -1245,6 +1286,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_follows_a_revoked_launch_does_not_overtake_it),
+        cmocka_unit_test(a_watch_passes_on_what_the_driver_need_not_write),
         cmocka_unit_test(evicting_one_queue_lets_the_others_resume),
         cmocka_unit_test(evicting_what_is_queued_is_silent),
         cmocka_unit_test(what_waits_behind_the_stream_is_taken_back),
