@@ -155,8 +155,8 @@ static void install(reef_model *model, const measured *found)
     pthread_mutex_unlock(&model->device->sched.lock);
 }
 
-/* The device is the profile's alone: requests that arrive meanwhile wait. *whole: worth keeping. */
-static reef_status profile_alone(reef_model *model, unsigned runs, reef_progress progress, void *context, bool *whole,
+/* The device is the profile's alone: requests that arrive meanwhile wait. */
+static reef_status profile_alone(reef_model *model, unsigned runs, reef_progress progress, void *context,
                                  reef_error *error)
 {
     reef_device *device = model->device;
@@ -179,7 +179,10 @@ static reef_status profile_alone(reef_model *model, unsigned runs, reef_progress
         install(model, &found);
     }
     reef_sched_release(&device->sched);
-    *whole = found.whole;
+    if (!status && found.whole) {
+        /* A folder that cannot be written costs the next start a profile, not this one its result. */
+        reef_profile_save(model, NULL);
+    }
     free(found.samples);
     free(found.tile_ns);
     free(found.profile);
@@ -196,12 +199,7 @@ reef_status reef_model_profile(reef_model *model, unsigned runs, reef_progress p
         return reef_fail(error, REEF_INVALID_ARGUMENT, "%u runs: give 1 to 1000000", runs);
     }
     pthread_mutex_lock(&device->profile_lock);
-    bool whole = false;
-    reef_status status = profile_alone(model, runs, progress, context, &whole, error);
-    if (!status && whole) {
-        /* A folder that cannot be written costs the next start a profile, not this one its result. */
-        reef_profile_save(model, NULL);
-    }
+    reef_status status = profile_alone(model, runs, progress, context, error);
     pthread_mutex_unlock(&device->profile_lock);
     if (!status && progress) {
         progress(context, "profiling", model->plan->n_kernels, model->plan->n_kernels);

@@ -55,15 +55,6 @@ static unsigned units_kept(const reef_session *session)
     return session->service_class == REEF_RT && needed < session->model->device->dev->units ? needed : 0;
 }
 
-static bool is_kept_before(const reef_device *device, const reef_list *before, unsigned kept)
-{
-    bool any = false;
-    for (reef_list *link = device->sessions.next; link != before && !any; link = link->next) {
-        any = units_kept(session_of(link)) == kept;
-    }
-    return any;
-}
-
 static void warm_instances(reef_session *session, reef_launch_mode mode, reef_lease lease)
 {
     const reef_device_ops *ops = session->model->device->dev->ops;
@@ -86,7 +77,7 @@ static void warm(reef_session *session, const reef_policy *policy)
     const bool divides = policy->lease == REEF_LEASE_LEFTOVER;
     for (reef_list *link = device->sessions.next; divides && link != &device->sessions; link = link->next) {
         const unsigned kept = units_kept(session_of(link));
-        if (kept && !is_kept_before(device, link, kept)) {
+        if (kept) { /* perhaps not for the first time: what is ready is not made again */
             warm_instances(session, mode, reef_lease_make(kept, units));
         }
     }

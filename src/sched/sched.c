@@ -74,6 +74,11 @@ static reef_task *next_rt(reef_sched *sched)
     return NULL;
 }
 
+static bool rt_has_paused(const reef_sched *sched, uint64_t now)
+{
+    return now - sched->rt_left_ns > (sched->be_beside_rt ? LINGER_NS : PAUSE_NS);
+}
+
 /* Units that real-time work keeps for itself under a policy that leaves the others to best-effort work. Where dividing
  * them takes long, they are divided when real-time work comes without a pause, and by what the widest of it needs. */
 static unsigned units_kept(reef_sched *sched, const reef_task *task)
@@ -87,7 +92,7 @@ static unsigned units_kept(reef_sched *sched, const reef_task *task)
         return needed;
     }
     const uint64_t now = sched->clock.now_ns(sched->clock.context);
-    if (now - sched->rt_left_ns > (sched->be_beside_rt ? LINGER_NS : PAUSE_NS)) {
+    if (rt_has_paused(sched, now)) {
         sched->rt_since_ns = now;
         sched->rt_most = 0;
     }
@@ -99,7 +104,7 @@ static unsigned units_kept(reef_sched *sched, const reef_task *task)
 static bool lingers(const reef_sched *sched)
 {
     return sched->policy->lease == REEF_LEASE_LEFTOVER && sched->be_beside_rt && ops_of(sched)->divide_after_ns &&
-           sched->clock.now_ns(sched->clock.context) - sched->rt_left_ns <= LINGER_NS;
+           !rt_has_paused(sched, sched->clock.now_ns(sched->clock.context));
 }
 
 /* Units that best-effort work is to leave to the request. */

@@ -358,10 +358,11 @@ reef_status cuda_units_needed(reef_instance *instance, unsigned per_mille, unsig
         return status;
     }
     /* Twice: what is measured too long here makes too few units look like enough. */
-    uint64_t all, again, part;
+    uint64_t all = 0, again = 0, part;
     status = typical_replay(instance, NULL, -1, &all, error);
     status = status ? status : typical_replay(instance, NULL, -1, &again, error);
-    for (all = !status && again < all ? again : all; !status && share-- > 0 && *units == device->base.units;) {
+    all = again < all ? again : all;
+    while (!status && share-- > 0 && *units == device->base.units) {
         status = typical_replay(instance, other, share, &part, error);
         if (!status && part && part * 1000 <= all * (1000 + per_mille)) {
             *units -= device->shares[share].be_units;

@@ -80,6 +80,11 @@ static uint32_t worker_kind(const cuda_instance *instance, uint32_t first, uint3
     return CUDA_GRAPH_WORKERS | plain_kind(instance, first, end) | (uint32_t)(fresh ? CUDA_GRAPH_FRESH : 0);
 }
 
+static bool as_workers(const cuda_instance *instance, reef_launch_mode mode)
+{
+    return mode != REEF_LAUNCH_PLAIN && ((const cuda_program *)instance->base.program)->has_workers;
+}
+
 /* Graphs are made before they are needed, and uploaded, which their first launch would do, in a stream like that launch's. */
 typedef struct warming {
     cuda_instance *instance;
@@ -107,7 +112,7 @@ static void make_all_ready(warming *w, reef_launch_mode mode)
     const uint32_t kernels = (uint32_t)instance->base.program->plan->n_kernels;
     const uint32_t segment = w->realtime ? kernels : CUDA_SEGMENT_KERNELS;
     const uint32_t pads = pad_kind((const cuda_device *)instance->base.program->dev), share = share_kind(w->share);
-    const bool workers = mode != REEF_LAUNCH_PLAIN && ((const cuda_program *)instance->base.program)->has_workers;
+    const bool workers = as_workers(instance, mode);
     if (workers) {
         cuda_pad_source(instance);
     }
@@ -128,7 +133,7 @@ static void make_all_ready(warming *w, reef_launch_mode mode)
 void cuda_warm(reef_instance *base, bool realtime, reef_launch_mode mode, reef_lease lease)
 {
     cuda_device *device = (cuda_device *)base->program->dev;
-    const bool divided = realtime || mode == REEF_LAUNCH_LEASED;
+    const bool divided = realtime || (mode == REEF_LAUNCH_LEASED && as_workers((const cuda_instance *)base, mode));
     warming w = {.instance = (cuda_instance *)base, .realtime = realtime};
     reef_error ignored;
     cuda_hold(device);
@@ -271,17 +276,12 @@ static reef_status carry_out(const cuda_queue *queue, const order *o, cuda_graph
     return status;
 }
 
-static bool as_workers(const cuda_launch *launch)
-{
-    return launch->mode != REEF_LAUNCH_PLAIN && ((const cuda_program *)launch->instance->base.program)->has_workers;
-}
-
 /* That the launch belongs in: one of the units that it may use. */
 static CUstream stream_of(const cuda_queue *queue, const cuda_launch *launch)
 {
     const cuda_device *device = (const cuda_device *)queue->base.dev;
     const cuda_instance *instance = launch->instance;
-    const bool leased = as_workers(launch) && launch->mode == REEF_LAUNCH_LEASED;
+    const bool leased = as_workers(launch->instance, launch->mode) && launch->mode == REEF_LAUNCH_LEASED;
     const bool closes = instance->open && instance->source; /* by a kernel for all units */
     if (device->share >= 0 && (queue->realtime || leased) && !closes) {
         return queue->shared[device->share];
@@ -301,7 +301,7 @@ void cuda_submit(cuda_queue *queue, bool unlocked)
         queue->submitted++;
         return;
     }
-    const bool workers = as_workers(launch);
+    const bool workers = as_workers(launch->instance, launch->mode);
     if (queue->submitted == 0) {
         queue->stream = stream_of(queue, launch);
     }
