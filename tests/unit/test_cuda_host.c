@@ -267,6 +267,44 @@ static void a_kernel_that_began_in_an_earlier_run_has_not_begun_in_this_one(void
     rig_free(r);
 }
 
+static void count_workers(void *context, const fake_cuda_step *step)
+{
+    if (step->moment == FAKE_CUDA_KERNEL && step->function && !strcmp(step->function, "reef_elt_f32_v4_be")) {
+        atomic_fetch_add((_Atomic uint32_t *)context, 1);
+    }
+}
+
+/* A stopped launch goes on near where it stopped: kernels that are done and launched again still have to be waited for. */
+static void what_resumes_begins_near_where_it_stopped(void **state)
+{
+    (void)state;
+    rig *r = rig_make(1);
+    caller *c = &r->be[0];
+    for (uint32_t k = 0; k < CUDA_SEGMENT_KERNELS; k++) {
+        reef_evicted evicted;
+        close_gate(r, FAKE_CUDA_COMMIT, k);
+        begin(r, c);
+        const uint32_t events = atomic_load(&c->events);
+        assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, 0, CUDA_SEGMENT_KERNELS), REEF_OK);
+        wait_for(&r->waiting, 1);
+        r->ops->evict(c->queue, REEF_EVICT_NOW, &evicted);
+        wait_until_revoked();
+        open_gate(r);
+        wait_for(&c->events, events + 1);
+        assert_int_equal(r->ops->progress(c->instance), k);
+        _Atomic uint32_t begun = 0;
+        fake_cuda_hook(count_workers, &begun);
+        assert_int_equal(launch(r, c, REEF_LAUNCH_LEASED, k, CUDA_SEGMENT_KERNELS - k), REEF_OK);
+        wait_for(&c->events, events + 2);
+        fake_cuda_hook(NULL, NULL);
+        assert_int_equal(r->ops->progress(c->instance), CUDA_SEGMENT_KERNELS);
+        assert_int_equal(atomic_load(&begun), CUDA_SEGMENT_KERNELS - k / CUDA_RESUME_KERNELS * CUDA_RESUME_KERNELS);
+        finish(r, c);
+        assert_answer(r, c);
+    }
+    rig_free(r);
+}
+
 /* What an earlier launch of the run has done is not done again, wherever launches begin and end. */
 static void overlapping_launches_run_each_kernel_once(void **state)
 {
@@ -1287,6 +1325,7 @@ int main(void)
         cmocka_unit_test(a_launch_on_its_way_to_the_driver_is_revoked),
         cmocka_unit_test(evictable_launches_stop_between_kernels),
         cmocka_unit_test(a_kernel_that_began_in_an_earlier_run_has_not_begun_in_this_one),
+        cmocka_unit_test(what_resumes_begins_near_where_it_stopped),
         cmocka_unit_test(overlapping_launches_run_each_kernel_once),
         cmocka_unit_test(an_instance_serves_the_next_request_after_a_run_that_was_given_up),
         cmocka_unit_test(a_partial_lease_divides_the_units),

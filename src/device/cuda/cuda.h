@@ -43,6 +43,7 @@ enum {
     CUDA_MAX_ARGS = 4096,
     CUDA_BE_DEPTH = 2,        /* launches of a BE queue that are in its stream, if it is the only one; otherwise one */
     CUDA_SEGMENT_KERNELS = 8, /* kernels of a BE launch */
+    CUDA_RESUME_KERNELS = 4,  /* one that resumes begins at a multiple of so many */
     CUDA_MAX_MODULES = 128,
     CUDA_SHARES = 6,
     CUDA_CONTROL_OFFSET = 128, /* reef_cuda_control, behind reef_io_control */

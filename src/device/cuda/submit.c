@@ -121,7 +121,9 @@ static void make_all_ready(warming *w, reef_launch_mode mode)
         if (workers) {
             const uint32_t how = mode == REEF_LAUNCH_LEASED ? share | pads : CUDA_GRAPH_BEGUN_ONLY;
             make_ready(w, first, count, without_pads(instance, worker_kind(instance, first, end, true) | how));
-            make_ready(w, first, count, without_pads(instance, worker_kind(instance, first, end, false) | how));
+            for (uint32_t at = first; at < end; at += CUDA_RESUME_KERNELS) {
+                make_ready(w, at, end - at, without_pads(instance, worker_kind(instance, at, end, false) | how));
+            }
         } else {
             const uint32_t kind = plain_kind(instance, first, end) | (w->realtime ? share : 0);
             make_ready(w, first, count, kind);
@@ -161,12 +163,13 @@ static bool runs_long(const cuda_instance *instance, uint32_t first, uint32_t en
     return any;
 }
 
-/* The kernels of a launch as workers: whole segments, so that few graphs serve all launches; what is done is skipped. */
+/* The kernels of a launch as workers, from one of few places on, so that few graphs serve all launches; what is done is
+ * skipped. */
 static order worker_order(cuda_device *device, cuda_launch *launch)
 {
     cuda_instance *instance = launch->instance;
     uint32_t end = launch->first + launch->count;
-    uint32_t first = launch->first / CUDA_SEGMENT_KERNELS * CUDA_SEGMENT_KERNELS;
+    uint32_t first = launch->first / CUDA_RESUME_KERNELS * CUDA_RESUME_KERNELS;
     if (end - first > CUDA_SEGMENT_KERNELS) {
         first = launch->first;
     }
