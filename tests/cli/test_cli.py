@@ -262,6 +262,33 @@ def files(t: Suite) -> None:
     t.bad(1, ["no/such", "--json"], "bench", "padding", "--pairs", "relu.onnx:relu.onnx", "--json", "no/such/file")
 
 
+def reported(t: Suite) -> None:
+    """tools/trace_report.py on the timeline t.json of ten idle and ten loaded requests, and on what is none."""
+    tool = Path(__file__).resolve().parents[2] / "tools" / "trace_report.py"
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, str(tool), *arguments], cwd=t.folder, capture_output=True, text=True)
+
+    def timeline() -> None:
+        done = run("t.json", "--json", "report.json")
+        assert done.returncode == 0, done.stderr
+        (row,) = json.loads((t.folder / "report.json").read_text())["parts"]
+        steps = {step["name"]: step for step in row["steps"]}
+        assert steps["RT request: whole"]["n"] == 20, steps
+        assert steps["RT launch, first tile to last"]["p50_us"] > 0 and steps["BE leaves the device"]["n"] > 0, steps
+        assert 0.99 < sum(row["shares"].values()) < 1.01, row["shares"]
+        assert "RT request: whole" in done.stdout and row["part"] in done.stdout, done.stdout
+    t.check("trace_report t.json", timeline)
+    for name, data in (("none.json", None), ("half.json", b'{"traceEvents": ['), ("other.json", b'{"traceEvents": 5}'),
+                       ("nothing.json", b'{"traceEvents": []}'), ("cut.json.gz", b"\x1f\x8b\x08")):
+        def refused(name=name, data=data) -> None:
+            if data is not None:
+                (t.folder / name).write_bytes(data)
+            done = run(name)
+            assert done.returncode == 1 and name in done.stderr and done.stderr.count("\n") == 1, done
+        t.check(f"trace_report {name}", refused)
+
+
 def work(t: Suite) -> None:
     def ran(text: str) -> None:
         result = json.loads(text)
@@ -335,6 +362,7 @@ def work(t: Suite) -> None:
     t.good(traced(4), "run", "relu.onnx", "--random", "1", "--repeat", "3", "--trace", "t.json")
     t.good(traced(2 * 10), "bench", "preempt", "--policy", "reset", "--synthetic", "3x2x300", "--count", "10", "--trace",
            "t.json")
+    reported(t)
 
     def preempted(text: str) -> None:
         holds("wait", "reset")(text)

@@ -1,12 +1,14 @@
 #!/bin/sh
 # Preemption, DISB, padding and the stress test on a GPU; run.sh brings it to the machine that has one.
 #
-#     tools/h200/bench.sh OUT [preempt|disb|padding|stress|table]...   (default: all but table, about a quarter of an hour)
+#     tools/h200/bench.sh OUT [preempt|disb|padding|stress|trace|table]...
 #
-# table: tests/gpu/pad_table.c, a quarter of a minute; needs no models.
+# (default: all but table, about a quarter of an hour)
 #
-# OUT gets preempt.json and preempt_trace.json, disb.json and disb.svg, padding.json and padding.svg, stress.json, pad_table.json
-# (each with the commit), and a log of each; the exit status says whether all went well and every answer was right to the bit.
+# trace: where the time goes in DISB A and B, matched. table: tests/gpu/pad_table.c, a quarter of a minute; needs no models.
+#
+# OUT gets preempt.json and preempt_trace.json, disb.json and disb.svg, padding.json and padding.svg, stress.json, disb_trace.json
+# and the timeline that it was made from, pad_table.json (each with the commit), and a log of each; the exit status says whether all went well and every answer was right to the bit.
 # Environment: MODELS (where model files are made), PRECISION (fp16), COUNT (requests per row of preempt, 300),
 # SECONDS_EACH (of disb, per policy, 4), PAIR_SECONDS (of padding, per pair and policy, 1.8: five minutes), PREEMPTIONS (of
 # stress, 100000).
@@ -14,14 +16,14 @@ set -eu
 cd "$(dirname "$0")/../.."
 out=${1:?where the results go}
 shift
-[ $# -gt 0 ] || set -- preempt disb padding stress
+[ $# -gt 0 ] || set -- preempt disb padding stress trace
 with_models=0
 for what in "$@"; do
     case $what in
-    preempt | disb | padding | stress) with_models=1 ;;
+    preempt | disb | padding | stress | trace) with_models=1 ;;
     table) ;;
     *)
-        echo "bench.sh: '$what' is none of preempt, disb, padding, stress and table" >&2
+        echo "bench.sh: '$what' is none of preempt, disb, padding, stress, trace and table" >&2
         exit 2
         ;;
     esac
@@ -76,6 +78,11 @@ for what in "$@"; do
             "$models/five/vgg19.onnx:$image" "$models/five/inception_v3.onnx:input=1x3x299x299" \
             "$models/five/distilbert.onnx:input_ids=1x128,attention_mask=1x128"
         ;;
+    trace)
+        step trace ./reef bench A B --form matched --device cuda:0 --precision "$precision" --models "$models/five" --policy reset \
+            --seconds 0.6 --rounds 1 --warmup 0.2 --trace "$out/disb_timeline.json"
+        step disb_trace python3 tools/trace_report.py "$out/disb_timeline.json" --json "$out/disb_trace.json"
+        ;;
     table)
         step pad_table gpu/pad_table "$out/pad_table.json"
         ;;
@@ -83,7 +90,8 @@ for what in "$@"; do
 done
 # Which sources the program was made from (run.sh writes COMMIT into the stage).
 if [ -f COMMIT ]; then
-    python3 - "$(cat COMMIT)" "$out"/preempt.json "$out"/disb.json "$out"/padding.json "$out"/stress.json "$out"/pad_table.json <<'EOF'
+    python3 - "$(cat COMMIT)" "$out"/preempt.json "$out"/disb.json "$out"/padding.json "$out"/stress.json "$out"/disb_trace.json \
+        "$out"/pad_table.json <<'EOF'
 import json, os, sys
 
 for path in filter(os.path.exists, sys.argv[2:]):

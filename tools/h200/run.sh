@@ -15,7 +15,7 @@
 # minutes; `make nice-programs` first; it starts an MPS daemon of its own and stops it); for serve (about 70 seconds), numpy,
 # torch, torchvision and onnx; for tests, compute-sanitizer.
 #
-# Results: build/h200/out; solo.json, preempt.json, disb.json, padding.json, stress.json, nice.json and serve_nice.json also in
+# Results: build/h200/out; solo.json, preempt.json, disb.json, padding.json, stress.json, disb_trace.json, nice.json and serve_nice.json also in
 # docs/results/h200, and pad_table.json if it is there (on that machine, in the stage: tools/h200/bench.sh out table). Environment:
 # MODE (release), SOLO (arguments for solo.py, such as "--precisions fp16 vgg19"), NICE (for nice.py, such as "--only kernel"),
 # SERVE (for serve_nice.py, such as "--ways ring").
@@ -58,7 +58,7 @@ stage() {
     # What a bare machine may lack; the C library is taken from there.
     ldd "$out/reef" "$out"/tests/* | sed -n 's/.*=> \(.*lib\(jansson\|cmocka\|cudart\|microhttpd\|gnutls\|p11-kit\|idn2\|unistring\|tasn1\|nettle\|hogweed\|gmp\|ffi\)[^ ]*\).*/\1/p' | sort -u |
         while read -r file; do cp -L "$file" "$out/lib/"; done
-    cp "$root"/tools/reeflib.py "$out/tools/"
+    cp "$root"/tools/reeflib.py "$root"/tools/trace_report.py "$out/tools/"
     cp "$root"/tools/models/*.py "$out/tools/models/"
     cp "$here"/*.sh "$here"/*.py "$out/tools/h200/"
     mkdir -p "$out/tests/serve"
@@ -97,7 +97,7 @@ collect() {
         mkdir -p "$root/docs/results/h200"
         cp "$1/solo.json" "$root/docs/results/h200/solo.json"
     fi
-    for name in preempt disb padding stress pad_table; do
+    for name in preempt disb padding stress disb_trace pad_table; do
         [ ! -f "$1/$name.json" ] || cp "$1/$name.json" "$root/docs/results/h200/$name.json"
     done
     if [ -f "$1/nice.json" ] && [ -z "${NICE:-}" ]; then
