@@ -107,7 +107,8 @@ bool cli_add_names(cli_list *list, const char *text)
     }
 }
 
-static int set_number(const cli_command *command, const cli_option *option, const char *value)
+/* typed: the option as it stands on the command line, "-n" or "--level". */
+static int set_number(const cli_command *command, const cli_option *option, const char *typed, const char *value)
 {
     char *end;
     errno = 0;
@@ -115,7 +116,7 @@ static int set_number(const cli_command *command, const cli_option *option, cons
         unsigned long long number = strtoull(value, &end, 10);
         if (!*value || *end || errno || !strchr("0123456789", *value) || (double)number < option->low ||
             (double)number > option->high) {
-            return cli_usage(command->name, "--%s: '%s' is not a whole number from %.0f to %.0f", option->name, value,
+            return cli_usage(command->name, "%s: '%s' is not a whole number from %.0f to %.0f", typed, value,
                              option->low, option->high);
         }
         *(uint64_t *)option->to = number;
@@ -125,7 +126,7 @@ static int set_number(const cli_command *command, const cli_option *option, cons
         long long number = strtoll(value, &end, 10);
         if (!*value || *end || errno || !strchr("-0123456789", *value) || (double)number < option->low ||
             (double)number > option->high) {
-            return cli_usage(command->name, "--%s: '%s' is not a whole number from %.0f to %.0f", option->name, value,
+            return cli_usage(command->name, "%s: '%s' is not a whole number from %.0f to %.0f", typed, value,
                              option->low, option->high);
         }
         *(int64_t *)option->to = number;
@@ -133,21 +134,21 @@ static int set_number(const cli_command *command, const cli_option *option, cons
     }
     double number = strtod(value, &end);
     if (!*value || *end || !isfinite(number) || number < option->low || number > option->high) {
-        return cli_usage(command->name, "--%s: '%s' is not a number from %g to %g", option->name, value, option->low,
+        return cli_usage(command->name, "%s: '%s' is not a number from %g to %g", typed, value, option->low,
                          option->high);
     }
     *(double *)option->to = number;
     return -1;
 }
 
-static int set(const cli_command *command, const cli_option *option, const char *value)
+static int set(const cli_command *command, const cli_option *option, const char *typed, const char *value)
 {
     bool ok = true;
     switch (option->kind) {
     case CLI_FLAG: *(bool *)option->to = true; return -1;
     case CLI_TEXT:
         if (!*value) {
-            return cli_usage(command->name, "--%s: needs a %s", option->name, option->value);
+            return cli_usage(command->name, "%s: needs a %s", typed, option->value);
         }
         *(const char **)option->to = value;
         return -1;
@@ -155,7 +156,7 @@ static int set(const cli_command *command, const cli_option *option, const char 
     case CLI_NAMES: ok = cli_add_names(option->to, value); break;
     case CLI_COUNT:
     case CLI_INTEGER:
-    case CLI_SECONDS: return set_number(command, option, value);
+    case CLI_SECONDS: return set_number(command, option, typed, value);
     }
     return ok ? -1 : cli_fail(command->name, "out of memory");
 }
@@ -182,19 +183,23 @@ static int parse_one(const cli_command *command, int argc, char **argv, int *i)
     if (!option) {
         return cli_usage(command->name, "unknown option '%s'; see reef %s --help", argv[*i], command->name);
     }
+    const bool is_letter = argv[*i][1] != '-';
+    const char letter[] = {option->letter, 0};
+    char typed[40];
+    snprintf(typed, sizeof typed, "%s%s", is_letter ? "-" : "--", is_letter ? letter : option->name);
     if (argv[*i][1] == '-' && text[length]) {
         value = text + length + 1;
     }
     if (option->kind == CLI_FLAG && value) {
-        return cli_usage(command->name, "--%s: takes no value", option->name);
+        return cli_usage(command->name, "%s: takes no value", typed);
     }
     if (option->kind != CLI_FLAG && !value) {
         if (*i + 1 >= argc) {
-            return cli_usage(command->name, "--%s: needs a %s", option->name, option->value);
+            return cli_usage(command->name, "%s: needs a %s", typed, option->value);
         }
         value = argv[++*i];
     }
-    return set(command, option, value);
+    return set(command, option, typed, value);
 }
 
 int cli_parse(const cli_command *command, int argc, char **argv, cli_list *words)

@@ -194,6 +194,9 @@ def usage(t: Suite) -> None:
     t.bad(2, ["rt-only"], "run", "relu.onnx", "--random", "1", "--policy", "rt-only", "--class", "be")
     t.bad(2, ["--batch"], "run", "relu.onnx", "--batch", "list.txt")
     t.bad(2, ["--batch", "--trace"], "run", "--batch", "list.txt", "--trace", "t.json")
+    t.bad(2, ["nice: -n: '1e3'"], "nice", "-n", "1e3", "true")  # an option is named as it was typed
+    t.bad(2, ["nice: --level: '1e3'"], "nice", "--level=1e3", "true")
+    t.bad(2, ["nice: -n: needs"], "nice", "-n")
     t.bad(2, ["--shape"], "bench", "preempt", "--shape", "x=1x", "--be", "relu.onnx")
     t.bad(2, ["--shape"], "bench", "A", "--shape", "x=1")
     t.bad(2, ["fast", "reset"], "bench", "A", "--policy", "reset,fast")
