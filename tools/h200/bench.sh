@@ -8,7 +8,8 @@
 # trace: where the time goes in DISB A and B, matched. table: tests/gpu/pad_table.c, a quarter of a minute; needs no models.
 #
 # OUT gets preempt.json and preempt_trace.json, disb.json and disb.svg, padding.json and padding.svg, stress.json, disb_trace.json
-# and the timeline that it was made from, pad_table.json (each with the commit), and a log of each; the exit status says whether all went well and every answer was right to the bit.
+# and disb_timeline.json that it was made from, pad_table.json (each with the commit), and a log of each; the exit status says
+# whether all went well and every answer was right to the bit.
 # Environment: MODELS (where model files are made), PRECISION (fp16), COUNT (requests per row of preempt, 300),
 # SECONDS_EACH (of disb, per policy, 4), PAIR_SECONDS (of padding, per pair and policy, 1.8: five minutes), PREEMPTIONS (of
 # stress, 100000).

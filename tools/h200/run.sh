@@ -15,8 +15,9 @@
 # minutes; `make nice-programs` first; it starts an MPS daemon of its own and stops it); for serve (about 70 seconds), numpy,
 # torch, torchvision and onnx; for tests, compute-sanitizer.
 #
-# Results: build/h200/out; solo.json, preempt.json, disb.json, padding.json, stress.json, disb_trace.json, nice.json and serve_nice.json also in
-# docs/results/h200, and pad_table.json if it is there (on that machine, in the stage: tools/h200/bench.sh out table). Environment:
+# Results: build/h200/out; solo.json, preempt.json, disb.json, padding.json, stress.json, disb_trace.json, nice.json and
+# serve_nice.json also in docs/results/h200, and pad_table.json if it is there (on that machine, in the stage:
+# tools/h200/bench.sh out table). Environment:
 # MODE (release), SOLO (arguments for solo.py, such as "--precisions fp16 vgg19"), NICE (for nice.py, such as "--only kernel"),
 # SERVE (for serve_nice.py, such as "--ways ring").
 set -eu

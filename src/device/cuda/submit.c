@@ -105,7 +105,7 @@ static void make_ready(warming *w, uint32_t first, uint32_t count, uint32_t kind
     }
 }
 
-/* Every launch from the first kernel to the last. */
+/* Every launch from the first kernel to the last, and those that resume on the way. */
 static void make_all_ready(warming *w, reef_launch_mode mode)
 {
     cuda_instance *instance = w->instance;
