@@ -278,7 +278,8 @@ def reported(t: Suite) -> None:
         (row,) = json.loads((t.folder / "report.json").read_text())["parts"]
         steps = {step["name"]: step for step in row["steps"]}
         assert steps["RT request: whole"]["n"] == 20, steps
-        assert steps["RT launch, first tile to last"]["p50_us"] > 0 and steps["BE leaves the device"]["n"] > 0, steps
+        if not t.fake:  # whose device tells of no launch
+            assert steps["RT launch, first tile to last"]["p50_us"] > 0 and steps["BE leaves the device"]["n"] > 0, steps
         assert 0.99 < sum(row["shares"].values()) < 1.01, row["shares"]
         assert "RT request: whole" in done.stdout and row["part"] in done.stdout, done.stdout
     t.check("trace_report t.json", timeline)

@@ -1,7 +1,6 @@
 #!/bin/sh
 # Runs the solo comparison, preemption, DISB and padding (bench.sh), the measurements of reef nice and of reef serve beside it,
-# and the GPU tests on a machine with
-# an NVIDIA GPU, from a build on a machine without one.
+# and the GPU tests on a machine with an NVIDIA GPU, from a build on a machine without one.
 #
 #     tools/h200/run.sh user@host [solo|tests|bench|nice|serve|all]      copies the stage there by ssh, runs, brings the results back
 #     tools/h200/run.sh --local   [solo|tests|bench|nice|serve|all]      runs here
