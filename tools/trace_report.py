@@ -14,10 +14,14 @@ import argparse
 import bisect
 import gzip
 import json
+import os
 import sys
+import zlib
 from pathlib import Path
 
 REAL_TIME, BEST_EFFORT = "real-time queue", "best-effort queue"
+# A queue that has launched nothing for so long had nothing to launch: that says nothing of how it comes back.
+LONG_US = 1000
 
 
 class Timeline:
@@ -39,16 +43,15 @@ class Timeline:
             elif e["name"] == "leaves the device":
                 self.leaving.append(span)
             elif track.startswith(BEST_EFFORT) and "end" in e.get("args", {}):
-                done = e["args"]["end"] == "done"
-                self.best_effort.setdefault(track, []).append((*span, done, e["name"], e["args"]["next_kernel"]))
+                self.best_effort.setdefault(track, []).append((*span, e["args"]["end"] == "done", e["name"]))
         self.requests = self._requests(events)
 
     @staticmethod
     def _requests(events: list) -> list:
-        """Per request: its kind ("RT" or "BE") and the begin and end of each of its stages."""
+        """Per request: its class ("RT" or "BE") and the begin and end of each of its stages."""
         by_id = {}
         for e in events:
-            if e["ph"] in "be":
+            if e["ph"] in ("b", "e"):
                 stages = by_id.setdefault((e["cat"], e["id"]), {})
                 stages.setdefault(e["name"], {})[e["ph"]] = e["ts"]
         requests = []
@@ -56,8 +59,8 @@ class Timeline:
             whole = next((name for name in stages if name[:3] in ("RT ", "BE ")), None)
             if whole and all({"b", "e"} <= set(stage) for stage in stages.values()):
                 times = {name: (stage["b"], stage["e"]) for name, stage in stages.items()}
-                requests.append({"class": whole[:2], "name": whole[3:], "whole": times.pop(whole), **times})
-        return sorted(requests, key=lambda r: r["whole"])
+                requests.append({"class": whole[:2], "whole": times.pop(whole), **times})
+        return requests
 
 
 def within(spans: list, windows: list) -> list:
@@ -93,9 +96,20 @@ def percentiles(values: list) -> dict:
     return {"n": n, "mean_us": round(sum(values) / n, 2), **row}
 
 
-def last_before(ends: list, at: float):
-    i = bisect.bisect_right(ends, at)
-    return ends[i - 1] if i else None
+def lengths(spans: list) -> list:
+    return [s[1] - s[0] for s in spans]
+
+
+def since_last(ends: list, times: list) -> list:
+    """From the last of `ends` before each of `times` to it."""
+    before = [(bisect.bisect_right(ends, at), at) for at in times]
+    return [at - ends[i - 1] for i, at in before if i]
+
+
+def until_next(begins: list, times: list) -> list:
+    """From each of `times` to the first of `begins` after it, unless that is long after."""
+    after = [(bisect.bisect_left(begins, at), at) for at in times]
+    return [begins[i] - at for i, at in after if i < len(begins) and begins[i] - at < LONG_US]
 
 
 def steps_of(timeline: Timeline, windows: list) -> list:
@@ -105,10 +119,8 @@ def steps_of(timeline: Timeline, windows: list) -> list:
         if values:
             steps.append({"name": name, **percentiles(values)})
 
-    def lengths(spans: list) -> list:
-        return [s[1] - s[0] for s in spans]
-
-    modes, real_time = within(timeline.modes, windows), within(timeline.real_time, windows)
+    freed = [end for _, end in within(timeline.modes, windows)]
+    real_time = within(timeline.real_time, windows)
     requests = [r for r in timeline.requests if within([r["whole"]], windows)]
     for kind in ("RT", "BE"):
         own = [r for r in requests if r["class"] == kind]
@@ -116,32 +128,27 @@ def steps_of(timeline: Timeline, windows: list) -> list:
             step(f"{kind} request: {stage}", lengths([r[stage] for r in own if stage in r]))
     step("RT launch, first tile to last", lengths(real_time))
     step("BE leaves the device", lengths(within(timeline.leaving, windows)))
-    ends = sorted(s[1] for s in real_time)
-    last = [(last_before(ends, end), end) for _, end in modes]
-    step("RT launch's end to BE's having units again", [end - seen for seen, end in last if seen is not None])
+    step("RT launch's end to BE's having units again", since_last(sorted(end for _, end in real_time), freed))
     for track, launches in sorted(timeline.best_effort.items()):
         own = within(launches, windows)
-        begins = [launch[0] for launch in own]
-        following = [(end, bisect.bisect_left(begins, end)) for _, end in modes]
-        back = [begins[i] - end for end, i in following if i < len(begins) and begins[i] - end < 1000]
-        step(f"{track}: units again to its next launch", back)
+        step(f"{track}: units again to its next launch", until_next([launch[0] for launch in own], freed))
         for name in dict.fromkeys(launch[3] for launch in own):
-            some = [launch for launch in own if launch[3] == name]
-            step(f"{track}: {name}, launch that ended", lengths([s for s in some if s[2]]))
-            step(f"{track}: {name}, launch that was stopped", lengths([s for s in some if not s[2]]))
+            for done, how in ((True, "ended"), (False, "was stopped")):
+                some = [launch for launch in own if launch[2:] == (done, name)]
+                step(f"{track}: {name}, launch that {how}", lengths(some))
     return steps
 
 
 def shares_of(timeline: Timeline, windows: list) -> dict:
-    seconds = sum(end - begin for begin, end in windows)
+    whole = sum(lengths(windows))
     real_time = united(within(timeline.real_time, windows))
     best_effort = united([s[:2] for launches in timeline.best_effort.values() for s in within(launches, windows)])
-    busy = sum(end - begin for begin, end in real_time)
-    beside = sum(end - begin for begin, end in best_effort) - overlap(best_effort, real_time)
+    busy = sum(lengths(real_time))
+    beside = sum(lengths(best_effort)) - overlap(best_effort, real_time)
     return {
-        "real-time work runs": busy / seconds,
-        "only best-effort launches are on the device": beside / seconds,
-        "neither": 1 - (busy + beside) / seconds,
+        "real-time work runs": busy / whole,
+        "only best-effort launches are on the device": beside / whole,
+        "neither": 1 - (busy + beside) / whole,
     }
 
 
@@ -149,7 +156,7 @@ def report(timeline: Timeline, wanted: str) -> list:
     parts = timeline.parts or {"whole trace": [timeline.whole]}
     rows = []
     for name, windows in parts.items():
-        seconds = sum(end - begin for begin, end in windows) / 1e6
+        seconds = sum(lengths(windows)) / 1e6
         if wanted in name and seconds > 0:
             shares = {k: round(v, 4) for k, v in shares_of(timeline, windows).items()}
             row = {"part": name, "seconds": round(seconds, 4), "shares": shares, "steps": steps_of(timeline, windows)}
@@ -175,6 +182,11 @@ def load(path: Path) -> Timeline:
         return Timeline(json.load(file)["traceEvents"])
 
 
+def fail(said: str) -> int:
+    print(f"trace_report.py: {said}", file=sys.stderr)
+    return 1
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trace", type=Path, help="FILE.json or FILE.json.gz")
@@ -183,17 +195,24 @@ def main() -> int:
     options = parser.parse_args()
     try:
         rows = report(load(options.trace), options.part)
-        if not rows:
-            said = f"no part with '{options.part}' in its name" if options.part else "nothing in it"
-            print(f"trace_report.py: {options.trace}: {said}", file=sys.stderr)
-            return 1
+    except OSError as error:
+        return fail(f"{options.trace}: {error.strerror or error}")
+    except (EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
+        return fail(f"{options.trace}: not a timeline of reef ({type(error).__name__}: {error})")
+    if not rows:
+        return fail(
+            f"{options.trace}: " + (f"no part with '{options.part}' in its name" if options.part else "nothing in it")
+        )
+    try:
         if options.json:
             options.json.write_text(json.dumps({"parts": rows}, indent=2) + "\n", encoding="utf-8")
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = error if isinstance(error, OSError) else f"not a timeline of reef ({type(error).__name__}: {error})"
-        print(f"trace_report.py: {options.trace}: {said}", file=sys.stderr)
-        return 1
-    print_report(rows)
+    except OSError as error:
+        return fail(f"--json: {options.json}: {error.strerror}")
+    try:
+        print_report(rows)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -183,10 +183,8 @@ static int parse_one(const cli_command *command, int argc, char **argv, int *i)
     if (!option) {
         return cli_usage(command->name, "unknown option '%s'; see reef %s --help", argv[*i], command->name);
     }
-    const bool is_letter = argv[*i][1] != '-';
-    const char letter[] = {option->letter, 0};
     char typed[40];
-    snprintf(typed, sizeof typed, "%s%s", is_letter ? "-" : "--", is_letter ? letter : option->name);
+    snprintf(typed, sizeof typed, "%.*s", (int)strcspn(argv[*i], "="), argv[*i]);
     if (argv[*i][1] == '-' && text[length]) {
         value = text + length + 1;
     }

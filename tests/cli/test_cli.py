@@ -283,8 +283,15 @@ def reported(t: Suite) -> None:
         assert 0.99 < sum(row["shares"].values()) < 1.01, row["shares"]
         assert "RT request: whole" in done.stdout and row["part"] in done.stdout, done.stdout
     t.check("trace_report t.json", timeline)
+
+    def unwritable() -> None:
+        done = run("t.json", "--json", "no/such/file")
+        assert done.returncode == 1 and "--json: no/such/file" in done.stderr and done.stderr.count("\n") == 1, done
+    t.check("trace_report --json", unwritable)
     for name, data in (("none.json", None), ("half.json", b'{"traceEvents": ['), ("other.json", b'{"traceEvents": 5}'),
-                       ("nothing.json", b'{"traceEvents": []}'), ("cut.json.gz", b"\x1f\x8b\x08")):
+                       ("nothing.json", b'{"traceEvents": []}'), ("cut.json.gz", b"\x1f\x8b\x08"),
+                       ("damaged.json.gz", b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 40), ("deep.json", b"[" * 100000),
+                       (".", None)):
         def refused(name=name, data=data) -> None:
             if data is not None:
                 (t.folder / name).write_bytes(data)
